@@ -1,0 +1,39 @@
+// Reading files, whole or mapped.
+#ifndef TREELINE_ENGINE_BASE_FILE_H_
+#define TREELINE_ENGINE_BASE_FILE_H_
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "engine/base/status.h"
+
+namespace treeline {
+
+bool FileExists(const std::string& path);
+
+// The whole file. NOT_FOUND where it does not exist, INTERNAL where reading fails.
+StatusOr<std::string> ReadFile(const std::string& path);
+
+// A read-only mapping of a whole file; the pages come from disk as they are touched.
+// Move-only; unmapped on destruction. Safe to read from any thread.
+class MappedFile {
+ public:
+  // NOT_FOUND, or INTERNAL where mapping fails. An empty file maps to no bytes.
+  static StatusOr<MappedFile> Open(const std::string& path);
+
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_BASE_FILE_H_

@@ -1,0 +1,47 @@
+#include "engine/base/json.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace treeline {
+namespace {
+
+TEST(ParseJson, ReadsAValue) {
+  auto value = ParseJson(R"({"a": [1, 2.5, "x"]})", "body");
+  ASSERT_TRUE(value.ok());
+  EXPECT_EQ((*value)["a"][2], "x");
+}
+
+TEST(ParseJson, NamesTheSourceAndPlaceOfBadSyntax) {
+  auto value = ParseJson(R"({"a": )", "the request body");
+  ASSERT_EQ(value.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(value.status()).find("the request body: not valid JSON at byte"),
+            std::string::npos);
+}
+
+TEST(ParseJson, RefusesBytesThatAreNotUtf8) {
+  EXPECT_EQ(ParseJson("{\"a\": \"\xff\xfe\"}", "body").status().code(),
+            StatusCode::kInvalidArgument);
+}
+
+TEST(ParseJson, RefusesDeepNestingWithoutRecursing) {
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  auto value = ParseJson(deep, "body");
+  ASSERT_EQ(value.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(value.status()).find("nested deeper than 64"), std::string::npos);
+}
+
+TEST(ParseJson, AcceptsNestingUpToTheLimit) {
+  EXPECT_TRUE(ParseJson("[[1]]", "body", 2).ok());
+  EXPECT_FALSE(ParseJson("[[[1]]]", "body", 2).ok());
+}
+
+TEST(ParseJsonFile, SaysWhichFileIsMissing) {
+  auto value = ParseJsonFile("/no/such/config.json");
+  ASSERT_EQ(value.status().code(), StatusCode::kNotFound);
+  EXPECT_NE(Message(value.status()).find("/no/such/config.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace treeline
