@@ -1,0 +1,51 @@
+// Text <-> token ids. Immutable after loading; safe from any thread.
+#ifndef TREELINE_ENGINE_TEXT_TOKENIZER_H_
+#define TREELINE_ENGINE_TEXT_TOKENIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/status.h"
+
+namespace treeline {
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // Loads the tokenizer of a Hugging Face model folder: tokenizer.json, with
+  // tokenizer_config.json where present. NOT_FOUND where the folder has none,
+  // INVALID_ARGUMENT naming the file and the part for what is malformed or not supported.
+  static StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
+
+  // The ids of UTF-8 `text`. Added and special tokens written out in the text become their
+  // ids when parse_special; otherwise they are ordinary text (what a client writes in a
+  // message must not forge a turn). With add_special, the sequence's own prefix (BOS, where
+  // the tokenizer has one) is added. INVALID_ARGUMENT for text that is not UTF-8.
+  virtual StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special,
+                                                bool parse_special) const = 0;
+
+  // The bytes of one token as they stand in text; not always whole UTF-8 characters.
+  // Empty for ids without text (out of range included). Special tokens give their name.
+  virtual std::string_view TokenBytes(int32_t id) const = 0;
+  // True for tokens that are marks, not text (<|im_end|>): left out of generated text.
+  virtual bool IsSpecial(int32_t id) const = 0;
+  // The id of a token by its exact content, e.g. "<|im_end|>".
+  virtual std::optional<int32_t> TokenId(std::string_view content) const = 0;
+
+  // One past the largest id.
+  virtual int32_t vocab_size() const = 0;
+  virtual std::optional<int32_t> bos_id() const = 0;
+  virtual std::optional<int32_t> eos_id() const = 0;
+
+  // The text of ids: the tokens' bytes joined, invalid UTF-8 replaced by U+FFFD.
+  std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_TEXT_TOKENIZER_H_
