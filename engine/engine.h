@@ -1,0 +1,45 @@
+// The engine executes steps: it owns the model, the states and the sampler, and
+// knows nothing of requests. One thread drives it (the scheduler's loop); calls
+// must not overlap. ModelEngine (engine/model_engine.h) is the real one.
+#ifndef TREELINE_ENGINE_ENGINE_H_
+#define TREELINE_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/base/status.h"
+#include "engine/batch.h"
+#include "engine/state/state_slot.h"
+
+namespace treeline {
+
+struct EngineLimits {
+  int32_t vocab_size = 0;   // Token ids are [0, vocab_size).
+  int32_t max_context = 0;  // Tokens a sequence may hold, prompt and output.
+  int32_t num_slots = 0;    // Sequences that can hold state at once.
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  virtual EngineLimits limits() const = 0;
+  virtual int32_t free_slots() const = 0;
+
+  // An empty state (no tokens committed). RESOURCE_EXHAUSTED when all are in use.
+  virtual StatusOr<StateSlot> AcquireSlot() = 0;
+
+  // Runs the batch: reads every slot's state, commits the trees whose acceptance is known,
+  // and answers batch.requests in order. INVALID_ARGUMENT for a malformed batch (nothing has
+  // run); after any other error the slots of the batch hold no valid state: release them.
+  virtual StatusOr<std::vector<RowResult>> Step(const Batch& batch) = 0;
+
+  // Commits the accepted nodes of the draft tree that the last Step ran for this slot: a path
+  // from the root, `path` holding node indices within that tree, in order.
+  virtual Status Commit(const StateSlot& slot, std::span<const int32_t> path) = 0;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_ENGINE_H_

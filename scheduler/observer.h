@@ -1,0 +1,50 @@
+// What the scheduler tells whoever counts (server/metrics, tests). Called on the
+// scheduler's thread (OnRejected: on the submitting thread); must not block.
+#ifndef TREELINE_SCHEDULER_OBSERVER_H_
+#define TREELINE_SCHEDULER_OBSERVER_H_
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "engine/base/clock.h"
+#include "scheduler/token_stream.h"
+
+namespace treeline {
+
+// Where every waiting and running thing stands after a step.
+struct SchedulerGauges {
+  int32_t running = 0;            // Requests with at least one slot.
+  int32_t waiting = 0;            // Requests in the queue.
+  int32_t slots_used = 0;
+  int32_t slots_total = 0;
+};
+
+// How a request ended.
+enum class Outcome { kStop, kLength, kAbort, kError };
+
+struct RequestTimes {
+  Outcome outcome;
+  Usage usage;
+  int32_t max_tokens = 0;
+  Duration queue{};                    // Arrival to first slot.
+  std::optional<Duration> prefill;     // First slot to first token.
+  std::optional<Duration> decode;      // First token to last.
+  std::optional<Duration> inference;   // First slot to last token.
+  Duration end_to_end{};               // Arrival to end.
+};
+
+class SchedulerObserver {
+ public:
+  virtual ~SchedulerObserver() = default;
+  virtual void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
+                      const SchedulerGauges& gauges) = 0;
+  virtual void OnFirstToken(Duration since_arrival) = 0;
+  virtual void OnNextTokens(Duration since_previous) = 0;  // One choice's later steps.
+  virtual void OnFinished(const RequestTimes& times) = 0;
+  virtual void OnRejected(std::string_view reason) = 0;  // "queue_full", ...
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_OBSERVER_H_

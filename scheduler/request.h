@@ -1,0 +1,42 @@
+// What a client asked for, as values. Immutable once submitted.
+#ifndef TREELINE_SCHEDULER_REQUEST_H_
+#define TREELINE_SCHEDULER_REQUEST_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/sampling/params.h"
+
+namespace treeline {
+
+// When a choice ends.
+struct StopCriteria {
+  int32_t max_tokens = 16;  // Generated tokens, at least 0 (0: score the prompt only).
+  int32_t min_tokens = 0;   // Neither EOS nor a stop token is drawn before this many.
+  bool ignore_eos = false;
+  std::vector<int32_t> stop_token_ids;     // Besides the model's EOS tokens.
+  std::vector<std::string> stop_strings;   // Not empty each; text ends before the first match.
+};
+
+struct Request {
+  std::string id;
+  std::vector<int32_t> prompt;  // At least one token.
+  SamplingParams sampling;      // Validated; the seed is decided.
+  StopCriteria stop;
+  int32_t num_choices = 1;
+
+  bool logprobs = false;         // Log-probabilities of the generated tokens,
+  int32_t top_logprobs = 0;      // with this many alternatives at each;
+  bool prompt_logprobs = false;  // the same for the prompt's tokens (from the second on).
+  bool skip_special_tokens = true;
+
+  TimePoint arrival;                  // When its first byte's request was complete.
+  std::optional<TimePoint> deadline;  // Not answered by then: DEADLINE_EXCEEDED.
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_REQUEST_H_

@@ -1,0 +1,64 @@
+// Continuous batching. One loop thread owns every sequence and is the only caller
+// of the engine:
+//
+//   plan    admit waiting requests while slots are free; give each running sequence its
+//           next token first, then fill the token budget with prompt chunks
+//   run     Engine::Step
+//   commit  sampled tokens -> text -> stop checks -> TokenStream
+//
+// Submit may be called from any thread. Tests call Step() by hand instead of Start().
+#ifndef TREELINE_SCHEDULER_SCHEDULER_H_
+#define TREELINE_SCHEDULER_SCHEDULER_H_
+
+#include <memory>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/base/status.h"
+#include "engine/engine.h"
+#include "engine/text/tokenizer.h"
+#include "scheduler/observer.h"
+#include "scheduler/request.h"
+#include "scheduler/token_stream.h"
+
+namespace treeline {
+
+class Scheduler {
+ public:
+  struct Options {
+    int32_t max_batch_tokens = 512;    // Tokens a step may run, decodes and prompt chunks.
+    int32_t max_queued_requests = 256; // Waiting for a slot; more are refused.
+    std::vector<int32_t> eos_token_ids;
+  };
+
+  // Everything referred to must outlive the scheduler. INVALID_ARGUMENT for options out of range.
+  static StatusOr<std::unique_ptr<Scheduler>> Create(const Options& options, Engine& engine,
+                                                     const Tokenizer& tokenizer,
+                                                     const Clock& clock,
+                                                     SchedulerObserver& observer);
+  // Stops the loop; unfinished requests end as CANCELLED.
+  virtual ~Scheduler() = default;
+
+  // Queues a request; its tokens arrive on the stream. INVALID_ARGUMENT where it can never run
+  // (too long for the context, more choices than slots ...), RESOURCE_EXHAUSTED where the
+  // queue is full, UNAVAILABLE after Drain.
+  virtual StatusOr<std::shared_ptr<TokenStream>> Submit(Request request) = 0;
+
+  // Starts the loop thread.
+  virtual void Start() = 0;
+  // Refuses new requests from now on; running ones go on.
+  virtual void Drain() = 0;
+  // No request waits or runs. Any thread.
+  virtual bool Idle() const = 0;
+  // The number of steps the engine has completed, and when the loop last came round: /ready
+  // looks at both. Any thread.
+  virtual int64_t steps() const = 0;
+  virtual TimePoint last_loop() const = 0;
+
+  // One plan-run-commit round; false if there was nothing to do. REQUIRES: Start was not called.
+  virtual bool Step() = 0;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_SCHEDULER_H_
