@@ -1,0 +1,59 @@
+// Reading safetensors files: one file, or a folder's shards through
+// model.safetensors.index.json. Files are mapped; tensors are views into them.
+#ifndef TREELINE_ENGINE_MODEL_SAFETENSORS_H_
+#define TREELINE_ENGINE_MODEL_SAFETENSORS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/file.h"
+#include "engine/base/status.h"
+
+namespace treeline {
+
+enum class TensorType { kF32, kF16, kBF16, kI8, kOther };
+
+// A tensor's bytes inside a mapped file, row-major, little-endian. Valid while the
+// SafetensorsFolder it came from lives.
+struct TensorView {
+  TensorType type = TensorType::kOther;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+  int64_t num_elements() const;
+};
+
+// Parses the header of one file's bytes and checks it whole: header length within the file
+// and below 100 MB, every tensor inside the data, sizes that match shape and type, no
+// overlaps, no duplicate names. INVALID_ARGUMENT naming `file` and the tensor.
+StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<const std::byte> bytes,
+                                                             const std::string& file);
+
+// All tensors of a model folder. Immutable; safe from any thread.
+class SafetensorsFolder {
+ public:
+  // model.safetensors, or every shard that model.safetensors.index.json lists. NOT_FOUND naming
+  // the missing file; INVALID_ARGUMENT for a malformed one or a tensor that the index puts
+  // elsewhere.
+  static StatusOr<SafetensorsFolder> Open(const std::string& model_dir);
+
+  // Null where there is no tensor of this name.
+  const TensorView* Find(const std::string& name) const;
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+
+ private:
+  std::vector<MappedFile> files_;
+  std::map<std::string, TensorView> tensors_;
+};
+
+// Copies any floating type to fp32. REQUIRES: out.size() == view.num_elements() and a
+// floating type.
+void CopyToFloat(const TensorView& view, std::span<float> out);
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_MODEL_SAFETENSORS_H_
