@@ -1,0 +1,18 @@
+// What every row-wise operation computes: the obvious loops, in double. Fast
+// kernels are tested against these; nothing else uses them.
+#ifndef TREELINE_KERNELS_REFERENCE_OPS_H_
+#define TREELINE_KERNELS_REFERENCE_OPS_H_
+
+#include "kernels/params.h"
+
+namespace treeline::reference {
+
+void RmsNorm(const RmsNormParams& params);
+void Rope(const RopeParams& params);
+void SwiGlu(const SwiGluParams& params);
+// weight: [n, k].
+void MatMul(const MatMulParams& params, const float* weight, int32_t n, int32_t k);
+
+}  // namespace treeline::reference
+
+#endif  // TREELINE_KERNELS_REFERENCE_OPS_H_
