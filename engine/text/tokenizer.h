@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/json.h"
 #include "engine/base/status.h"
 
 namespace treeline {
@@ -17,15 +18,19 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Loads the tokenizer of a Hugging Face model folder: tokenizer.json, with
-  // tokenizer_config.json where present. NOT_FOUND where the folder has none,
-  // INVALID_ARGUMENT naming the file and the part for what is malformed or not supported.
+  // Loads the tokenizer of a Hugging Face model folder: tokenizer.json, or GPT-2's older pair
+  // of vocab.json and merges.txt, with tokenizer_config.json where present. NOT_FOUND where the
+  // folder has none, INVALID_ARGUMENT naming the file and the part for what is malformed or not
+  // supported.
   static StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
+  // The same from the parsed files; `config` is null where there is no tokenizer_config.json.
+  static StatusOr<std::unique_ptr<Tokenizer>> FromJson(const Json& tokenizer, const Json& config);
 
-  // The ids of UTF-8 `text`. Added and special tokens written out in the text become their
-  // ids when parse_special; otherwise they are ordinary text (what a client writes in a
-  // message must not forge a turn). With add_special, the sequence's own prefix (BOS, where
-  // the tokenizer has one) is added. INVALID_ARGUMENT for text that is not UTF-8.
+  // The ids of UTF-8 `text`. Special tokens written out in the text become their ids when
+  // parse_special; otherwise they are ordinary text (what a client writes in a message must not
+  // forge a turn). Added tokens that are not special are part of the vocabulary and always
+  // found. With add_special, the sequence's own prefix (BOS, where the tokenizer has one) is
+  // added. INVALID_ARGUMENT for text that is not UTF-8.
   virtual StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special,
                                                 bool parse_special) const = 0;
 
@@ -34,7 +39,7 @@ class Tokenizer {
   virtual std::string_view TokenBytes(int32_t id) const = 0;
   // True for tokens that are marks, not text (<|im_end|>): left out of generated text.
   virtual bool IsSpecial(int32_t id) const = 0;
-  // The id of a token by its exact content, e.g. "<|im_end|>".
+  // The id of a token by its exact content, as TokenBytes gives it, e.g. "<|im_end|>".
   virtual std::optional<int32_t> TokenId(std::string_view content) const = 0;
 
   // One past the largest id.

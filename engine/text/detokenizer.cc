@@ -1,0 +1,22 @@
+#include "engine/text/detokenizer.h"
+
+#include <utility>
+
+#include "engine/text/utf8.h"
+
+namespace treeline {
+
+std::string Detokenizer::Push(int32_t id) {
+  std::string text;
+  if (skip_special_ && tokenizer_.IsSpecial(id)) return text;
+  pending_.append(tokenizer_.TokenBytes(id));
+  DrainUtf8(&pending_, &text);
+  return text;
+}
+
+std::string Detokenizer::Flush() {
+  if (std::exchange(pending_, {}).empty()) return {};
+  return std::string(kReplacementCharacter);
+}
+
+}  // namespace treeline
