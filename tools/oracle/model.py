@@ -1,0 +1,109 @@
+"""A LLaMA-family model over a whole sequence in float64, read from a Hugging Face folder.
+
+Attention is softmax, or what config.json's `linear_attention` says; its tensors are those of the
+released Linearized-LLM checkpoints (dwconv, conv_mask, global_factor) and of the learned feature
+maps (feature_map_q, feature_map_k, linear_factor, decay).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import safetensors_io
+from oracle.attention import AttentionParameters, AttentionSpec, attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Weights by Hugging Face name. `spec` and `attention` (one entry a layer) may be replaced to
+    see what a part contributes."""
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, np.ndarray]
+    spec: AttentionSpec
+    attention: tuple[AttentionParameters, ...]
+
+    def log_probabilities(self, tokens: list[int]) -> np.ndarray:
+        """[n, vocabulary]: row i is the distribution of the token after tokens[0..i]."""
+        x = self.weights["model.embed_tokens.weight"][tokens]
+        for layer in range(self.config["num_hidden_layers"]):
+            x = x + self._attention_block(layer, self._norm(f"layers.{layer}.input_layernorm", x))
+            x = x + self._mlp(layer, self._norm(f"layers.{layer}.post_attention_layernorm", x))
+        head = "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head"
+        logits = self._norm("norm", x) @ self.weights[f"{head}.weight"].T
+        logits = logits - logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
+        mean_square = (x * x).mean(axis=-1, keepdims=True)
+        scale = self.weights[f"model.{name}.weight"]
+        return x / np.sqrt(mean_square + self.config["rms_norm_eps"]) * scale
+
+    def _attention_block(self, layer: int, x: np.ndarray) -> np.ndarray:
+        head_dim = self.config["hidden_size"] // self.config["num_attention_heads"]
+
+        def project(name: str) -> np.ndarray:
+            weight = self.weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"]
+            return (x @ weight.T).reshape(len(x), -1, head_dim)
+
+        q, k, v = self._rotate(project("q")), self._rotate(project("k")), project("v")
+        output = attention(self.spec, self.attention[layer], q, k, v).reshape(len(x), -1)
+        return output @ self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"].T
+
+    def _rotate(self, x: np.ndarray) -> np.ndarray:
+        """Rotary positions; the halves of a head are the pairs."""
+        half = x.shape[-1] // 2
+        frequencies = self.config["rope_theta"] ** (-np.arange(half) / half)
+        angles = np.arange(len(x))[:, None, None] * frequencies
+        a, b = x[..., :half], x[..., half:]
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    def _mlp(self, layer: int, x: np.ndarray) -> np.ndarray:
+        gate, up, down = (
+            self.weights[f"model.layers.{layer}.mlp.{name}_proj.weight"]
+            for name in ("gate", "up", "down")
+        )
+        g = x @ gate.T
+        return (g / (1 + np.exp(-g)) * (x @ up.T)) @ down.T
+
+
+def load(folder: pathlib.Path) -> Model:
+    """Reads config.json and model.safetensors."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] != "llama" or config.get("rope_scaling") is not None:
+        raise ValueError(f"{folder}: not a LLaMA model with unscaled rotary positions")
+    stored, _ = safetensors_io.load(folder / "model.safetensors")
+    weights = {name: tensor.astype(np.float64) for name, tensor in stored.items()}
+    spec = AttentionSpec.from_config(config)
+    layers = range(config["num_hidden_layers"])
+    parameters = tuple(_attention_parameters(spec, weights, layer) for layer in layers)
+    return Model(config, weights, spec, parameters)
+
+
+def _attention_parameters(
+    spec: AttentionSpec, weights: Mapping[str, np.ndarray], layer: int
+) -> AttentionParameters:
+    prefix = f"model.layers.{layer}.self_attn."
+    alpha = 1.0 if spec.alpha is None else spec.alpha
+    if alpha == "learned":
+        alpha = weights[prefix + "global_factor"].item()
+    taps = None
+    if spec.conv_kernel:
+        kernel = weights[prefix + "dwconv.weight"] * weights.get(prefix + "conv_mask", 1.0)
+        taps = kernel[:, 0, spec.conv_kernel // 2 :: -1, 0]  # kernel index 0 is the oldest row
+    decay = weights.get(prefix + "decay")
+    return AttentionParameters(
+        alpha=alpha,
+        taps=taps,
+        feature_map_q=weights.get(prefix + "feature_map_q.weight"),
+        feature_map_k=weights.get(prefix + "feature_map_k.weight"),
+        linear_factor=weights.get(prefix + "linear_factor"),
+        decay=None if decay is None else 1 / (1 + np.exp(-decay)),
+    )
