@@ -71,6 +71,8 @@ def _cuda_library_impl(ctx):
             pic_objects = objects,
         ),
         linking_contexts = [dep.linking_context for dep in dependencies],
+        # One copy of the static CUDA runtime in a process: in the binary.
+        disallow_dynamic_library = True,
     )
     return [CcInfo(compilation_context = context, linking_context = linking_context)]
 
