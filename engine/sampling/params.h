@@ -18,9 +18,10 @@ struct SamplingParams {
   float min_p = 0.0f;        // [0, 1]; keep tokens at least min_p times as probable as the best.
   float presence_penalty = 0.0f;    // [-2, 2], once for each token already generated.
   float frequency_penalty = 0.0f;   // [-2, 2], times its count in what was generated.
-  float repetition_penalty = 1.0f;  // > 0; divides (multiplies) positive (negative) logits of
-                                    // tokens in prompt or output.
-  std::vector<std::pair<int32_t, float>> logit_bias;  // Added to raw logits; by token id.
+  float repetition_penalty = 1.0f;  // [0.01, 100], so that logits stay finite; divides (multiplies)
+                                    // positive (negative) logits of tokens in prompt or output.
+  // Token id, and what is added to its raw logit: [-100, 100].
+  std::vector<std::pair<int32_t, float>> logit_bias;
   uint64_t seed = 0;  // Same seed, same draws (sampling/random.h).
 
   // INVALID_ARGUMENT naming the parameter, its value and the legal range; NaN is never legal.
