@@ -10,6 +10,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "engine/base/json.h"
@@ -41,8 +42,8 @@ class Bpe {
   // unk_token, or nothing where it has none. REQUIRES: piece.size() <= INT32_MAX.
   void Encode(std::string_view piece, Scratch* scratch, std::vector<int32_t>* ids) const;
 
-  // The bytes that each id stands for; empty for ids that are not in use.
-  const std::vector<std::string>& token_bytes() const { return token_bytes_; }
+  // The bytes that each id stands for, empty for ids that are not in use. Moved out: call once.
+  std::vector<std::string> TakeTokenBytes() { return std::move(token_bytes_); }
   // The id whose token stands for exactly these bytes; special ids are not found.
   std::optional<int32_t> Find(std::string_view bytes) const;
 
@@ -69,7 +70,7 @@ class Bpe {
   void Propose(int32_t left, Scratch* scratch) const;
   void Apply(const Merge& merge, int32_t left, Scratch* scratch) const;
 
-  std::vector<std::string> token_bytes_;
+  std::vector<std::string> token_bytes_;                                 // Until they are taken.
   std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> ids_;  // By bytes.
   std::vector<Merge> merges_;                                            // By rank.
   std::unordered_map<uint64_t, uint32_t> ranks_;                         // By left << 32 | right.

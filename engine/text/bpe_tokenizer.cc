@@ -77,7 +77,7 @@ BpeTokenizer::BpeTokenizer(AddedTokens added_tokens, std::unordered_set<int32_t>
       special_ids_(std::move(special_ids)),
       bpe_(std::move(bpe)),
       pre_tokenizer_(std::move(pre_tokenizer)),
-      token_bytes_(bpe_.token_bytes()) {
+      token_bytes_(bpe_.TakeTokenBytes()) {
   for (const AddedToken& token : added_tokens_.tokens()) {
     if (token.id >= token_bytes_.size()) token_bytes_.resize(token.id + 1);
     token_bytes_[token.id] = token.content;
