@@ -22,10 +22,16 @@ struct AttentionSpec {
   static AttentionSpec Softmax() { return AttentionSpec(); }
 
   // Reads the "linear_attention" object. INVALID_ARGUMENT for unknown keys or values and for
-  // combinations that mean nothing; the message names every key involved.
+  // combinations that mean nothing; the message names every key involved. UNIMPLEMENTED for a
+  // feature map of the family without a kernel (favor, rfa, yoso, flash).
+  //
+  // group_size is required; 0 means Softmax(), whatever window, window_size and sinks say. Above
+  // 0, local and feature_map are required too. The others default to window group, window_size =
+  // group_size, sinks 0, decay none, qk_norm none, denominator none, alpha 1, conv_kernel 0.
   static StatusOr<AttentionSpec> FromJson(const Json& json);
 
-  // One line for people: "group 128, sliding 128, 4 sinks, softmax + hedgehog, joint, decay, conv 63".
+  // One line for people: "group 128, sliding 128, 4 sinks, softmax + hedgehog, joint, decay, conv
+  // 63".
   std::string ToString() const;
 };
 

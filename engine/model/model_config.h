@@ -19,9 +19,9 @@ struct ModelConfig {
   int32_t hidden_size = 0;
   int32_t intermediate_size = 0;  // Of the MLP.
   int32_t num_layers = 0;
-  int32_t num_heads = 0;     // Query heads; a multiple of num_kv_heads.
+  int32_t num_heads = 0;  // Query heads; a multiple of num_kv_heads.
   int32_t num_kv_heads = 0;
-  int32_t head_dim = 0;      // Even.
+  int32_t head_dim = 0;  // Even.
   int32_t max_position_embeddings = 0;
   float rms_norm_eps = 1e-5f;
   float rope_theta = 10000.0f;
@@ -39,8 +39,8 @@ struct ModelConfig {
   // missing or impossible values; UNIMPLEMENTED naming what is not supported (a model_type, a
   // rope_scaling, a quantization_config, biases, an activation other than silu).
   static StatusOr<ModelConfig> Load(const std::string& model_dir);
-  // The same from parsed files; `generation` is null where the folder has none.
-  static StatusOr<ModelConfig> FromJson(const Json& config, const Json& generation);
+  // The same from parsed files; `generation_json` is null where the folder has none.
+  static StatusOr<ModelConfig> FromJson(const Json& config_json, const Json& generation_json);
 };
 
 }  // namespace treeline

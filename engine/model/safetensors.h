@@ -16,29 +16,33 @@
 
 namespace treeline {
 
-enum class TensorType { kF32, kF16, kBF16, kI8, kOther };
+// kOther: a type of the format that no kernel takes (integers, booleans, fp8).
+enum class TensorType { kF64, kF32, kF16, kBF16, kI8, kOther };
 
-// A tensor's bytes inside a mapped file, row-major, little-endian. Valid while the
-// SafetensorsFolder it came from lives.
+// A tensor's bytes inside a mapped file, row-major, little-endian, at any alignment (the
+// format promises none). Valid while the SafetensorsFolder it came from lives, moved or not.
 struct TensorView {
   TensorType type = TensorType::kOther;
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
+
+  // 1 for a scalar, whose shape is empty.
   int64_t num_elements() const;
 };
 
 // Parses the header of one file's bytes and checks it whole: header length within the file
-// and below 100 MB, every tensor inside the data, sizes that match shape and type, no
-// overlaps, no duplicate names. INVALID_ARGUMENT naming `file` and the tensor.
+// and at most 100 MB, known types, sizes that match shape and type, no duplicate names, and
+// tensors that cover the data without overlap or hole. INVALID_ARGUMENT naming `file` and the
+// tensor.
 StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<const std::byte> bytes,
                                                              const std::string& file);
 
-// All tensors of a model folder. Immutable; safe from any thread.
+// All tensors of a model folder. Immutable, move-only; safe from any thread.
 class SafetensorsFolder {
  public:
-  // model.safetensors, or every shard that model.safetensors.index.json lists. NOT_FOUND naming
-  // the missing file; INVALID_ARGUMENT for a malformed one or a tensor that the index puts
-  // elsewhere.
+  // model.safetensors, or else every shard that model.safetensors.index.json lists. NOT_FOUND
+  // naming the missing file; INVALID_ARGUMENT for a malformed one, or where the index and the
+  // shards disagree about a tensor.
   static StatusOr<SafetensorsFolder> Open(const std::string& model_dir);
 
   // Null where there is no tensor of this name.
@@ -46,6 +50,8 @@ class SafetensorsFolder {
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
 
  private:
+  Status AddShards(const std::string& model_dir, const std::string& index_path);
+
   std::vector<MappedFile> files_;
   std::map<std::string, TensorView> tensors_;
 };

@@ -1,0 +1,214 @@
+#include "engine/model/model_config.h"
+
+#include <limits>
+#include <utility>
+
+#include "engine/base/file.h"
+#include "engine/model/config_reader.h"
+#include "engine/sampling/params.h"
+
+namespace treeline {
+namespace {
+
+constexpr char kConfigFile[] = "config.json";
+constexpr char kGenerationFile[] = "generation_config.json";
+
+// Bounds far beyond any model: products of a few dimensions stay within int64.
+constexpr int32_t kMaxVocabSize = 1 << 22;
+constexpr int32_t kMaxHiddenSize = 1 << 16;
+constexpr int32_t kMaxIntermediateSize = 1 << 20;
+constexpr int32_t kMaxLayers = 1024;
+constexpr int32_t kMaxHeads = 1024;
+constexpr int32_t kMaxHeadDim = 1024;
+constexpr int32_t kMaxPositions = 1 << 24;
+constexpr double kMaxRopeTheta = 1e12;
+
+Status CheckNotQuantized(const ConfigReader& reader) {
+  const Json* quantization = reader.Find("quantization_config");
+  if (quantization == nullptr) return OkStatus();
+  if (!quantization->is_object()) return reader.Wrong("quantization_config", "an object or null");
+  const ConfigReader quantization_reader(*quantization, "quantization_config");
+  return Unimplemented(
+      "{}: quantization_config: quant_method {} is not supported; give the unquantized checkpoint",
+      kConfigFile,
+      quantization_reader.Has("quant_method") ? quantization_reader.Show("quant_method") : "null");
+}
+
+// Refuses what would change the computation and is not built.
+Status CheckSupported(const ConfigReader& reader) {
+  TREELINE_ASSIGN_OR_RETURN(const std::string model_type, reader.String("model_type"));
+  if (model_type != "llama") {
+    return Unimplemented("{}: model_type {} is not supported; llama is", kConfigFile,
+                         reader.Show("model_type"));
+  }
+  TREELINE_RETURN_IF_ERROR(CheckNotQuantized(reader));
+  TREELINE_ASSIGN_OR_RETURN(const std::string activation, reader.String("hidden_act", "silu"));
+  if (activation != "silu") {
+    return Unimplemented("{}: hidden_act {} is not supported; silu is", kConfigFile,
+                         reader.Show("hidden_act"));
+  }
+  for (const char* key : {"attention_bias", "mlp_bias"}) {
+    TREELINE_ASSIGN_OR_RETURN(const bool bias, reader.Bool(key, false));
+    if (bias) return Unimplemented("{}: {} true is not supported", kConfigFile, key);
+  }
+  return OkStatus();
+}
+
+// `rope` is the object rope_scaling (its type under "type" in old files) or rope_parameters.
+Status CheckRopeType(const ConfigReader& reader, const char* key) {
+  const Json* rope = reader.Find(key);
+  if (rope == nullptr) return OkStatus();
+  if (!rope->is_object()) return reader.Wrong(key, "an object or null");
+  const ConfigReader rope_reader(*rope, fmt::format("{}: {}", kConfigFile, key));
+  const char* type_key = rope_reader.Has("rope_type") ? "rope_type" : "type";
+  TREELINE_ASSIGN_OR_RETURN(const std::string type, rope_reader.String(type_key, "default"));
+  if (type != "default") {
+    return Unimplemented("{}: {} of type {} is not supported; only unscaled rotary embeddings are",
+                         kConfigFile, key, rope_reader.Show(type_key));
+  }
+  return OkStatus();
+}
+
+// Newer files put rope_theta inside rope_parameters.
+StatusOr<float> ReadRopeTheta(const ConfigReader& reader) {
+  TREELINE_RETURN_IF_ERROR(CheckRopeType(reader, "rope_scaling"));
+  TREELINE_RETURN_IF_ERROR(CheckRopeType(reader, "rope_parameters"));
+  TREELINE_ASSIGN_OR_RETURN(const float theta,
+                            reader.Number("rope_theta", 1, kMaxRopeTheta, 10000.0f));
+  const Json* parameters = reader.Find("rope_parameters");
+  if (parameters == nullptr) return theta;
+  return ConfigReader(*parameters, fmt::format("{}: rope_parameters", kConfigFile))
+      .Number("rope_theta", 1, kMaxRopeTheta, theta);
+}
+
+Status ReadShape(const ConfigReader& reader, ModelConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(config.vocab_size, reader.Integer("vocab_size", 1, kMaxVocabSize));
+  TREELINE_ASSIGN_OR_RETURN(config.hidden_size, reader.Integer("hidden_size", 1, kMaxHiddenSize));
+  TREELINE_ASSIGN_OR_RETURN(config.intermediate_size,
+                            reader.Integer("intermediate_size", 1, kMaxIntermediateSize));
+  TREELINE_ASSIGN_OR_RETURN(config.num_layers, reader.Integer("num_hidden_layers", 1, kMaxLayers));
+  TREELINE_ASSIGN_OR_RETURN(config.max_position_embeddings,
+                            reader.Integer("max_position_embeddings", 1, kMaxPositions));
+  return OkStatus();
+}
+
+Status ReadHeads(const ConfigReader& reader, ModelConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(config.num_heads, reader.Integer("num_attention_heads", 1, kMaxHeads));
+  TREELINE_ASSIGN_OR_RETURN(config.num_kv_heads,
+                            reader.Integer("num_key_value_heads", 1, kMaxHeads, config.num_heads));
+  if (config.num_heads % config.num_kv_heads != 0) {
+    return InvalidArgument(
+        "{}: num_attention_heads {} must be a multiple of num_key_value_heads {}", kConfigFile,
+        config.num_heads, config.num_kv_heads);
+  }
+  if (!reader.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
+    return InvalidArgument(
+        "{}: without head_dim, hidden_size {} must be a multiple of num_attention_heads {}",
+        kConfigFile, config.hidden_size, config.num_heads);
+  }
+  TREELINE_ASSIGN_OR_RETURN(config.head_dim, reader.Integer("head_dim", 1, kMaxHeadDim,
+                                                            config.hidden_size / config.num_heads));
+  if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim) {
+    return InvalidArgument(
+        "{}: head_dim (by default hidden_size / num_attention_heads) must be even and at most {}, "
+        "not {}",
+        kConfigFile, kMaxHeadDim, config.head_dim);
+  }
+  return OkStatus();
+}
+
+// eos_token_id is an id, a list of ids, or absent.
+StatusOr<std::vector<int32_t>> ReadEosTokenIds(const ConfigReader& reader, int32_t vocab_size) {
+  const Json* value = reader.Find("eos_token_id");
+  if (value == nullptr) return std::vector<int32_t>();
+  const Json list = value->is_array() ? *value : Json::array({*value});
+  std::vector<int32_t> ids;
+  for (const Json& id : list) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab_size)) {
+      return reader.Wrong(
+          "eos_token_id",
+          fmt::format("a token id below vocab_size {}, or a list of them", vocab_size));
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+StatusOr<std::optional<float>> OptionalNumber(const ConfigReader& reader, const char* key) {
+  constexpr double kMax = std::numeric_limits<float>::max();
+  if (!reader.Has(key)) return std::optional<float>();
+  TREELINE_ASSIGN_OR_RETURN(const float value, reader.Number(key, -kMax, kMax));
+  return std::optional<float>(value);
+}
+
+// The ranges are those of the API, so they are checked by its own rules.
+StatusOr<ModelConfig::SamplingDefaults> ReadSamplingDefaults(const ConfigReader& reader,
+                                                             int32_t vocab_size) {
+  ModelConfig::SamplingDefaults defaults;
+  TREELINE_ASSIGN_OR_RETURN(defaults.temperature, OptionalNumber(reader, "temperature"));
+  TREELINE_ASSIGN_OR_RETURN(defaults.top_p, OptionalNumber(reader, "top_p"));
+  TREELINE_ASSIGN_OR_RETURN(defaults.min_p, OptionalNumber(reader, "min_p"));
+  TREELINE_ASSIGN_OR_RETURN(defaults.repetition_penalty,
+                            OptionalNumber(reader, "repetition_penalty"));
+  if (reader.Has("top_k")) {
+    constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
+    TREELINE_ASSIGN_OR_RETURN(defaults.top_k, reader.Integer("top_k", 0, kMax));
+  }
+  SamplingParams params;
+  params.temperature = defaults.temperature.value_or(params.temperature);
+  params.top_p = defaults.top_p.value_or(params.top_p);
+  params.min_p = defaults.min_p.value_or(params.min_p);
+  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  const Status valid = params.Validate(vocab_size);
+  if (!valid.ok()) return Annotate(valid, kGenerationFile);
+  return defaults;
+}
+
+}  // namespace
+
+StatusOr<ModelConfig> ModelConfig::Load(const std::string& model_dir) {
+  TREELINE_ASSIGN_OR_RETURN(const Json config, ParseJsonFile(model_dir + "/" + kConfigFile));
+  Json generation;
+  const std::string generation_path = model_dir + "/" + kGenerationFile;
+  if (FileExists(generation_path)) {
+    TREELINE_ASSIGN_OR_RETURN(generation, ParseJsonFile(generation_path));
+  }
+  auto loaded = FromJson(config, generation);
+  if (!loaded.ok()) return Annotate(loaded.status(), model_dir);
+  return loaded;
+}
+
+StatusOr<ModelConfig> ModelConfig::FromJson(const Json& config_json, const Json& generation_json) {
+  if (!config_json.is_object()) return InvalidArgument("{}: must be a JSON object", kConfigFile);
+  const ConfigReader reader(config_json, kConfigFile);
+  TREELINE_RETURN_IF_ERROR(CheckSupported(reader));
+
+  ModelConfig config;
+  config.model_type = "llama";
+  TREELINE_RETURN_IF_ERROR(ReadShape(reader, config));
+  TREELINE_RETURN_IF_ERROR(ReadHeads(reader, config));
+  TREELINE_ASSIGN_OR_RETURN(config.rms_norm_eps, reader.Number("rms_norm_eps", 1e-12, 1));
+  TREELINE_ASSIGN_OR_RETURN(config.rope_theta, ReadRopeTheta(reader));
+  TREELINE_ASSIGN_OR_RETURN(config.tie_word_embeddings, reader.Bool("tie_word_embeddings", false));
+  if (const Json* attention = reader.Find("linear_attention")) {
+    auto spec = AttentionSpec::FromJson(*attention);
+    if (!spec.ok()) return Annotate(spec.status(), kConfigFile);
+    config.attention = *std::move(spec);
+  }
+  TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids, ReadEosTokenIds(reader, config.vocab_size));
+
+  if (generation_json.is_null()) return config;
+  if (!generation_json.is_object()) {
+    return InvalidArgument("{}: must be a JSON object", kGenerationFile);
+  }
+  const ConfigReader generation_reader(generation_json, kGenerationFile);
+  if (generation_reader.Has("eos_token_id")) {
+    TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids,
+                              ReadEosTokenIds(generation_reader, config.vocab_size));
+  }
+  TREELINE_ASSIGN_OR_RETURN(config.sampling_defaults,
+                            ReadSamplingDefaults(generation_reader, config.vocab_size));
+  return config;
+}
+
+}  // namespace treeline
