@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -198,7 +199,7 @@ template <typename T>
 std::vector<float> ToFloat(TensorType type, const std::vector<T>& values) {
   // One byte off: files promise no alignment.
   std::vector<std::byte> bytes(1 + values.size() * sizeof(T));
-  std::memcpy(bytes.data() + 1, values.data(), values.size() * sizeof(T));
+  std::ranges::copy(std::as_bytes(std::span(values)), bytes.begin() + 1);
   TensorView view{type, {static_cast<int64_t>(values.size())}, std::span(bytes).subspan(1)};
   std::vector<float> out(values.size());
   CopyToFloat(view, out);
