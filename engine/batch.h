@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/status.h"
 #include "engine/sampling/params.h"
 #include "engine/sampling/random.h"
 #include "engine/speculative/token_tree.h"
@@ -27,22 +28,23 @@ struct RowRequest {
 
   // Where set, the next token is sampled from this row's distribution.
   const SamplingParams* sampling = nullptr;
-  RandomKey random;
-  std::span<const int32_t> prompt;     // For repetition_penalty.
-  std::span<const int32_t> generated;  // For all three penalties.
-  std::span<const int32_t> banned;     // Tokens that must not be drawn (min_tokens, ignore_eos).
+  RandomKey random{};
+  std::span<const int32_t> prompt{};     // For repetition_penalty.
+  std::span<const int32_t> generated{};  // For all three penalties.
+  std::span<const int32_t> banned{};     // Tokens that must not be drawn (min_tokens).
 
-  std::span<const int32_t> score;  // Tokens whose log-probabilities are wanted.
-  int32_t top_logprobs = 0;        // How many of the most probable tokens are wanted.
+  std::span<const int32_t> score{};  // Tokens whose log-probabilities are wanted.
+  int32_t top_logprobs = 0;          // How many of the most probable tokens are wanted.
 };
 
 // All log-probabilities are of the model's own distribution: before bias, penalties and
 // temperature.
 struct RowResult {
-  int32_t token = -1;  // The sampled token; -1 where none was asked for.
-  float logprob = 0;   // Its log-probability.
-  std::vector<float> scores;                             // As RowRequest::score.
-  std::vector<std::pair<int32_t, float>> top_logprobs;   // Best first; ties by lower id.
+  Status status{};  // Not OK: this row has no result (its logits are not finite); others stand.
+  int32_t token = -1;           // The sampled token; -1 where none was asked for.
+  float logprob = 0;            // Its log-probability.
+  std::vector<float> scores{};  // As RowRequest::score.
+  std::vector<std::pair<int32_t, float>> top_logprobs{};  // Best first; ties by lower id.
 };
 
 struct Batch {

@@ -21,7 +21,7 @@ struct SamplingParams {
   float repetition_penalty = 1.0f;  // [0.01, 100], so that logits stay finite; divides (multiplies)
                                     // positive (negative) logits of tokens in prompt or output.
   // Token id, and what is added to its raw logit: [-100, 100].
-  std::vector<std::pair<int32_t, float>> logit_bias;
+  std::vector<std::pair<int32_t, float>> logit_bias{};
   uint64_t seed = 0;  // Same seed, same draws (sampling/random.h).
 
   // INVALID_ARGUMENT naming the parameter, its value and the legal range; NaN is never legal.

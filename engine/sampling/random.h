@@ -4,6 +4,7 @@
 #ifndef TREELINE_ENGINE_SAMPLING_RANDOM_H_
 #define TREELINE_ENGINE_SAMPLING_RANDOM_H_
 
+#include <array>
 #include <cstdint>
 
 namespace treeline {
@@ -14,8 +15,11 @@ struct RandomKey {
   uint32_t position = 0;  // Absolute position of the token being drawn.
 };
 
-// Uniform in (0, 1), 53 bits, from Philox4x32-10 (Salmon et al., SC 2011). `draw` numbers
-// the draws made for one token.
+// Philox4x32-10 (Salmon et al., SC 2011): a bijection of the counter for each key.
+std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+// Uniform in the open interval (0, 1): an odd multiple of 2^-53, so neither end is ever hit.
+// `draw` numbers the draws made for one token.
 double Uniform(const RandomKey& key, uint32_t draw);
 
 }  // namespace treeline
