@@ -53,6 +53,7 @@ cleanup() {
 
 copy_package_client_configuration() {
   local path
+  rm -f "$ROOT/etc/apt/sources.list" # debootstrap's
   for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/keyrings \
     /etc/apt/trusted.gpg.d /etc/apt/apt.conf.d /etc/apt/preferences.d /etc/apt/auth.conf.d \
     /etc/pip.conf /root/.config/pip /usr/local/share/ca-certificates /etc/ssl/certs \

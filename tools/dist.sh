@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Packs the CPU server into dist/treeline-linux-ARCH.tar.gz: the binary, the shared libraries it
+# needs beyond glibc and libstdc++ in lib/ (found through the binary's own rpath), their licences,
+# the example configurations and our licence. Then unpacks it elsewhere and starts it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly NAME=treeline-linux-$(uname -m)
+readonly STAGE=build/dist/$NAME
+readonly ARCHIVE=dist/$NAME.tar.gz
+# Every Linux with a C++ compiler's runtime has these; they must match its kernel and loader.
+readonly FROM_THE_SYSTEM='^(linux-vdso|ld-linux|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s)\.so)'
+
+# Prints the paths of the shared libraries of a binary, except those of the system.
+bundled_libraries() {
+  ldd "$1" | awk -v skip="$FROM_THE_SYSTEM" '$2 == "=>" && $1 !~ skip { print $3 }'
+}
+
+copy_library() {
+  install -m 644 "$1" "$STAGE/lib/"
+  local package
+  package=$(dpkg-query -S "$(realpath "$1")" 2>/dev/null | head -n 1 | cut -d: -f1)
+  cp "/usr/share/doc/$package/copyright" "$STAGE/licenses/$package.txt"
+}
+
+# Unpacks the archive in a new folder, whose programs must find every library there.
+try_archive() {
+  local folder
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' RETURN
+  tar -xzf "$ARCHIVE" -C "$folder"
+  local binary=$folder/$NAME/treeline
+  local stray
+  stray=$(bundled_libraries "$binary" | grep -v "^$folder/" || true)
+  if [[ -n $stray ]]; then
+    echo "dist: libraries that do not come from the archive: $stray" >&2
+    return 1
+  fi
+  env -i "$binary" --help >/dev/null
+}
+
+rm -rf "$STAGE"
+mkdir -p "$STAGE/lib" "$STAGE/licenses" dist
+install -m 755 "$SERVER" "$STAGE/treeline"
+strip "$STAGE/treeline"
+while read -r library; do copy_library "$library"; done < <(bundled_libraries "$SERVER")
+# DT_RPATH, unlike DT_RUNPATH, also serves the libraries' own libraries.
+patchelf --force-rpath --set-rpath '$ORIGIN/lib' "$STAGE/treeline"
+cp LICENSE "$STAGE/"
+cp -r configs "$STAGE/"
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" \
+  -C "$(dirname "$STAGE")" -c "$NAME" | gzip -n >"$ARCHIVE"
+try_archive
+echo "$ARCHIVE ($(du -h "$ARCHIVE" | cut -f1))"
