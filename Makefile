@@ -22,6 +22,7 @@ CPP_FILES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 
 export BAZEL SERVER DEFAULT_MODEL
 
+.DEFAULT_GOAL := help
 .PHONY: help
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +56,7 @@ format: setup-format ## Format all C++ and CUDA sources
 	@clang-format -i $(CPP_FILES)
 
 .PHONY: lint
-lint: setup-sanitize ## Check formatting, and the sources with clang-tidy (slow)
+lint: setup-sanitize $(SERVER) ## Check formatting, and the sources with clang-tidy (slow)
 	@clang-format --dry-run -Werror $(CPP_FILES)
 	@tools/lint.sh
 

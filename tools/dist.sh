@@ -47,7 +47,8 @@ while read -r library; do copy_library "$library"; done < <(bundled_libraries "$
 # DT_RPATH, unlike DT_RUNPATH, also serves the libraries' own libraries.
 patchelf --force-rpath --set-rpath '$ORIGIN/lib' "$STAGE/treeline"
 cp LICENSE "$STAGE/"
-cp -r configs "$STAGE/"
+mkdir "$STAGE/configs"
+cp configs/*.textproto "$STAGE/configs/"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" \
   -C "$(dirname "$STAGE")" -c "$NAME" | gzip -n >"$ARCHIVE"
 try_archive
