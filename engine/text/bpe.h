@@ -20,9 +20,8 @@ namespace treeline {
 
 class Bpe {
  public:
-  // Buffers of Encode, kept between pieces to save allocations. One per thread.
-  class Scratch {
-    friend class Bpe;
+  // Buffers of Encode, for its own use, kept between pieces to save allocations. One per thread.
+  struct Scratch {
     struct Symbol {
       int32_t id;  // kNone once merged into the symbol on its left.
       int32_t previous;

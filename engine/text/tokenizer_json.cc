@@ -18,7 +18,10 @@ Status CheckArray(const Json& value, const std::string& where) {
 }
 
 StatusOr<int32_t> AsTokenId(const Json& value, const std::string& where) {
-  if (!value.is_number_unsigned()) return WrongType(where, "a token id (an integer >= 0)", value);
+  const bool is_negative = !value.is_number_unsigned() && value < 0;
+  if (!value.is_number_integer() || is_negative) {
+    return WrongType(where, "a token id (an integer >= 0)", value);
+  }
   const uint64_t id = value.get<uint64_t>();
   if (id > kMaxTokenId) {
     return InvalidArgument("{}: token id {} is larger than the limit of {}", where, id,
