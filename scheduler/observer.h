@@ -1,5 +1,6 @@
 // What the scheduler tells whoever counts (server/metrics, tests). Called on the
-// scheduler's thread (OnRejected: on the submitting thread); must not block.
+// scheduler's thread (OnRejected: on the submitting thread); must not block. All of a
+// request's calls come before its stream ends.
 #ifndef TREELINE_SCHEDULER_OBSERVER_H_
 #define TREELINE_SCHEDULER_OBSERVER_H_
 
@@ -14,35 +15,42 @@ namespace treeline {
 
 // Where every waiting and running thing stands after a step.
 struct SchedulerGauges {
-  int32_t running = 0;            // Requests with at least one slot.
-  int32_t waiting = 0;            // Requests in the queue.
+  int32_t running = 0;  // Requests admitted: at least one choice has got its slot.
+  int32_t waiting = 0;  // Requests in the queue.
   int32_t slots_used = 0;
   int32_t slots_total = 0;
 };
 
 // How a request ended.
-enum class Outcome { kStop, kLength, kAbort, kError };
+enum class Outcome {
+  kStop,    // Every choice stopped by itself.
+  kLength,  // A choice met max_tokens or the context limit.
+  kAbort,   // The client went away, or the server stopped.
+  kError,   // Anything else, a passed deadline too.
+};
 
 struct RequestTimes {
-  Outcome outcome;
+  Outcome outcome = Outcome::kStop;
   Usage usage;
   int32_t max_tokens = 0;
-  Duration queue{};                    // Arrival to first slot.
-  std::optional<Duration> prefill;     // First slot to first token.
-  std::optional<Duration> decode;      // First token to last.
-  std::optional<Duration> inference;   // First slot to last token.
-  Duration end_to_end{};               // Arrival to end.
+  Duration queue{};                   // Arrival to first slot.
+  std::optional<Duration> prefill;    // First slot to first token.
+  std::optional<Duration> decode;     // First token to last.
+  std::optional<Duration> inference;  // First slot to last token.
+  Duration end_to_end{};              // Arrival to end.
 };
 
 class SchedulerObserver {
  public:
   virtual ~SchedulerObserver() = default;
+  // After every step, with what it ran and drew. Both are 0 where a round ran nothing and only
+  // ended requests.
   virtual void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
                       const SchedulerGauges& gauges) = 0;
-  virtual void OnFirstToken(Duration since_arrival) = 0;
+  virtual void OnFirstToken(Duration since_arrival) = 0;   // The first of all choices.
   virtual void OnNextTokens(Duration since_previous) = 0;  // One choice's later steps.
   virtual void OnFinished(const RequestTimes& times) = 0;
-  virtual void OnRejected(std::string_view reason) = 0;  // "queue_full", ...
+  virtual void OnRejected(std::string_view reason) = 0;  // "invalid", "queue_full", "draining".
 };
 
 }  // namespace treeline

@@ -15,10 +15,11 @@ namespace treeline {
 // When a choice ends.
 struct StopCriteria {
   int32_t max_tokens = 16;  // Generated tokens, at least 0 (0: score the prompt only).
-  int32_t min_tokens = 0;   // Neither EOS nor a stop token is drawn before this many.
-  bool ignore_eos = false;
-  std::vector<int32_t> stop_token_ids;     // Besides the model's EOS tokens.
-  std::vector<std::string> stop_strings;   // Not empty each; text ends before the first match.
+  int32_t min_tokens = 0;   // At most max_tokens. Neither EOS nor a stop token is drawn before
+                            // there are this many, and no stop string is looked for.
+  bool ignore_eos = false;  // An EOS token is a token like others (but see min_tokens).
+  std::vector<int32_t> stop_token_ids;    // Besides the model's EOS tokens.
+  std::vector<std::string> stop_strings;  // Not empty each; text ends before the first match.
 };
 
 struct Request {

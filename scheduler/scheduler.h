@@ -1,12 +1,23 @@
 // Continuous batching. One loop thread owns every sequence and is the only caller
 // of the engine:
 //
-//   plan    admit waiting requests while slots are free; give each running sequence its
-//           next token first, then fill the token budget with prompt chunks
+//   plan    end what was cancelled or is past its deadline; admit waiting requests while
+//           slots are free; give each decoding sequence its next token, then fill the token
+//           budget with prompt chunks
 //   run     Engine::Step
 //   commit  sampled tokens -> text -> stop checks -> TokenStream
 //
-// Submit may be called from any thread. Tests call Step() by hand instead of Start().
+// Order. Requests are admitted first come, first served, and prompts are computed in order of
+// admission; a decoding sequence gets its token in every step. Each choice of a request is a
+// sequence with a slot of its own, and they are admitted one by one: a sequence never waits
+// for anything while it holds a slot, so requests cannot block each other for ever.
+// At most max_batch_tokens sequences run at once.
+//
+// Faults. When Engine::Step fails, the requests that were in the batch end with its error and
+// the others live on; a row without a result ends its own request only.
+//
+// The loop sleeps while no request waits or runs. Submit may be called from any thread. Tests
+// call Step() by hand instead of Start().
 #ifndef TREELINE_SCHEDULER_SCHEDULER_H_
 #define TREELINE_SCHEDULER_SCHEDULER_H_
 
@@ -26,17 +37,16 @@ namespace treeline {
 class Scheduler {
  public:
   struct Options {
-    int32_t max_batch_tokens = 512;    // Tokens a step may run, decodes and prompt chunks.
-    int32_t max_queued_requests = 256; // Waiting for a slot; more are refused.
+    int32_t max_batch_tokens = 512;     // Tokens a step may run, decodes and prompt chunks.
+    int32_t max_queued_requests = 256;  // Waiting for a slot; more are refused. At least 1.
     std::vector<int32_t> eos_token_ids;
   };
 
   // Everything referred to must outlive the scheduler. INVALID_ARGUMENT for options out of range.
   static StatusOr<std::unique_ptr<Scheduler>> Create(const Options& options, Engine& engine,
-                                                     const Tokenizer& tokenizer,
-                                                     const Clock& clock,
+                                                     const Tokenizer& tokenizer, const Clock& clock,
                                                      SchedulerObserver& observer);
-  // Stops the loop; unfinished requests end as CANCELLED.
+  // Stops the loop after the step it is in; unfinished requests end as CANCELLED.
   virtual ~Scheduler() = default;
 
   // Queues a request; its tokens arrive on the stream. INVALID_ARGUMENT where it can never run
@@ -50,12 +60,13 @@ class Scheduler {
   virtual void Drain() = 0;
   // No request waits or runs. Any thread.
   virtual bool Idle() const = 0;
-  // The number of steps the engine has completed, and when the loop last came round: /ready
-  // looks at both. Any thread.
+  // The number of steps the engine has completed, and when the loop last began a round: /ready
+  // looks at both. They stand still while Idle(). Any thread.
   virtual int64_t steps() const = 0;
   virtual TimePoint last_loop() const = 0;
 
-  // One plan-run-commit round; false if there was nothing to do. REQUIRES: Start was not called.
+  // One plan-run-commit round; false if nothing ran and nothing ended. REQUIRES: Start was not
+  // called.
   virtual bool Step() = 0;
 };
 

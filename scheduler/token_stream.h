@@ -41,9 +41,12 @@ struct Usage {
 struct TokenEvent {
   int32_t choice = 0;
   std::string text;  // UTF-8, whole characters. May be empty while text is held back.
-  std::vector<int32_t> tokens;         // The tokens generated in this step.
+  // The tokens generated in this step. One that ends the choice (EOS or a stop token) is among
+  // them, without text.
+  std::vector<int32_t> tokens;
   std::vector<TokenLogprob> logprobs;  // Of `tokens`, where asked for.
-  std::vector<TokenLogprob> prompt_logprobs;  // Once, before or with the first token.
+  // Of the prompt from its second token on, where asked for: in each choice's first event.
+  std::vector<TokenLogprob> prompt_logprobs;
   std::optional<FinishReason> finish;
 };
 

@@ -1,0 +1,35 @@
+// Plans one step: which tokens of which sequences the engine runs next.
+#ifndef TREELINE_SCHEDULER_BATCH_BUILDER_H_
+#define TREELINE_SCHEDULER_BATCH_BUILDER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/batch.h"
+#include "scheduler/sequence_group.h"
+
+namespace treeline {
+
+struct StepPlan {
+  // One tree of the batch, in order.
+  struct Entry {
+    SequenceGroup* group;
+    Sequence* sequence;
+    int32_t num_tokens;
+    int32_t num_requests;  // Row requests of the batch, in order.
+  };
+  Batch batch;
+  std::vector<Entry> entries;
+  int32_t prompt_tokens = 0;
+};
+
+// `groups` are in order of admission. Every decoding sequence gets its token; what is left of
+// `max_tokens` goes to prompts, each as much as there is, the earliest admitted first.
+// REQUIRES: at most max_tokens sequences are running, so that no decoding one is left out.
+StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens);
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_BATCH_BUILDER_H_

@@ -1,0 +1,143 @@
+#include "scheduler/fake_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+namespace treeline {
+namespace {
+
+uint64_t Hash(std::span<const int32_t> tokens, uint64_t salt) {
+  uint64_t hash = 0xcbf29ce484222325 + salt;
+  for (const int32_t token : tokens) {
+    hash = (hash ^ static_cast<uint64_t>(token + 1)) * 0x9E3779B97F4A7C15;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+bool Contains(std::span<const int32_t> tokens, int32_t token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+}  // namespace
+
+FakeEngine::~FakeEngine() { EXPECT_TRUE(committed_.empty()) << "slots were not returned"; }
+
+int32_t FakeEngine::HashToken(std::span<const int32_t> prefix, uint32_t choice) const {
+  return 10 + static_cast<int32_t>(Hash(prefix, choice) % (limits_.vocab_size - 10));
+}
+
+std::vector<int32_t> FakeEngine::Continuation(const std::vector<int32_t>& prompt, int32_t count,
+                                              uint32_t choice) const {
+  Tokens tokens = prompt;
+  for (int32_t i = 0; i < count; ++i) tokens.push_back(next_token_(tokens, choice));
+  return {tokens.begin() + prompt.size(), tokens.end()};
+}
+
+float FakeEngine::Logprob(std::span<const int32_t> prefix, int32_t token) {
+  return -static_cast<float>(Hash(prefix, 1000 + token) % 10'000) / 1000;
+}
+
+std::vector<std::pair<int32_t, float>> FakeEngine::TopLogprobs(std::span<const int32_t> prefix,
+                                                               int32_t count) {
+  std::vector<std::pair<int32_t, float>> top;
+  for (int32_t token = 0; token < count; ++token) top.emplace_back(token, Logprob(prefix, token));
+  return top;
+}
+
+StatusOr<StateSlot> FakeEngine::AcquireSlot() {
+  if (acquire_error_) return *std::exchange(acquire_error_, std::nullopt);
+  for (int32_t index = 0; index < limits_.num_slots; ++index) {
+    if (committed_.try_emplace(index).second) return StateSlot(this, index);
+  }
+  return ResourceExhausted("all {} slots are in use", limits_.num_slots);
+}
+
+void FakeEngine::ReleaseSlot(int32_t index) {
+  EXPECT_EQ(committed_.erase(index), 1u) << "slot " << index << " was not in use";
+}
+
+Status FakeEngine::Commit(const StateSlot&, std::span<const int32_t>) {
+  return Unimplemented("FakeEngine runs chains only");
+}
+
+StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
+  CheckShape(batch);
+  if (testing::Test::HasFailure()) return InvalidArgument("FakeEngine was asked nonsense");
+  const std::vector<Tokens> prefixes = CommitChains(batch);
+  if (step_error_) return *std::exchange(step_error_, std::nullopt);
+  std::vector<RowResult> results;
+  for (const RowRequest& request : batch.requests) {
+    results.push_back(Answer(request, prefixes[request.row]));
+  }
+  return results;
+}
+
+void FakeEngine::CheckShape(const Batch& batch) const {
+  EXPECT_GT(batch.num_sequences(), 0);
+  EXPECT_EQ(batch.tree_offsets.size(), batch.slots.size() + 1);
+  EXPECT_EQ(batch.acceptance.size(), batch.slots.size());
+  EXPECT_EQ(batch.parents.size(), batch.token_ids.size());
+  EXPECT_EQ(batch.tree_offsets.back(), batch.num_tokens());
+  const std::set<int32_t> slots(batch.slots.begin(), batch.slots.end());
+  EXPECT_EQ(slots.size(), batch.slots.size()) << "a slot appears twice";
+  for (const int32_t slot : slots) {
+    EXPECT_TRUE(committed_.contains(slot)) << "slot " << slot << " is not in use";
+  }
+  for (const int32_t token : batch.token_ids) {
+    EXPECT_GE(token, 0);
+    EXPECT_LT(token, limits_.vocab_size);
+  }
+  int32_t previous_row = -1;
+  for (const RowRequest& request : batch.requests) {
+    EXPECT_GT(request.row, previous_row) << "row requests must ascend";
+    EXPECT_LT(request.row, batch.num_tokens());
+    previous_row = request.row;
+  }
+}
+
+std::vector<FakeEngine::Tokens> FakeEngine::CommitChains(const Batch& batch) {
+  std::vector<Tokens> prefixes;
+  std::vector<Chain>& chains = steps_.emplace_back();
+  for (int32_t i = 0; i < batch.num_sequences(); ++i) {
+    EXPECT_EQ(batch.acceptance[i], Acceptance::kKnown);
+    Tokens& tokens = committed_.at(batch.slots[i]);
+    const auto position = static_cast<int32_t>(tokens.size());
+    const int32_t begin = batch.tree_offsets[i];
+    const int32_t end = batch.tree_offsets[i + 1];
+    EXPECT_GT(end, begin);
+    for (int32_t row = begin; row < end; ++row) {
+      EXPECT_EQ(batch.parents[row], row - begin - 1) << "not a chain";
+      tokens.push_back(batch.token_ids[row]);
+      prefixes.push_back(tokens);
+    }
+    EXPECT_LE(tokens.size(), static_cast<size_t>(limits_.max_context));
+    chains.push_back({tokens.front(), position, end - begin});
+  }
+  return prefixes;
+}
+
+RowResult FakeEngine::Answer(const RowRequest& request, const Tokens& prefix) const {
+  RowResult result;
+  if (const auto error = row_errors_.find(prefix.front()); error != row_errors_.end()) {
+    result.status = error->second;
+    return result;
+  }
+  for (const int32_t token : request.score) result.scores.push_back(Logprob(prefix, token));
+  result.top_logprobs = TopLogprobs(prefix, request.top_logprobs);
+  if (request.sampling == nullptr) return result;
+
+  Tokens known(request.prompt.begin(), request.prompt.end());
+  known.insert(known.end(), request.generated.begin(), request.generated.end());
+  EXPECT_EQ(known, prefix) << "the request's tokens are not those committed";
+  EXPECT_EQ(request.random.position, prefix.size());
+  EXPECT_EQ(request.random.seed, request.sampling->seed);
+  result.token = next_token_(prefix, request.random.choice);
+  while (Contains(request.banned, result.token)) ++result.token;
+  result.logprob = Logprob(prefix, result.token);
+  return result;
+}
+
+}  // namespace treeline

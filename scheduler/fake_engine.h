@@ -1,0 +1,86 @@
+// An engine for tests. The next token is a function of everything committed to the
+// sequence, so a lost, repeated or misplaced token changes all that follow. It checks what
+// it is asked (slots, tokens, rows, random keys, penalties' tokens) and reports nonsense
+// as a test failure; what it ran can be looked at step by step, and it fails on demand.
+#ifndef TREELINE_SCHEDULER_FAKE_ENGINE_H_
+#define TREELINE_SCHEDULER_FAKE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace treeline {
+
+class FakeEngine : public Engine, private StateSlotOwner {
+ public:
+  // The token that follows `prefix` in a request's choice of this number.
+  using NextToken = std::function<int32_t(std::span<const int32_t> prefix, uint32_t choice)>;
+
+  // What a step ran of one sequence. Tests name sequences by their first token.
+  struct Chain {
+    int32_t first_token;  // Of the sequence.
+    int32_t position;     // Of the first token run.
+    int32_t num_tokens;
+    bool operator==(const Chain&) const = default;
+  };
+
+  explicit FakeEngine(const EngineLimits& limits) : limits_(limits) {}
+  ~FakeEngine() override;  // Every slot must have been returned.
+
+  // The default: 10 or more, so that tests can give small ids a meaning of their own.
+  int32_t HashToken(std::span<const int32_t> prefix, uint32_t choice) const;
+  void set_next_token(NextToken next_token) { next_token_ = std::move(next_token); }
+  // The `count` tokens that a request for `prompt` must be given.
+  std::vector<int32_t> Continuation(const std::vector<int32_t>& prompt, int32_t count,
+                                    uint32_t choice = 0) const;
+  // The log-probabilities it answers with.
+  static float Logprob(std::span<const int32_t> prefix, int32_t token);
+  static std::vector<std::pair<int32_t, float>> TopLogprobs(std::span<const int32_t> prefix,
+                                                            int32_t count);
+
+  // Faults: of the next step, of the next slot, of every row of the sequences that begin with
+  // `first_token`.
+  void FailNextStep(const Status& status) { step_error_ = status; }
+  void FailNextAcquire(const Status& status) { acquire_error_ = status; }
+  void FailRowsOf(int32_t first_token, const Status& status) { row_errors_[first_token] = status; }
+
+  // What the steps ran, failed ones too.
+  const std::vector<std::vector<Chain>>& steps() const { return steps_; }
+
+  EngineLimits limits() const override { return limits_; }
+  int32_t free_slots() const override {
+    return limits_.num_slots - static_cast<int32_t>(committed_.size());
+  }
+  StatusOr<StateSlot> AcquireSlot() override;
+  StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
+  Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+
+ private:
+  using Tokens = std::vector<int32_t>;
+
+  void ReleaseSlot(int32_t index) override;
+  void CheckShape(const Batch& batch) const;
+  // Commits the batch's tokens. Returns for each row the tokens up to and with it.
+  std::vector<Tokens> CommitChains(const Batch& batch);
+  RowResult Answer(const RowRequest& request, const Tokens& prefix) const;
+
+  const EngineLimits limits_;
+  NextToken next_token_ = [this](std::span<const int32_t> prefix, uint32_t choice) {
+    return HashToken(prefix, choice);
+  };
+  std::optional<Status> step_error_;
+  std::optional<Status> acquire_error_;
+  std::map<int32_t, Status> row_errors_;
+  std::map<int32_t, Tokens> committed_;  // By slot in use.
+  std::vector<std::vector<Chain>> steps_;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_FAKE_ENGINE_H_

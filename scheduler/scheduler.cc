@@ -1,0 +1,368 @@
+#include "scheduler/scheduler.h"
+
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "scheduler/admission.h"
+#include "scheduler/batch_builder.h"
+#include "scheduler/sequence.h"
+#include "scheduler/sequence_group.h"
+
+namespace treeline {
+namespace {
+
+// What OnRejected is told of a request that Submit answers with this code.
+std::string_view RejectionReason(StatusCode code) {
+  switch (code) {
+    case StatusCode::kUnavailable:
+      return "draining";
+    case StatusCode::kResourceExhausted:
+      return "queue_full";
+    default:
+      return "invalid";
+  }
+}
+
+class LoopScheduler final : public Scheduler {
+ public:
+  LoopScheduler(const Options& options, Engine& engine, const Tokenizer& tokenizer,
+                const Clock& clock, SchedulerObserver& observer);
+  ~LoopScheduler() override;
+
+  StatusOr<std::shared_ptr<TokenStream>> Submit(Request request) override;
+  void Start() override;
+  void Drain() override;
+  bool Idle() const override;
+  int64_t steps() const override { return steps_; }
+  TimePoint last_loop() const override { return TimePoint(Duration(last_loop_)); }
+  bool Step() override;
+
+ private:
+  using Group = std::unique_ptr<SequenceGroup>;
+
+  Status Enqueue(Group group);
+  void Loop();
+  bool Round();
+
+  // Plan.
+  void FailAbandoned(TimePoint now);
+  void Admit(TimePoint now);
+  bool HasRoom() const;
+  void AcquireSlots(SequenceGroup& group, TimePoint now);
+  Group PopQueue();
+
+  // Run and commit; returns the number of tokens generated.
+  int32_t Run(const StepPlan& plan);
+  int32_t Commit(const StepPlan::Entry& entry, std::span<RowResult> results, TimePoint now);
+  void MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now);
+
+  // Moves the groups that have ended from queue and running list to the result.
+  std::vector<Group> TakeEnded();
+  void Finish(const SequenceGroup& group);
+  SchedulerGauges Gauges() const;
+
+  // Constant after construction.
+  const Options options_;
+  Engine& engine_;
+  const Clock& clock_;
+  SchedulerObserver& observer_;
+  const EngineLimits limits_;
+  const SequenceContext context_;
+
+  std::atomic<int64_t> steps_{0};
+  std::atomic<Duration::rep> last_loop_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  // Protected by mutex_:
+  std::deque<Group> queue_;
+  int32_t num_unfinished_ = 0;  // Requests accepted whose stream has not ended.
+  bool draining_ = false;
+  bool stopping_ = false;
+
+  // Touched by the loop's thread only (or by the one that calls Step), in admission order.
+  std::vector<Group> running_;
+
+  std::thread loop_;
+};
+
+LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Tokenizer& tokenizer,
+                             const Clock& clock, SchedulerObserver& observer)
+    : options_(options),
+      engine_(engine),
+      clock_(clock),
+      observer_(observer),
+      limits_(engine.limits()),
+      context_{tokenizer, options.eos_token_ids, limits_.max_context},
+      last_loop_(clock.Now().time_since_epoch().count()) {}
+
+LoopScheduler::~LoopScheduler() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (loop_.joinable()) loop_.join();
+
+  while (Group group = PopQueue()) running_.push_back(std::move(group));
+  for (Group& group : running_) {
+    group->Fail(MakeStatus(StatusCode::kCancelled, "the server is shutting down"));
+    Finish(*group);
+  }
+}
+
+StatusOr<std::shared_ptr<TokenStream>> LoopScheduler::Submit(Request request) {
+  std::shared_ptr<TokenStream> stream;
+  Status status = CheckAdmissible(request, limits_);
+  if (status.ok()) {
+    auto group = std::make_unique<SequenceGroup>(std::move(request), context_);
+    stream = group->stream();
+    status = Enqueue(std::move(group));
+  }
+  if (!status.ok()) {
+    observer_.OnRejected(RejectionReason(status.code()));
+    return status;
+  }
+  changed_.notify_all();
+  return stream;
+}
+
+Status LoopScheduler::Enqueue(Group group) {
+  std::lock_guard lock(mutex_);
+  if (draining_) {
+    return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
+  }
+  if (queue_.size() >= static_cast<size_t>(options_.max_queued_requests)) {
+    return ResourceExhausted("the queue is full: {} requests wait already; try again later",
+                             queue_.size());
+  }
+  queue_.push_back(std::move(group));
+  ++num_unfinished_;
+  return OkStatus();
+}
+
+void LoopScheduler::Start() {
+  TREELINE_CHECK(!loop_.joinable(), "Start called twice");
+  loop_ = std::thread([this] { Loop(); });
+}
+
+void LoopScheduler::Drain() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+}
+
+bool LoopScheduler::Idle() const {
+  std::lock_guard lock(mutex_);
+  return num_unfinished_ == 0;
+}
+
+bool LoopScheduler::Step() {
+  TREELINE_CHECK(!loop_.joinable(), "Step called beside the loop thread");
+  return Round();
+}
+
+void LoopScheduler::Loop() {
+  // How long a cancellation or deadline may go unseen while requests wait for slots that
+  // someone else holds.
+  constexpr std::chrono::milliseconds kNothingToRun(100);
+  bool progress = true;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (!progress) changed_.wait_for(lock, kNothingToRun, [this] { return stopping_; });
+    changed_.wait(lock, [this] { return stopping_ || num_unfinished_ > 0; });
+    if (stopping_) return;
+    lock.unlock();
+    progress = Round();
+    lock.lock();
+  }
+}
+
+bool LoopScheduler::Round() {
+  const TimePoint now = clock_.Now();
+  last_loop_ = now.time_since_epoch().count();
+
+  FailAbandoned(now);
+  Admit(now);
+  const StepPlan plan = BuildBatch(running_, options_.max_batch_tokens);
+  const int32_t generated_tokens = plan.entries.empty() ? 0 : Run(plan);
+
+  const std::vector<Group> ended = TakeEnded();
+  if (plan.entries.empty() && ended.empty()) return false;
+  observer_.OnStep(plan.prompt_tokens, generated_tokens, Gauges());
+  for (const Group& group : ended) Finish(*group);
+  return true;
+}
+
+void LoopScheduler::FailAbandoned(TimePoint now) {
+  for (Group& group : running_) group->FailIfAbandoned(now);
+  std::lock_guard lock(mutex_);
+  for (Group& group : queue_) group->FailIfAbandoned(now);
+}
+
+void LoopScheduler::Admit(TimePoint now) {
+  for (Group& group : running_) AcquireSlots(*group, now);
+  while (HasRoom()) {
+    Group group = PopQueue();
+    if (group == nullptr) return;
+    AcquireSlots(*group, now);
+    running_.push_back(std::move(group));
+  }
+}
+
+bool LoopScheduler::HasRoom() const {
+  const int32_t free_slots = engine_.free_slots();
+  return free_slots > 0 && limits_.num_slots - free_slots < options_.max_batch_tokens;
+}
+
+void LoopScheduler::AcquireSlots(SequenceGroup& group, TimePoint now) {
+  if (group.end()) return;
+  for (Sequence& sequence : group.sequences()) {
+    if (sequence.running() || sequence.finished()) continue;
+    if (!HasRoom()) return;
+    StatusOr<StateSlot> slot = engine_.AcquireSlot();
+    if (!slot.ok()) {
+      group.Fail(Annotate(slot.status(), "no state for the sequence"));
+      return;
+    }
+    sequence.Start(*std::move(slot));
+    if (!group.first_slot_time) group.first_slot_time = now;
+  }
+}
+
+LoopScheduler::Group LoopScheduler::PopQueue() {
+  std::lock_guard lock(mutex_);
+  if (queue_.empty()) return nullptr;
+  Group group = std::move(queue_.front());
+  queue_.pop_front();
+  return group;
+}
+
+int32_t LoopScheduler::Run(const StepPlan& plan) {
+  StatusOr<std::vector<RowResult>> results = engine_.Step(plan.batch);
+  if (!results.ok()) {
+    spdlog::error("a step of {} tokens in {} sequences failed: {}", plan.batch.num_tokens(),
+                  plan.batch.num_sequences(), results.status().ToString());
+    // A malformed batch is our own fault; the code must not blame the clients.
+    const StatusCode code = results.status().code() == StatusCode::kInvalidArgument
+                                ? StatusCode::kInternal
+                                : results.status().code();
+    const Status status = MakeStatus(code, "the engine failed: {}", Message(results.status()));
+    for (const StepPlan::Entry& entry : plan.entries) entry.group->Fail(status);
+    return 0;
+  }
+  TREELINE_CHECK(results->size() == plan.batch.requests.size(), "{} results for {} requests",
+                 results->size(), plan.batch.requests.size());
+  ++steps_;
+
+  const TimePoint now = clock_.Now();
+  std::span<RowResult> rest = *results;
+  int32_t generated_tokens = 0;
+  for (const StepPlan::Entry& entry : plan.entries) {
+    generated_tokens += Commit(entry, rest.first(entry.num_requests), now);
+    rest = rest.subspan(entry.num_requests);
+  }
+  return generated_tokens;
+}
+
+int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult> results,
+                              TimePoint now) {
+  SequenceGroup& group = *entry.group;
+  Sequence& sequence = *entry.sequence;
+  for (const RowResult& result : results) {
+    if (!result.status.ok()) group.Fail(result.status);
+  }
+  if (group.end()) return 0;  // By this choice's row, or by another's just now.
+
+  std::optional<TokenEvent> event = sequence.Commit(entry.num_tokens, results);
+  if (!event) return 0;
+  const auto num_tokens = static_cast<int32_t>(event->tokens.size());
+  if (num_tokens > 0) MeasureToken(group, sequence, now);
+  if (event->finish) sequence.ReleaseSlot();
+  group.stream()->Push(*std::move(event));
+  group.EndIfFinished();
+  return num_tokens;
+}
+
+void LoopScheduler::MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now) {
+  if (!group.first_token_time) {
+    group.first_token_time = now;
+    observer_.OnFirstToken(now - group.request().arrival);
+  }
+  if (sequence.last_token_time) observer_.OnNextTokens(now - *sequence.last_token_time);
+  sequence.last_token_time = now;
+  group.last_token_time = now;
+}
+
+std::vector<LoopScheduler::Group> LoopScheduler::TakeEnded() {
+  std::vector<Group> ended;
+  const auto take = [&](auto& groups) {
+    for (Group& group : groups) {
+      if (group->end()) ended.push_back(std::move(group));
+    }
+    std::erase(groups, nullptr);
+  };
+  take(running_);
+  std::lock_guard lock(mutex_);
+  take(queue_);
+  return ended;
+}
+
+void LoopScheduler::Finish(const SequenceGroup& group) {
+  observer_.OnFinished(group.Times(clock_.Now()));
+  {
+    std::lock_guard lock(mutex_);
+    --num_unfinished_;
+  }
+  group.stream()->End(*group.end(), group.usage());
+}
+
+SchedulerGauges LoopScheduler::Gauges() const {
+  std::lock_guard lock(mutex_);
+  return {.running = static_cast<int32_t>(running_.size()),
+          .waiting = static_cast<int32_t>(queue_.size()),
+          .slots_used = limits_.num_slots - engine_.free_slots(),
+          .slots_total = limits_.num_slots};
+}
+
+Status CheckOptions(const Scheduler::Options& options, const EngineLimits& limits) {
+  if (options.max_batch_tokens < 1) {
+    return InvalidArgument("max_batch_tokens: {}; it must be at least 1", options.max_batch_tokens);
+  }
+  if (options.max_queued_requests < 1) {
+    return InvalidArgument("max_queued_requests: {}; it must be at least 1",
+                           options.max_queued_requests);
+  }
+  for (const int32_t id : options.eos_token_ids) {
+    if (id < 0 || id >= limits.vocab_size) {
+      return InvalidArgument("eos_token_ids: {}; token ids are 0 to {}", id, limits.vocab_size - 1);
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(const Options& options, Engine& engine,
+                                                       const Tokenizer& tokenizer,
+                                                       const Clock& clock,
+                                                       SchedulerObserver& observer) {
+  const EngineLimits limits = engine.limits();
+  TREELINE_RETURN_IF_ERROR(CheckOptions(options, limits));
+  if (limits.num_slots > options.max_batch_tokens) {
+    spdlog::warn(
+        "{} state slots but a step runs at most {} tokens: only {} sequences can run at "
+        "once; raise max_batch_tokens to use all slots",
+        limits.num_slots, options.max_batch_tokens, options.max_batch_tokens);
+  }
+  return std::make_unique<LoopScheduler>(options, engine, tokenizer, clock, observer);
+}
+
+}  // namespace treeline

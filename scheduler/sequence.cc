@@ -1,0 +1,119 @@
+#include "scheduler/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace treeline {
+namespace {
+
+bool Contains(std::span<const int32_t> tokens, int32_t token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+}  // namespace
+
+Sequence::Sequence(const Request& request, int32_t choice, const SequenceContext& context)
+    : request_(request),
+      context_(context),
+      choice_(choice),
+      detokenizer_(context.tokenizer, request.skip_special_tokens),
+      stop_checker_(request.stop.stop_strings) {
+  if (request.stop.min_tokens > 0) {
+    min_tokens_bans_ = context.eos_token_ids;
+    min_tokens_bans_.insert(min_tokens_bans_.end(), request.stop.stop_token_ids.begin(),
+                            request.stop.stop_token_ids.end());
+  }
+}
+
+std::span<const int32_t> Sequence::Pending() const {
+  const std::span<const int32_t> prompt = request_.prompt;
+  if (num_computed_ < static_cast<int32_t>(prompt.size())) return prompt.subspan(num_computed_);
+  return std::span(generated_).subspan(num_computed_ - prompt.size());
+}
+
+int32_t Sequence::AddTo(Batch& batch, int32_t num_tokens) const {
+  const std::span<const int32_t> prompt = request_.prompt;
+  const int32_t first_row = batch.AddChain(slot_->index(), Pending().first(num_tokens));
+  const size_t requests_before = batch.requests.size();
+  for (int32_t i = 0; i < num_tokens; ++i) {
+    const size_t next = num_computed_ + i + 1;  // Position of the token that this row predicts.
+    if (next < prompt.size()) {
+      if (!request_.prompt_logprobs) continue;
+      batch.requests.push_back({.row = first_row + i,
+                                .score = prompt.subspan(next, 1),
+                                .top_logprobs = request_.top_logprobs});
+    } else if (request_.stop.max_tokens > 0) {
+      batch.requests.push_back(SamplingRow(first_row + i));
+    }
+  }
+  return static_cast<int32_t>(batch.requests.size() - requests_before);
+}
+
+RowRequest Sequence::SamplingRow(int32_t row) const {
+  RowRequest row_request;
+  row_request.row = row;
+  row_request.sampling = &request_.sampling;
+  row_request.random = {
+      .seed = request_.sampling.seed,
+      .choice = static_cast<uint32_t>(choice_),
+      .position = static_cast<uint32_t>(request_.prompt.size() + generated_.size())};
+  row_request.prompt = request_.prompt;
+  row_request.generated = generated_;
+  if (num_generated() < request_.stop.min_tokens) row_request.banned = min_tokens_bans_;
+  if (request_.logprobs) row_request.top_logprobs = request_.top_logprobs;
+  return row_request;
+}
+
+std::optional<TokenEvent> Sequence::Commit(int32_t num_tokens, std::span<RowResult> results) {
+  num_computed_ += num_tokens;
+  for (RowResult& result : results) {
+    if (result.scores.empty()) continue;
+    const int32_t token = request_.prompt[prompt_logprobs_.size() + 1];
+    prompt_logprobs_.push_back({token, result.scores[0], std::move(result.top_logprobs)});
+  }
+  if (!Pending().empty()) return std::nullopt;
+
+  TokenEvent event;
+  event.choice = choice_;
+  event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+  if (request_.stop.max_tokens > 0) {
+    TakeToken(results.back(), event);
+  } else {
+    finish_ = FinishReason::kLength;
+  }
+  event.finish = finish_;
+  return event;
+}
+
+void Sequence::TakeToken(RowResult& result, TokenEvent& event) {
+  generated_.push_back(result.token);
+  event.tokens.push_back(result.token);
+  if (request_.logprobs) {
+    event.logprobs.push_back({result.token, result.logprob, std::move(result.top_logprobs)});
+  }
+
+  // Text that comes before min_tokens is not searched for stop strings.
+  const auto show = [&](const std::string& text) {
+    const bool search = num_generated() >= request_.stop.min_tokens;
+    event.text += search ? stop_checker_.Push(text) : text;
+  };
+  const int32_t num_known = static_cast<int32_t>(request_.prompt.size()) + num_generated();
+  if (IsStopToken(result.token)) {
+    finish_ = FinishReason::kStop;
+  } else {
+    show(detokenizer_.Push(result.token));
+    if (num_generated() == request_.stop.max_tokens || num_known == context_.max_context) {
+      finish_ = FinishReason::kLength;
+    }
+  }
+  if (finish_) show(detokenizer_.Flush());
+  if (stop_checker_.stopped()) finish_ = FinishReason::kStop;
+  if (finish_) event.text += stop_checker_.Flush();
+}
+
+bool Sequence::IsStopToken(int32_t token) const {
+  return (!request_.stop.ignore_eos && Contains(context_.eos_token_ids, token)) ||
+         Contains(request_.stop.stop_token_ids, token);
+}
+
+}  // namespace treeline

@@ -1,0 +1,93 @@
+// The progress of one choice of a request: its state slot, the tokens it has so far,
+// and the way from sampled tokens to text and to an end.
+//
+// Known tokens are the prompt followed by what was generated. The engine has computed
+// the first num_computed of them; a step runs some of the rest, a chunk of the prompt or
+// the one token generated last, and the row of the last known token draws the next. So
+// prefill and decoding are the same thing here.
+//
+// Owned by its SequenceGroup; only the scheduler's thread touches it.
+#ifndef TREELINE_SCHEDULER_SEQUENCE_H_
+#define TREELINE_SCHEDULER_SEQUENCE_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/batch.h"
+#include "engine/state/state_slot.h"
+#include "engine/text/detokenizer.h"
+#include "engine/text/tokenizer.h"
+#include "scheduler/request.h"
+#include "scheduler/stop_checker.h"
+#include "scheduler/token_stream.h"
+
+namespace treeline {
+
+// What all sequences of a scheduler share.
+struct SequenceContext {
+  const Tokenizer& tokenizer;
+  std::vector<int32_t> eos_token_ids;
+  int32_t max_context = 0;  // Tokens, prompt and output.
+};
+
+class Sequence {
+ public:
+  // `request` and `context` must outlive the sequence. REQUIRES: the request is admissible.
+  Sequence(const Request& request, int32_t choice, const SequenceContext& context);
+
+  // -- Its slot: none while it waits, one while it runs, none once it is finished.
+
+  bool running() const { return slot_.has_value(); }
+  bool finished() const { return finish_.has_value(); }
+  void Start(StateSlot slot) { slot_.emplace(std::move(slot)); }
+  void ReleaseSlot() { slot_.reset(); }
+
+  // -- Plan
+
+  bool decoding() const { return !generated_.empty(); }
+  // Known tokens that the engine has not computed; at least 1 while running.
+  int32_t num_pending() const { return static_cast<int32_t>(Pending().size()); }
+  // Adds the next `num_tokens` pending tokens to the batch and asks for what their rows should
+  // answer. The batch points into this sequence until Commit. Returns the number of row
+  // requests added.
+  int32_t AddTo(Batch& batch, int32_t num_tokens) const;
+
+  // -- Commit
+
+  // Takes what the step computed for AddTo's tokens. Gives the event to tell the reader, if
+  // there is one; event->finish ends the sequence.
+  std::optional<TokenEvent> Commit(int32_t num_tokens, std::span<RowResult> results);
+
+  int32_t num_generated() const { return static_cast<int32_t>(generated_.size()); }
+  std::optional<FinishReason> finish() const { return finish_; }
+
+  // When the latest token came; for the scheduler's measurements.
+  std::optional<TimePoint> last_token_time;
+
+ private:
+  std::span<const int32_t> Pending() const;
+  RowRequest SamplingRow(int32_t row) const;
+  // Adds the drawn token, its text and perhaps the end to the event.
+  void TakeToken(RowResult& result, TokenEvent& event);
+  bool IsStopToken(int32_t token) const;
+
+  const Request& request_;
+  const SequenceContext& context_;
+  const int32_t choice_;
+  std::vector<int32_t> min_tokens_bans_;  // Banned until min_tokens are there.
+
+  std::optional<StateSlot> slot_;
+  int32_t num_computed_ = 0;
+  std::vector<int32_t> generated_;
+  std::vector<TokenLogprob> prompt_logprobs_;  // Until the first event takes them.
+  Detokenizer detokenizer_;
+  StopChecker stop_checker_;
+  std::optional<FinishReason> finish_;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SCHEDULER_SEQUENCE_H_
