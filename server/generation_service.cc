@@ -1,0 +1,262 @@
+#include "server/generation_service.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "server/chat_prompt.h"
+#include "server/status_codes.h"
+
+namespace treeline {
+
+namespace {
+
+constexpr char kContextLengthExceeded[] = "context_length_exceeded";
+// How long one of several open streams is waited for before the next is looked at.
+constexpr std::chrono::milliseconds kTurn{5};
+constexpr std::chrono::seconds kProbeTimeout{60};
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+size_t LongestTokenBytes(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    longest = std::max(longest, tokenizer.TokenBytes(id).size());
+  }
+  return longest;
+}
+
+}  // namespace
+
+Generation::Generation(std::vector<std::vector<int32_t>> prompts, int32_t num_choices,
+                       uint64_t seed, std::vector<std::shared_ptr<TokenStream>> streams)
+    : prompts_(std::move(prompts)),
+      num_choices_(num_choices),
+      seed_(seed),
+      streams_(std::move(streams)),
+      num_open_(streams_.size()) {}
+
+TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds timeout,
+                                     TokenEvent* event) {
+  TokenStream& stream = *streams_[prompt];
+  const TokenStream::Wait wait = stream.Next(timeout, event);
+  if (wait == TokenStream::Wait::kEvent) {
+    event->choice += static_cast<int32_t>(prompt) * num_choices_;
+  } else if (wait == TokenStream::Wait::kEnd) {
+    const Usage usage = stream.usage();
+    usage_.prompt_tokens += usage.prompt_tokens;
+    usage_.completion_tokens += usage.completion_tokens;
+    usage_.cached_tokens += usage.cached_tokens;
+    const Status status = stream.status();
+    streams_[prompt] = nullptr;
+    --num_open_;
+    if (status_.ok() && !status.ok()) {
+      status_ = status;
+      Cancel();  // One failure fails the request.
+    }
+  }
+  return wait;
+}
+
+TokenStream::Wait Generation::Next(std::chrono::milliseconds timeout, TokenEvent* event) {
+  while (num_open_ > 0) {
+    const std::chrono::milliseconds slice = num_open_ == 1 ? timeout : std::min(timeout, kTurn);
+    bool waited = false;  // Only one stream a round is waited for; the others are looked at.
+    for (size_t i = 0; i < streams_.size() && num_open_ > 0; ++i) {
+      const size_t prompt = turn_++ % streams_.size();
+      if (streams_[prompt] == nullptr) continue;
+      const auto wait = NextOf(prompt, waited ? std::chrono::milliseconds(0) : slice, event);
+      if (wait == TokenStream::Wait::kEvent) return wait;
+      waited |= wait == TokenStream::Wait::kTimeout;
+    }
+    if (waited) {
+      timeout -= slice;
+      if (timeout <= std::chrono::milliseconds(0)) return TokenStream::Wait::kTimeout;
+    }
+  }
+  return TokenStream::Wait::kEnd;
+}
+
+void Generation::Cancel() {
+  for (const auto& stream : streams_) {
+    if (stream != nullptr) stream->Cancel();
+  }
+}
+
+GenerationService::GenerationService(const Options& options, const Tokenizer& tokenizer,
+                                     const ChatTemplate* chat_template, Scheduler& scheduler,
+                                     const Clock& clock)
+    : options_(options),
+      tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      scheduler_(scheduler),
+      clock_(clock),
+      longest_token_bytes_(LongestTokenBytes(tokenizer)),
+      special_texts_(SpecialTexts(tokenizer)) {
+  TREELINE_CHECK(!options_.model_names.empty());
+}
+
+Status GenerationService::CheckModel(const std::string& name) const {
+  const auto& names = options_.model_names;
+  if (name.empty() || std::find(names.begin(), names.end(), name) != names.end()) {
+    return OkStatus();
+  }
+  return WithCode(WithParam(NotFound("the model '{}' does not exist; this server has '{}'", name,
+                                     fmt::join(names, "', '")),
+                            "model"),
+                  "model_not_found");
+}
+
+// What is certainly too long is refused before tokenizing it: n bytes are at least
+// n / longest_token_bytes_ tokens.
+Status GenerationService::CheckTextSize(const std::string& text, const std::string& param) const {
+  const size_t min_tokens = text.size() / longest_token_bytes_;
+  if (min_tokens < static_cast<size_t>(options_.max_context)) return OkStatus();
+  return WithCode(FieldError(param,
+                             "the context limit is {} tokens, but {} has {} bytes: more than {} "
+                             "tokens; shorten it",
+                             options_.max_context, param, text.size(), min_tokens),
+                  kContextLengthExceeded);
+}
+
+StatusOr<std::vector<int32_t>> GenerationService::Tokenize(const std::string& text,
+                                                           bool add_special) const {
+  TREELINE_RETURN_IF_ERROR(CheckTextSize(text, "prompt"));
+  auto ids = tokenizer_.Encode(text, add_special, /*parse_special=*/true);
+  if (!ids.ok()) return WithParam(ids.status(), "prompt");
+  return ids;
+}
+
+StatusOr<std::vector<int32_t>> GenerationService::TokenizeChat(const Json& messages) const {
+  if (chat_template_ == nullptr) {
+    return FieldError("messages",
+                      "this model has no chat template; send a prompt to /v1/completions");
+  }
+  for (const Json& message : messages) {
+    const auto content = message.find("content");
+    if (content == message.end() || !content->is_string()) continue;
+    TREELINE_RETURN_IF_ERROR(CheckTextSize(content->get_ref<const std::string&>(), "messages"));
+  }
+  auto ids = EncodeChat(messages, *chat_template_, tokenizer_, special_texts_);
+  if (!ids.ok()) return WithParam(ids.status(), "messages");
+  return ids;
+}
+
+StatusOr<std::vector<std::vector<int32_t>>> GenerationService::Encode(
+    const GenerationRequest& request) const {
+  std::vector<std::vector<int32_t>> encoded;
+  if (!request.messages.is_null()) {
+    TREELINE_ASSIGN_OR_RETURN(encoded.emplace_back(), TokenizeChat(request.messages));
+  }
+  for (const Prompt& prompt : request.prompts) {
+    if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+      encoded.push_back(*ids);
+    } else {
+      TREELINE_ASSIGN_OR_RETURN(encoded.emplace_back(),
+                                Tokenize(std::get<std::string>(prompt), /*add_special=*/true));
+    }
+  }
+  return encoded;
+}
+
+StatusOr<int32_t> GenerationService::MaxTokens(const GenerationRequest& request,
+                                               size_t prompt_tokens) const {
+  const std::string param = request.messages.is_null() ? "prompt" : "messages";
+  if (prompt_tokens == 0) return FieldError(param, "{} must give at least one token", param);
+  const int64_t room = int64_t{options_.max_context} - static_cast<int64_t>(prompt_tokens);
+  const int32_t least = request.max_tokens.value_or(1);
+  if (least > room) {
+    return WithCode(
+        FieldError(param,
+                   "the context limit is {} tokens, but {} were asked for: {} in {} "
+                   "and {} to generate; shorten {} or lower max_tokens",
+                   options_.max_context, prompt_tokens + least, prompt_tokens, param, least, param),
+        kContextLengthExceeded);
+  }
+  if (request.max_tokens) return *request.max_tokens;
+  if (request.default_max_tokens == 0) return static_cast<int32_t>(room);
+  return static_cast<int32_t>(std::min<int64_t>(room, request.default_max_tokens));
+}
+
+Request GenerationService::MakeRequest(const GenerationRequest& request,
+                                       std::vector<int32_t> prompt, int32_t max_tokens,
+                                       uint64_t seed) const {
+  Request result;
+  result.id = request.id;
+  result.prompt = std::move(prompt);
+  result.sampling = request.sampling;
+  result.sampling.seed = seed;
+  result.stop = request.stop;
+  result.stop.max_tokens = max_tokens;
+  result.num_choices = request.num_choices;
+  result.logprobs = request.logprobs;
+  result.top_logprobs = request.top_logprobs;
+  result.prompt_logprobs = request.prompt_logprobs;
+  result.skip_special_tokens = request.skip_special_tokens;
+  result.arrival = request.arrival;
+  if (options_.request_timeout > Duration(0)) {
+    result.deadline = request.arrival + options_.request_timeout;
+  }
+  return result;
+}
+
+StatusOr<Generation> GenerationService::Start(const GenerationRequest& request) {
+  TREELINE_RETURN_IF_ERROR(CheckModel(request.model));
+  TREELINE_RETURN_IF_ERROR(request.sampling.Validate(options_.vocab_size));
+  TREELINE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts, Encode(request));
+  std::vector<int32_t> max_tokens;
+  for (const auto& prompt : prompts) {
+    TREELINE_ASSIGN_OR_RETURN(max_tokens.emplace_back(), MaxTokens(request, prompt.size()));
+  }
+
+  const uint64_t seed = request.seed.has_value() ? *request.seed : RandomSeed();
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    auto stream = scheduler_.Submit(MakeRequest(request, prompts[i], max_tokens[i], seed));
+    if (!stream.ok()) {  // All or nothing.
+      for (const auto& started : streams) started->Cancel();
+      return stream.status();
+    }
+    streams.push_back(*std::move(stream));
+  }
+  return Generation(std::move(prompts), request.num_choices, seed, std::move(streams));
+}
+
+Status GenerationService::Probe() {
+  GenerationRequest request;
+  request.id = "probe";
+  request.prompts = {std::vector<int32_t>{0}};
+  request.max_tokens = 1;
+  request.arrival = clock_.Now();
+  TREELINE_ASSIGN_OR_RETURN(Generation generation, Start(request));
+  TokenEvent event;
+  auto wait = TokenStream::Wait::kEvent;
+  while (wait == TokenStream::Wait::kEvent) wait = generation.Next(kProbeTimeout, &event);
+  if (wait == TokenStream::Wait::kTimeout) {
+    return Internal("the engine did not answer the first request");
+  }
+  TREELINE_RETURN_IF_ERROR(generation.status());
+  probed_ = true;
+  return OkStatus();
+}
+
+Status GenerationService::Ready() const {
+  if (draining_) return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
+  if (!probed_) return MakeStatus(StatusCode::kUnavailable, "the model is not ready yet");
+  const Duration still = clock_.Now() - scheduler_.last_loop();
+  if (!scheduler_.Idle() && still > options_.stall_timeout) {
+    return MakeStatus(StatusCode::kUnavailable, "the engine has not stepped for {:.0f} s",
+                      ToSeconds(still));
+  }
+  return OkStatus();
+}
+
+void GenerationService::Drain() {
+  draining_ = true;
+  scheduler_.Drain();
+}
+
+}  // namespace treeline

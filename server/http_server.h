@@ -1,0 +1,122 @@
+// An HTTP/1.1 server for APIs: exact routes, JSON errors, bearer keys, request ids,
+// and limits on everything a client can make it hold. Built on cpp-httplib's parser;
+// knows nothing of what the routes mean. A thread serves each connection; connections
+// beyond the cap are answered with 503, except on routes for probes.
+#ifndef TREELINE_SERVER_HTTP_SERVER_H_
+#define TREELINE_SERVER_HTTP_SERVER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/base/json.h"
+#include "engine/base/status.h"
+#include "server/http_connection.h"
+
+namespace treeline {
+
+// One request, and the answer being made for it. Handlers run on the connection's thread.
+class HttpExchange {
+ public:
+  // Sends a part of a streamed body at once; false where the client has gone.
+  using Writer = std::function<bool(const std::string&)>;
+  using Body = std::function<void(const Writer&)>;
+
+  struct Request {
+    std::string method;
+    std::string path;
+    std::string body;
+    std::string id;  // The client's x-request-id, or one made here.
+    TimePoint arrival;
+  };
+  struct Response {
+    int status = 200;
+    std::string content_type = "application/json";
+    std::vector<std::pair<std::string, std::string>> headers;
+    std::string body;
+    Body stream;  // Where set, makes the body instead.
+  };
+
+  HttpExchange(Request request, std::function<bool()> client_gone)
+      : request_(std::move(request)), client_gone_(std::move(client_gone)) {}
+
+  const Request& request() const { return request_; }
+  // True also where the server must stop now.
+  bool ClientGone() const { return client_gone_(); }
+
+  void Reply(const Json& json);
+  void ReplyText(const std::string& text, const std::string& content_type);
+  void ReplyError(const Status& status);
+  // `body` runs after this handler has returned.
+  void ReplyStream(const std::string& content_type, Body body);
+  // Nobody reads an answer: the log and the metrics say 499.
+  void Abandon() { response_.status = 499; }
+
+  // Ends the request's line in the log.
+  void SetNote(const std::string& note) { note_ = note; }
+
+  const Response& response() const { return response_; }
+  const std::string& note() const { return note_; }
+
+ private:
+  const Request request_;
+  const std::function<bool()> client_gone_;
+  Response response_;
+  std::string note_;
+};
+
+class HttpServer {
+ public:
+  using Handler = std::function<void(HttpExchange&)>;
+
+  // What became of a request.
+  struct Record {
+    std::string method;
+    std::string route;  // "/v1/models/" for all below it; "unknown" where none fits.
+    int status = 0;     // 499: the client left before the answer.
+    std::string id;
+    Duration duration{};
+    std::string note;
+  };
+
+  struct Options {
+    std::string host = "127.0.0.1";
+    int port = 0;  // 0: any free one.
+    int32_t max_connections = 256;
+    HttpLimits limits;
+    std::vector<std::string> api_keys;               // Empty: everybody may ask.
+    std::function<void(const Record&)> on_response;  // Any thread.
+    std::function<void()> on_over_capacity;          // A request met too many connections.
+  };
+
+  enum class RouteKind {
+    kApi,    // Needs a key where keys are asked for; refused beyond the connection cap.
+    kProbe,  // Always answered.
+  };
+
+  explicit HttpServer(Options options);
+  ~HttpServer();  // As Stop.
+
+  // REQUIRES: before Start. A path that ends in '/' stands for all paths below it.
+  void Route(const std::string& method, const std::string& path, RouteKind kind, Handler handler);
+
+  // Listens and serves. UNAVAILABLE where the address cannot be bound.
+  Status Start();
+  int port() const;
+  // Closes the listening socket and idle connections, tells running handlers that their client
+  // has gone, and returns when every thread has ended. Idempotent.
+  void Stop();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_SERVER_HTTP_SERVER_H_
