@@ -18,6 +18,6 @@ for target in "${targets[@]}"; do
   [[ ! -d tests/fuzz/seeds/$name ]] || seeds=("tests/fuzz/seeds/$name")
   echo "== $name, $SECONDS_EACH s"
   "$work/$name" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 \
-    -print_final_stats=1 -verbosity=0 -artifact_prefix="$work/" "$work/corpus" "${seeds[@]}" ||
+    -print_final_stats=1 -print_funcs=0 -verbosity=0 -artifact_prefix="$work/" "$work/corpus" "${seeds[@]}" ||
     { echo "fuzz: $name failed; its input is in $work" >&2 && exit 1; }
 done
