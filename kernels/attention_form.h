@@ -26,7 +26,7 @@ enum class Local {
 
 // phi, applied to (normalised) q and k in the linear branch.
 enum class FeatureMap {
-  kNone,      // No linear branch: what leaves the window is forgotten.
+  kNone,  // No linear branch: what leaves the window is forgotten.
   kIdentity,
   kRelu,
   kElu1,      // 1 + elu(x).
@@ -45,7 +45,7 @@ enum class Denominator {
 };
 
 struct AttentionForm {
-  int32_t group_size = 0;   // Tokens folded into S at a time; 0: softmax over everything.
+  int32_t group_size = 0;  // Tokens folded into S at a time; 0: softmax over everything.
   Window window = Window::kGroup;
   int32_t window_size = 0;  // Of kSliding, at least 1.
   int32_t sinks = 0;        // The first tokens of a sequence stay in every row's local set.
@@ -54,7 +54,8 @@ struct AttentionForm {
   FeatureMap feature_map = FeatureMap::kNone;
   QkNorm qk_norm = QkNorm::kNone;
   Denominator denominator = Denominator::kNone;
-  int32_t conv_kernel = 0;  // Odd; the causal convolution over v has conv_kernel/2 + 1 taps. 0: none.
+  int32_t conv_kernel =
+      0;  // Odd; the causal convolution over v has conv_kernel/2 + 1 taps. 0: none.
 
   bool has_groups() const { return group_size > 0; }
   bool has_linear() const { return feature_map != FeatureMap::kNone; }

@@ -48,7 +48,7 @@ struct MatMulParams {
   const float* x = nullptr;  // [rows, k]
   float* y = nullptr;        // [rows, n]
   int32_t rows = 0;
-  bool accumulate = false;   // Adds to y: the residual connection.
+  bool accumulate = false;  // Adds to y: the residual connection.
 };
 
 // How the rows of the K and V rings and of the sinks are stored.
@@ -57,29 +57,29 @@ enum class StateType { kF32, kBF16 };
 // One layer of one sequence's state (docs/attention.md, "State"). Token j's ring row is
 // j mod rows.
 struct LayerState {
-  float* s = nullptr;        // [kv_heads, feature_dim, head_dim]
-  float* z = nullptr;        // [kv_heads, feature_dim], where the denominator is not kNone
-  void* sink_k = nullptr;    // [kv_heads, sinks, head_dim]
-  void* sink_v = nullptr;    // [kv_heads, sinks, head_dim]
-  void* ring_k = nullptr;    // [kv_heads, k_ring_rows, head_dim] rotated, not normalised
-  void* ring_v = nullptr;    // [kv_heads, v_ring_rows, head_dim]
+  float* s = nullptr;      // [kv_heads, feature_dim, head_dim]
+  float* z = nullptr;      // [kv_heads, feature_dim], where the denominator is not kNone
+  void* sink_k = nullptr;  // [kv_heads, sinks, head_dim]
+  void* sink_v = nullptr;  // [kv_heads, sinks, head_dim]
+  void* ring_k = nullptr;  // [kv_heads, k_ring_rows, head_dim] rotated, not normalised
+  void* ring_v = nullptr;  // [kv_heads, v_ring_rows, head_dim]
 };
 
 // One layer's attention: its form, shape and learned parameters.
 struct AttentionLayer {
   AttentionForm form;
-  int32_t heads = 0;     // Query heads; head h reads KV head h / (heads / kv_heads).
+  int32_t heads = 0;  // Query heads; head h reads KV head h / (heads / kv_heads).
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   int32_t k_ring_rows = 0;
   int32_t v_ring_rows = 0;
   StateType state_type = StateType::kF32;
-  float alpha = 1.0f;                      // Where the denominator is not kJoint.
-  const float* linear_factor = nullptr;    // [heads] f, already exponentiated; kJoint
-  const float* decay = nullptr;            // [kv_heads] in (0, 1); where form.decay
-  const float* feature_map_q = nullptr;    // [heads, head_dim, head_dim]; kHedgehog
-  const float* feature_map_k = nullptr;    // [kv_heads, head_dim, head_dim]; kHedgehog
-  const float* conv_taps = nullptr;        // [heads, conv_taps] by distance; where conv_kernel > 0
+  float alpha = 1.0f;                    // Where the denominator is not kJoint.
+  const float* linear_factor = nullptr;  // [heads] f, already exponentiated; kJoint
+  const float* decay = nullptr;          // [kv_heads] in (0, 1); where form.decay
+  const float* feature_map_q = nullptr;  // [heads, head_dim, head_dim]; kHedgehog
+  const float* feature_map_k = nullptr;  // [kv_heads, head_dim, head_dim]; kHedgehog
+  const float* conv_taps = nullptr;      // [heads, conv_taps] by distance; where conv_kernel > 0
 
   int32_t feature_dim() const { return form.feature_dim(head_dim); }
 };
@@ -113,8 +113,8 @@ struct AttentionParams {
 struct CommitParams {
   const AttentionLayer* layer = nullptr;
   LayerState state;
-  int32_t length = 0;            // Before the commit.
-  const float* k = nullptr;      // [.., kv_heads, head_dim], kv_stride apart
+  int32_t length = 0;        // Before the commit.
+  const float* k = nullptr;  // [.., kv_heads, head_dim], kv_stride apart
   const float* v = nullptr;
   int32_t kv_stride = 0;
   const int32_t* rows = nullptr;  // [num_rows] which rows of k and v; null: 0, 1, 2, ...

@@ -201,6 +201,16 @@ std::vector<double> Attention(const AttentionLayer& layer, int32_t n, const floa
   return out;
 }
 
+std::vector<double> LastRow(const AttentionLayer& layer, int32_t n, const float* q, const float* k,
+                            const float* v) {
+  std::vector<double> out;
+  for (int32_t h = 0; h < layer.heads; ++h) {
+    const Vector row = Head(layer, n, h, q, k, v).Row(n - 1);
+    out.insert(out.end(), row.begin(), row.end());
+  }
+  return out;
+}
+
 FoldedState Fold(const AttentionLayer& layer, int32_t n, const float* k, const float* v) {
   const int32_t m = layer.feature_dim(), d = layer.head_dim;
   FoldedState state{Vector(int64_t{layer.kv_heads} * m * d), Vector(int64_t{layer.kv_heads} * m)};

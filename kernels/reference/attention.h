@@ -16,6 +16,10 @@ namespace treeline::reference {
 std::vector<double> Attention(const AttentionLayer& layer, int32_t n, const float* q,
                               const float* k, const float* v);
 
+// The last row of the same: [heads, head_dim].
+std::vector<double> LastRow(const AttentionLayer& layer, int32_t n, const float* q, const float* k,
+                            const float* v);
+
 // What a state must hold after n tokens: the faded sums over every folded token.
 struct FoldedState {
   std::vector<double> s;  // [kv_heads, feature_dim, head_dim]

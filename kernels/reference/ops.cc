@@ -24,8 +24,8 @@ void Rope(const RopeParams& params) {
       float* x = params.x + int64_t{row} * params.row_stride + head * params.head_dim;
       for (int32_t i = 0; i < half; ++i) {
         // The angle is a float product, as in the models' training code.
-        const double angle = static_cast<float>(params.positions[row]) *
-                             params.inverse_frequencies[i];
+        const double angle =
+            static_cast<float>(params.positions[row]) * params.inverse_frequencies[i];
         const double a = x[i], b = x[i + half];
         x[i] = static_cast<float>(a * std::cos(angle) - b * std::sin(angle));
         x[i + half] = static_cast<float>(b * std::cos(angle) + a * std::sin(angle));

@@ -1,0 +1,93 @@
+#include "kernels/cpu/attention_segment.h"
+
+#include <cstddef>
+
+namespace treeline::cpu {
+namespace {
+
+size_t ElementSize(StateType type) { return type == StateType::kF32 ? 4 : 2; }
+
+// The rows of one KV head inside [kv_heads, rows, head_dim].
+const std::byte* HeadRows(const void* data, const AttentionLayer& layer, int32_t kv_head,
+                          int32_t rows) {
+  return static_cast<const std::byte*>(data) +
+         int64_t{kv_head} * rows * layer.head_dim * ElementSize(layer.state_type);
+}
+
+std::vector<RowRange> Rows(const AttentionParams& params, const Segment& segment, int32_t kv_head,
+                           const void* sinks, const void* ring, int32_t ring_rows, int32_t begin,
+                           const float* nodes) {
+  const AttentionLayer& layer = *params.layer;
+  const int32_t d = layer.head_dim;
+  std::vector<RowRange> ranges;
+  if (segment.num_sinks > 0) {
+    ranges.push_back({HeadRows(sinks, layer, kv_head, layer.form.sinks), layer.state_type, d, 0,
+                      segment.num_sinks});
+  }
+  for (int32_t position = begin; position < segment.length;) {
+    const int32_t count = std::min(segment.length - position, ring_rows - position % ring_rows);
+    ranges.push_back(RingRows(layer, ring, ring_rows, kv_head, position, count));
+    ranges.back().first_column = segment.column_of(position);
+    position += count;
+  }
+  ranges.push_back({nodes + int64_t{segment.first_row} * params.kv_stride + kv_head * d,
+                    StateType::kF32, params.kv_stride, segment.node_column(0), segment.num_rows});
+  return ranges;
+}
+
+}  // namespace
+
+RowRange RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows, int32_t kv_head,
+                  int32_t position, int32_t count) {
+  const int64_t offset = int64_t{position % ring_rows} * layer.head_dim;
+  return {HeadRows(ring, layer, kv_head, ring_rows) + offset * ElementSize(layer.state_type),
+          layer.state_type, layer.head_dim, 0, count};
+}
+
+Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int32_t done,
+                    int32_t num_rows) {
+  const AttentionForm& form = layer.form;
+  Segment segment;
+  segment.tree = &tree;
+  segment.length = tree.length + done;
+  segment.first_row = tree.first_row + done;
+  segment.num_rows = num_rows;
+  if (!tree.commit) {
+    for (int32_t i = 1; i < num_rows; ++i) {
+      if (tree.parents[i] != i - 1) segment.is_chain = false;
+    }
+  }
+  if (!segment.is_chain) {
+    for (int32_t i = 0; i < num_rows; ++i) {
+      const int32_t parent = tree.parents[i];
+      segment.depths.push_back(parent < 0 ? 0 : segment.depths[parent] + 1);
+      segment.ancestors.push_back((uint64_t{1} << i) |
+                                  (parent < 0 ? 0 : segment.ancestors[parent]));
+    }
+  }
+  if (form.has_groups()) {
+    segment.num_sinks = std::min(segment.length, form.sinks);
+    segment.k_begin =
+        std::max(0, (GroupOf(form, segment.length) - form.lag() + 1) * form.group_size);
+  }
+  segment.v_begin = std::min(segment.k_begin, segment.length - std::max(0, form.conv_taps() - 1));
+  segment.k_begin = std::max(segment.k_begin, segment.num_sinks);
+  segment.v_begin = std::max(segment.v_begin, segment.num_sinks);
+  return segment;
+}
+
+std::vector<RowRange> KeyRows(const AttentionParams& params, const Segment& segment,
+                              int32_t kv_head) {
+  const LayerState& state = segment.tree->state;
+  return Rows(params, segment, kv_head, state.sink_k, state.ring_k, params.layer->k_ring_rows,
+              segment.k_begin, params.k);
+}
+
+std::vector<RowRange> ValueRows(const AttentionParams& params, const Segment& segment,
+                                int32_t kv_head) {
+  const LayerState& state = segment.tree->state;
+  return Rows(params, segment, kv_head, state.sink_v, state.ring_v, params.layer->v_ring_rows,
+              segment.v_begin, params.v);
+}
+
+}  // namespace treeline::cpu

@@ -1,0 +1,123 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/ops.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target.h:
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <cmath>
+
+#include "kernels/cpu/ops.h"
+#include "kernels/float_types.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace treeline::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The first elements of a row that fill whole vectors.
+template <class D>
+int32_t WholeVectors(D d, int32_t dim) {
+  return dim - dim % static_cast<int32_t>(hn::Lanes(d));
+}
+
+void RmsNormRow(const float* HWY_RESTRICT x, const float* HWY_RESTRICT weight,
+                float* HWY_RESTRICT y, int32_t dim, float eps) {
+  const hn::ScalableTag<float> d;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = WholeVectors(d, dim);
+  auto squares = hn::Zero(d);
+  for (int32_t i = 0; i < whole; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    squares = hn::MulAdd(v, v, squares);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, squares));
+  for (int32_t i = whole; i < dim; ++i) sum += x[i] * x[i];
+  const float scale = 1.0f / std::sqrt(sum / static_cast<float>(dim) + eps);
+  const auto scales = hn::Set(d, scale);
+  for (int32_t i = 0; i < whole; i += lanes) {
+    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, x + i), scales), hn::LoadU(d, weight + i)), d, y + i);
+  }
+  for (int32_t i = whole; i < dim; ++i) y[i] = x[i] * scale * weight[i];
+}
+
+void SwiGluRow(const float* HWY_RESTRICT x, float* HWY_RESTRICT y, int32_t dim) {
+  const hn::ScalableTag<float> d;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = WholeVectors(d, dim);
+  const auto one = hn::Set(d, 1.0f);
+  for (int32_t i = 0; i < whole; i += lanes) {
+    const auto gate = hn::LoadU(d, x + i);
+    const auto silu = hn::Div(gate, hn::Add(one, hn::Exp(d, hn::Neg(gate))));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, x + dim + i)), d, y + i);
+  }
+  for (int32_t i = whole; i < dim; ++i) y[i] = x[i] / (1.0f + std::exp(-x[i])) * x[dim + i];
+}
+
+const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace treeline::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace treeline::cpu {
+namespace {
+
+HWY_EXPORT(RmsNormRow);
+HWY_EXPORT(SwiGluRow);
+HWY_EXPORT(TargetName);
+
+// Rows a task takes: enough work to be worth handing out.
+constexpr int32_t kRowsPerTask = 8;
+
+template <class RowFunction>
+void ForEachRow(int32_t rows, ThreadPool& pool, const RowFunction& function) {
+  pool.ParallelFor((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int32_t) {
+    const int32_t begin = static_cast<int32_t>(task) * kRowsPerTask;
+    for (int32_t row = begin; row < std::min(begin + kRowsPerTask, rows); ++row) function(row);
+  });
+}
+
+void RopeRow(const RopeParams& params, int32_t row) {
+  const int32_t half = params.head_dim / 2;
+  float* x = params.x + int64_t{row} * params.row_stride;
+  const float position = static_cast<float>(params.positions[row]);
+  for (int32_t i = 0; i < half; ++i) {
+    // One sine a dimension and row, shared by the heads. std::sin reduces large angles exactly.
+    const float angle = position * params.inverse_frequencies[i];
+    const float cosine = std::cos(angle), sine = std::sin(angle);
+    for (int32_t head = 0; head < params.heads; ++head) {
+      float* pair = x + head * params.head_dim + i;
+      const float a = pair[0], b = pair[half];
+      pair[0] = a * cosine - b * sine;
+      pair[half] = b * cosine + a * sine;
+    }
+  }
+}
+
+}  // namespace
+
+void RmsNorm(const RmsNormParams& params, ThreadPool& pool) {
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    const int64_t offset = int64_t{row} * params.dim;
+    HWY_DYNAMIC_DISPATCH(RmsNormRow)
+    (params.x + offset, params.weight, params.y + offset, params.dim, params.eps);
+  });
+}
+
+void Rope(const RopeParams& params, ThreadPool& pool) {
+  ForEachRow(params.rows, pool, [&](int32_t row) { RopeRow(params, row); });
+}
+
+void SwiGlu(const SwiGluParams& params, ThreadPool& pool) {
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    HWY_DYNAMIC_DISPATCH(SwiGluRow)
+    (params.x + int64_t{row} * 2 * params.dim, params.y + int64_t{row} * params.dim, params.dim);
+  });
+}
+
+void RoundToBf16(std::span<float> values) {
+  for (float& value : values) value = Bf16ToFloat(FloatToBf16(value));
+}
+
+const char* TargetName() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+
+}  // namespace treeline::cpu
+#endif  // HWY_ONCE
