@@ -1,0 +1,85 @@
+// A device that runs operations: memory, weights in its own layout, and one method
+// an operation of kernels/params.h. It knows no model. Pointers in params are device
+// pointers of this backend.
+//
+// Operations may run asynchronously but always in the order they were called; the first
+// one that fails makes all that follow do nothing, until Synchronize tells. One thread
+// at a time.
+#ifndef TREELINE_ENGINE_BACKEND_BACKEND_H_
+#define TREELINE_ENGINE_BACKEND_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "engine/base/status.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/params.h"
+
+namespace treeline {
+
+// How weight matrices are held in memory.
+enum class WeightType { kF32, kBF16 };
+
+// A weight matrix W [n, k] in the backend's own layout; y = x W^T. Belongs to its backend,
+// which must outlive it.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual int32_t n() const = 0;
+  virtual int32_t k() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+// Device memory, freed with its last owner.
+using Buffer = std::shared_ptr<void>;
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // For people: "CPU, 2 threads, AVX3".
+  virtual std::string Describe() const = 0;
+  // Bytes that states may reasonably take where the user names no limit.
+  virtual size_t DefaultStateMemory() const = 0;
+
+  // Memory aligned to 64 bytes, contents undefined. RESOURCE_EXHAUSTED naming the size.
+  virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
+  virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
+  virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
+  virtual void CopyToHost(void* to, const void* from, size_t bytes) = 0;
+
+  // Builds a matrix; read_row(i, values) fills row i's k values and is called once a row,
+  // from several threads at once.
+  using RowReader = std::function<void(int32_t row, std::span<float> values)>;
+  virtual StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
+                                                         const RowReader& read_row) = 0;
+
+  // y[i] = row token_ids[i] of table. token_ids is host memory; y: [token_ids.size(), k].
+  virtual void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) = 0;
+  virtual void MatMul(const MatMulParams& params, const Matrix& matrix) = 0;
+  virtual void RmsNorm(const RmsNormParams& params) = 0;
+  virtual void Rope(const RopeParams& params) = 0;
+  virtual void SwiGlu(const SwiGluParams& params) = 0;
+  // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
+  virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
+                            int32_t row_stride) = 0;
+  virtual void Attention(const AttentionParams& params) = 0;
+  virtual void Commit(const CommitParams& params) = 0;
+
+  // Waits for everything called so far; the first failure among it, or OK.
+  virtual Status Synchronize() = 0;
+
+  // Threads for work on the host, between operations.
+  virtual ThreadPool& host_threads() = 0;
+};
+
+// num_threads 0: one for each core.
+std::unique_ptr<Backend> CreateCpuBackend(int32_t num_threads);
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_BACKEND_BACKEND_H_

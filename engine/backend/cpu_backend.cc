@@ -1,0 +1,118 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "engine/backend/backend.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/ops.h"
+
+namespace treeline {
+namespace {
+
+class CpuMatrix : public Matrix {
+ public:
+  CpuMatrix(cpu::WeightType type, int32_t n, int32_t k) : packed(type, n, k) {}
+  int32_t n() const override { return packed.n(); }
+  int32_t k() const override { return packed.k(); }
+  size_t bytes() const override { return packed.bytes(); }
+
+  cpu::PackedMatrix packed;
+};
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int32_t num_threads) : pool_(num_threads), workspace_(num_threads) {}
+
+  std::string Describe() const override {
+    return fmt::format("CPU, {} threads, {}", pool_.num_threads(), cpu::TargetName());
+  }
+
+  size_t DefaultStateMemory() const override {
+    // A quarter of the machine: the rest is for weights, activations and everything else.
+    // Pages are only taken when a slot is first used.
+    return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
+           static_cast<size_t>(sysconf(_SC_PAGESIZE)) / 4;
+  }
+
+  StatusOr<Buffer> Allocate(size_t bytes) override {
+    void* data = nullptr;
+    if (posix_memalign(&data, 64, std::max<size_t>(bytes, 64)) != 0) {
+      return ResourceExhausted("cannot allocate {} MiB of memory", bytes >> 20);
+    }
+    return Buffer(data, std::free);
+  }
+  void Copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void CopyToDevice(void* to, const void* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
+  void CopyToHost(void* to, const void* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
+
+  StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
+                                                 const RowReader& read_row) override {
+    auto matrix = std::make_unique<CpuMatrix>(
+        type == WeightType::kF32 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16, n, k);
+    constexpr int32_t kRows = cpu::PackedMatrix::kPanel;
+    pool_.ParallelFor((n + kRows - 1) / kRows, [&](int64_t task, int32_t) {
+      std::vector<float> row(k);
+      const int32_t begin = static_cast<int32_t>(task) * kRows;
+      for (int32_t i = begin; i < std::min(begin + kRows, n); ++i) {
+        read_row(i, row);
+        matrix->packed.SetRow(i, row);
+      }
+    });
+    return matrix;
+  }
+
+  void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) override {
+    const int32_t k = table.k();
+    for (size_t i = 0; i < token_ids.size(); ++i) {
+      Packed(table).GetRow(token_ids[i], std::span<float>(y + i * k, k));
+    }
+  }
+  void MatMul(const MatMulParams& params, const Matrix& matrix) override {
+    cpu::MatMul(params, Packed(matrix), pool_);
+  }
+  void RmsNorm(const RmsNormParams& params) override { cpu::RmsNorm(params, pool_); }
+  void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
+  void SwiGlu(const SwiGluParams& params) override { cpu::SwiGlu(params, pool_); }
+  void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
+                    int32_t row_stride) override {
+    if (type == StateType::kF32) return;
+    for (int32_t row = 0; row < rows; ++row) {
+      cpu::RoundToBf16(std::span<float>(x + int64_t{row} * row_stride, columns));
+    }
+  }
+  void Attention(const AttentionParams& params) override {
+    cpu::Attention(params, workspace_, pool_);
+  }
+  void Commit(const CommitParams& params) override { cpu::Commit(params, workspace_, pool_); }
+
+  Status Synchronize() override { return OkStatus(); }
+  ThreadPool& host_threads() override { return pool_; }
+
+ private:
+  static const cpu::PackedMatrix& Packed(const Matrix& matrix) {
+    return static_cast<const CpuMatrix&>(matrix).packed;
+  }
+
+  ThreadPool pool_;
+  cpu::AttentionWorkspace workspace_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> CreateCpuBackend(int32_t num_threads) {
+  if (num_threads == 0) {
+    num_threads = std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
+  }
+  return std::make_unique<CpuBackend>(num_threads);
+}
+
+}  // namespace treeline

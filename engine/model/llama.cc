@@ -1,0 +1,305 @@
+#include "engine/model/llama.h"
+
+#include <cmath>
+
+#include "engine/model/attention_weights.h"
+
+namespace treeline {
+namespace {
+
+struct LlamaLayer {
+  DeviceVector input_norm, post_attention_norm;  // [hidden]
+  std::unique_ptr<Matrix> qkv;                   // [(heads + 2 kv_heads) * head_dim, hidden]
+  std::unique_ptr<Matrix> o;                     // [hidden, heads * head_dim]
+  std::unique_ptr<Matrix> gate_up;               // [2 * intermediate, hidden]
+  std::unique_ptr<Matrix> down;                  // [hidden, intermediate]
+  AttentionWeights attention;
+};
+
+// Device memory that grows to the largest step seen.
+class Activations {
+ public:
+  explicit Activations(Backend& backend) : backend_(backend) {}
+  StatusOr<float*> Floats(size_t n) {
+    if (n > capacity_) {
+      TREELINE_ASSIGN_OR_RETURN(buffer_, backend_.Allocate(n * sizeof(float)));
+      capacity_ = n;
+    }
+    return static_cast<float*>(buffer_.get());
+  }
+
+ private:
+  Backend& backend_;
+  Buffer buffer_;
+  size_t capacity_ = 0;
+};
+
+class Llama : public Model {
+ public:
+  Llama(const ModelConfig& config, const ModelOptions& options, Backend& backend)
+      : config_(config),
+        backend_(backend),
+        state_type_(options.state_type),
+        hidden_(backend),
+        normed_(backend),
+        qkv_(backend),
+        attention_(backend),
+        gate_up_(backend),
+        activated_(backend),
+        positions_(backend),
+        draft_kv_(backend),
+        logits_(backend) {}
+
+  Status Load(const SafetensorsFolder& tensors, const ModelOptions& options);
+
+  const StateLayout& state_layout() const override { return layout_; }
+  size_t weight_bytes() const override { return weight_bytes_; }
+
+  Status Forward(const ModelStep& step) override;
+  StatusOr<const float*> Logits(std::span<const int32_t> rows) override;
+  Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) override;
+
+ private:
+  // Where a step's intermediate results live. Row counts are the step's.
+  struct Workspace {
+    float* hidden;             // [rows, hidden_size] the residual stream
+    float* normed;             // [rows, hidden_size]
+    float* qkv;                // [rows, q_size + 2 kv_size]
+    float* attention;          // [rows, q_size]
+    float* gate_up;            // [rows, 2 intermediate_size]
+    float* activated;          // [rows, intermediate_size]
+    const int32_t* positions;  // [rows]
+  };
+
+  int32_t q_size() const { return config_.num_heads * config_.head_dim; }
+  int32_t kv_size() const { return config_.num_kv_heads * config_.head_dim; }
+  int32_t qkv_size() const { return q_size() + 2 * kv_size(); }
+
+  StatusOr<Workspace> Prepare(const ModelStep& step);
+  void AttentionBlock(const LlamaLayer& layer, const Workspace& work,
+                      std::vector<AttentionTree>& trees, int32_t rows);
+  void MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows);
+  void Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows);
+
+  const ModelConfig config_;
+  Backend& backend_;
+  const StateType state_type_;
+  StateLayout layout_;
+  size_t weight_bytes_ = 0;
+
+  std::unique_ptr<Matrix> embedding_;  // [vocab, hidden]
+  std::unique_ptr<Matrix> lm_head_;    // [vocab, hidden]; null: the embedding
+  DeviceVector final_norm_;            // [hidden]
+  DeviceVector inverse_frequencies_;   // [head_dim / 2]
+  std::vector<LlamaLayer> layers_;
+
+  Activations hidden_, normed_, qkv_, attention_, gate_up_, activated_, positions_;
+  // Keys and values of the last step's rows, where it had draft trees: [layers, rows, 2 kv_size].
+  Activations draft_kv_;
+  int32_t draft_rows_ = 0;  // Rows of the last step; 0 where it had no draft tree.
+  Activations logits_;
+};
+
+// -- Loading.
+
+Status Llama::Load(const SafetensorsFolder& tensors, const ModelOptions& options) {
+  WeightReader reader(tensors, backend_, options.weight_type, options.progress);
+  const int64_t hidden = config_.hidden_size, intermediate = config_.intermediate_size;
+  const int64_t vocab = config_.vocab_size;
+  std::vector<AttentionLayer> shapes;
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+    LlamaLayer layer;
+    TREELINE_ASSIGN_OR_RETURN(layer.input_norm,
+                              reader.Vector(prefix + "input_layernorm.weight", {hidden}));
+    TREELINE_ASSIGN_OR_RETURN(layer.post_attention_norm,
+                              reader.Vector(prefix + "post_attention_layernorm.weight", {hidden}));
+    TREELINE_ASSIGN_OR_RETURN(layer.qkv, reader.Rows({{attention + "q_proj.weight", q_size()},
+                                                      {attention + "k_proj.weight", kv_size()},
+                                                      {attention + "v_proj.weight", kv_size()}},
+                                                     hidden));
+    TREELINE_ASSIGN_OR_RETURN(layer.o,
+                              reader.Rows({{attention + "o_proj.weight", hidden}}, q_size()));
+    TREELINE_ASSIGN_OR_RETURN(layer.gate_up, reader.Rows({{mlp + "gate_proj.weight", intermediate},
+                                                          {mlp + "up_proj.weight", intermediate}},
+                                                         hidden));
+    TREELINE_ASSIGN_OR_RETURN(layer.down,
+                              reader.Rows({{mlp + "down_proj.weight", hidden}}, intermediate));
+    TREELINE_ASSIGN_OR_RETURN(
+        layer.attention,
+        ReadAttentionWeights(config_, state_type_, options.max_context, attention, reader));
+    shapes.push_back(layer.attention.layer);
+    layers_.push_back(std::move(layer));
+  }
+  TREELINE_ASSIGN_OR_RETURN(embedding_,
+                            reader.Rows({{"model.embed_tokens.weight", vocab}}, hidden));
+  TREELINE_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", {hidden}));
+  if (!config_.tie_word_embeddings) {
+    TREELINE_ASSIGN_OR_RETURN(lm_head_, reader.Rows({{"lm_head.weight", vocab}}, hidden));
+  }
+
+  std::vector<float> frequencies;
+  for (int32_t i = 0; i < config_.head_dim / 2; ++i) {
+    frequencies.push_back(
+        1.0f / std::pow(config_.rope_theta, static_cast<float>(2 * i) / config_.head_dim));
+  }
+  TREELINE_ASSIGN_OR_RETURN(inverse_frequencies_, reader.Upload(frequencies));
+
+  for (const std::string& name : reader.Unread()) {
+    // A linearized checkpoint read as a softmax one would answer nonsense.
+    for (const char* parameter :
+         {"dwconv", "global_factor", "feature_map", "linear_factor", "decay"}) {
+      if (name.find(std::string("self_attn.") + parameter) != std::string::npos) {
+        return InvalidArgument(
+            "the checkpoint has tensor {}, but config.json's linear_attention does not use it; "
+            "add or complete the linear_attention block",
+            name);
+      }
+    }
+  }
+  layout_ = StateLayout(shapes);
+  weight_bytes_ = reader.matrix_bytes();
+  return backend_.Synchronize();
+}
+
+// -- Running.
+
+StatusOr<Llama::Workspace> Llama::Prepare(const ModelStep& step) {
+  const size_t rows = step.batch.num_tokens();
+  Workspace work;
+  TREELINE_ASSIGN_OR_RETURN(work.hidden, hidden_.Floats(rows * config_.hidden_size));
+  TREELINE_ASSIGN_OR_RETURN(work.normed, normed_.Floats(rows * config_.hidden_size));
+  TREELINE_ASSIGN_OR_RETURN(work.qkv, qkv_.Floats(rows * qkv_size()));
+  TREELINE_ASSIGN_OR_RETURN(work.attention, attention_.Floats(rows * q_size()));
+  TREELINE_ASSIGN_OR_RETURN(work.gate_up, gate_up_.Floats(rows * 2 * config_.intermediate_size));
+  TREELINE_ASSIGN_OR_RETURN(work.activated, activated_.Floats(rows * config_.intermediate_size));
+  static_assert(sizeof(int32_t) == sizeof(float));
+  TREELINE_ASSIGN_OR_RETURN(float* positions, positions_.Floats(rows));
+  backend_.CopyToDevice(positions, step.positions.data(), rows * sizeof(int32_t));
+  work.positions = reinterpret_cast<const int32_t*>(positions);
+  return work;
+}
+
+Status Llama::Forward(const ModelStep& step) {
+  const Batch& batch = step.batch;
+  const int32_t rows = batch.num_tokens();
+  TREELINE_ASSIGN_OR_RETURN(const Workspace work, Prepare(step));
+
+  std::vector<AttentionTree> trees(batch.num_sequences());
+  bool has_drafts = false;
+  for (int32_t i = 0; i < batch.num_sequences(); ++i) {
+    trees[i].length = step.lengths[i];
+    trees[i].first_row = batch.tree_offsets[i];
+    trees[i].num_rows = batch.tree_offsets[i + 1] - batch.tree_offsets[i];
+    trees[i].parents = batch.parents.data() + batch.tree_offsets[i];
+    trees[i].commit = batch.acceptance[i] == Acceptance::kKnown;
+    has_drafts |= !trees[i].commit;
+  }
+  draft_rows_ = has_drafts ? rows : 0;
+  float* draft_kv = nullptr;
+  if (has_drafts) {
+    TREELINE_ASSIGN_OR_RETURN(draft_kv,
+                              draft_kv_.Floats(size_t(config_.num_layers) * rows * 2 * kv_size()));
+  }
+
+  backend_.Embed(*embedding_, batch.token_ids, work.hidden);
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    for (int32_t t = 0; t < batch.num_sequences(); ++t) {
+      trees[t].state = layout_.At(step.slots[t], i);
+    }
+    AttentionBlock(layers_[i], work, trees, rows);
+    for (int32_t row = 0; row < rows && has_drafts; ++row) {
+      backend_.Copy(draft_kv + (int64_t{i} * rows + row) * 2 * kv_size(),
+                    work.qkv + int64_t{row} * qkv_size() + q_size(), 2 * kv_size() * sizeof(float));
+    }
+    MlpBlock(layers_[i], work, rows);
+  }
+  return backend_.Synchronize();
+}
+
+void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
+                           std::vector<AttentionTree>& trees, int32_t rows) {
+  Norm(work.hidden, layer.input_norm, work.normed, rows);
+  backend_.MatMul({work.normed, work.qkv, rows, false}, *layer.qkv);
+
+  // Queries and keys are the first heads + kv_heads heads of a row; both are rotated.
+  RopeParams rope;
+  rope.x = work.qkv;
+  rope.positions = work.positions;
+  rope.inverse_frequencies = inverse_frequencies_.data();
+  rope.rows = rows;
+  rope.row_stride = qkv_size();
+  rope.heads = config_.num_heads + config_.num_kv_heads;
+  rope.head_dim = config_.head_dim;
+  backend_.Rope(rope);
+  backend_.RoundToState(state_type_, work.qkv + q_size(), rows, 2 * kv_size(), qkv_size());
+
+  AttentionParams attention;
+  attention.layer = &layer.attention.layer;
+  attention.q = work.qkv;
+  attention.k = work.qkv + q_size();
+  attention.v = work.qkv + q_size() + kv_size();
+  attention.out = work.attention;
+  attention.q_stride = qkv_size();
+  attention.kv_stride = qkv_size();
+  attention.trees = trees.data();
+  attention.num_trees = static_cast<int32_t>(trees.size());
+  backend_.Attention(attention);
+
+  backend_.MatMul({work.attention, work.hidden, rows, true}, *layer.o);
+}
+
+void Llama::MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows) {
+  Norm(work.hidden, layer.post_attention_norm, work.normed, rows);
+  backend_.MatMul({work.normed, work.gate_up, rows, false}, *layer.gate_up);
+  backend_.SwiGlu({work.gate_up, work.activated, rows, config_.intermediate_size});
+  backend_.MatMul({work.activated, work.hidden, rows, true}, *layer.down);
+}
+
+void Llama::Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows) {
+  backend_.RmsNorm({x, weight.data(), y, rows, config_.hidden_size, config_.rms_norm_eps});
+}
+
+StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
+  const int32_t count = static_cast<int32_t>(rows.size()), hidden = config_.hidden_size;
+  // The rows side by side in the buffer of the layers' norms, which are over.
+  TREELINE_ASSIGN_OR_RETURN(float* normed, normed_.Floats(size_t(count) * hidden));
+  TREELINE_ASSIGN_OR_RETURN(const float* x, hidden_.Floats(0));
+  for (int32_t i = 0; i < count; ++i) {
+    Norm(x + int64_t{rows[i]} * hidden, final_norm_, normed + int64_t{i} * hidden, 1);
+  }
+  TREELINE_ASSIGN_OR_RETURN(float* logits, logits_.Floats(size_t(count) * config_.vocab_size));
+  backend_.MatMul({normed, logits, count, false}, lm_head_ ? *lm_head_ : *embedding_);
+  TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
+  return logits;
+}
+
+Status Llama::Commit(void* slot, int32_t length, std::span<const int32_t> rows) {
+  TREELINE_ASSIGN_OR_RETURN(const float* draft_kv, draft_kv_.Floats(0));
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    CommitParams params;
+    params.layer = &layers_[i].attention.layer;
+    params.state = layout_.At(slot, i);
+    params.length = length;
+    params.k = draft_kv + int64_t{i} * draft_rows_ * 2 * kv_size();
+    params.v = params.k + kv_size();
+    params.kv_stride = 2 * kv_size();
+    params.rows = rows.data();
+    params.num_rows = static_cast<int32_t>(rows.size());
+    backend_.Commit(params);
+  }
+  return backend_.Synchronize();
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Model>> LoadLlama(const SafetensorsFolder& tensors,
+                                           const ModelConfig& config, const ModelOptions& options,
+                                           Backend& backend) {
+  auto model = std::make_unique<Llama>(config, options, backend);
+  TREELINE_RETURN_IF_ERROR(model->Load(tensors, options));
+  return model;
+}
+
+}  // namespace treeline

@@ -1,0 +1,20 @@
+// The LLaMA family: RMSNorm, rotary positions, grouped queries, SwiGLU; any
+// AttentionSpec.
+#ifndef TREELINE_ENGINE_MODEL_LLAMA_H_
+#define TREELINE_ENGINE_MODEL_LLAMA_H_
+
+#include <memory>
+
+#include "engine/model/model.h"
+
+namespace treeline {
+
+// INVALID_ARGUMENT naming the tensor for what is missing, misshapen, or of an attention that
+// config.json does not speak of.
+StatusOr<std::unique_ptr<Model>> LoadLlama(const SafetensorsFolder& tensors,
+                                           const ModelConfig& config, const ModelOptions& options,
+                                           Backend& backend);
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_MODEL_LLAMA_H_

@@ -1,0 +1,65 @@
+// A model family: turns a forest of tokens into logits on a backend, reading the
+// sequences' states and committing what is known to be accepted.
+#ifndef TREELINE_ENGINE_MODEL_MODEL_H_
+#define TREELINE_ENGINE_MODEL_MODEL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/base/status.h"
+#include "engine/batch.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "engine/state/state_layout.h"
+
+namespace treeline {
+
+// A step as a model sees it.
+struct ModelStep {
+  const Batch& batch;
+  std::vector<int32_t> positions;  // [num_tokens] absolute
+  std::vector<void*> slots;        // [num_sequences] the states' memory
+  std::vector<int32_t> lengths;    // [num_sequences] tokens committed before the step
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const StateLayout& state_layout() const = 0;
+  // Bytes of the weight matrices as held in memory.
+  virtual size_t weight_bytes() const = 0;
+
+  // Runs every layer over the step's rows. Trees whose acceptance is known are committed;
+  // draft trees' keys and values are kept until the next Forward.
+  virtual Status Forward(const ModelStep& step) = 0;
+  // The logits of `rows` of the last Forward, in device memory that the next call reuses:
+  // [rows.size(), vocab_size].
+  virtual StatusOr<const float*> Logits(std::span<const int32_t> rows) = 0;
+  // Commits rows of a draft tree of the last Forward (indices into its batch) to the state at
+  // `slot`, which holds `length` tokens.
+  virtual Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) = 0;
+};
+
+struct ModelOptions {
+  std::optional<WeightType> weight_type;  // None: as stored.
+  StateType state_type = StateType::kF32;
+  int32_t max_context = 0;  // Rows of a softmax layer's rings.
+  LoadProgress progress;
+};
+
+// Builds the family that config.model_type names from the tensors of `model_dir`.
+StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& model_dir, const ModelConfig& config,
+                                           const ModelOptions& options, Backend& backend);
+
+// The states' layout, without loading anything.
+StateLayout LayoutFor(const ModelConfig& config, StateType state_type, int32_t max_context);
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_MODEL_MODEL_H_

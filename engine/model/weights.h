@@ -1,0 +1,72 @@
+// Reads a checkpoint's tensors into a backend. A model family asks for each tensor
+// by name and shape; what is missing or has another shape is an error that says
+// both, and what nobody asked for is told at the end.
+#ifndef TREELINE_ENGINE_MODEL_WEIGHTS_H_
+#define TREELINE_ENGINE_MODEL_WEIGHTS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/base/status.h"
+#include "engine/model/safetensors.h"
+
+namespace treeline {
+
+// Called as loading goes on: bytes of the checkpoint read so far, and in all.
+using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+
+// fp32 values in device memory.
+struct DeviceVector {
+  Buffer buffer;
+  const float* data() const { return static_cast<const float*>(buffer.get()); }
+};
+
+class WeightReader {
+ public:
+  // `weight_type`: how matrices are held; none: as the checkpoint stores them (F16 as fp32,
+  // which loses nothing). All must outlive this.
+  WeightReader(const SafetensorsFolder& tensors, Backend& backend,
+               std::optional<WeightType> weight_type, LoadProgress progress);
+
+  bool Has(const std::string& name) const { return tensors_.Find(name) != nullptr; }
+
+  // A tensor's values on the host. An empty shape accepts any.
+  StatusOr<std::vector<float>> Values(const std::string& name, const std::vector<int64_t>& shape);
+  // Values on the device.
+  StatusOr<DeviceVector> Vector(const std::string& name, const std::vector<int64_t>& shape);
+  StatusOr<DeviceVector> Upload(const std::vector<float>& values);
+
+  // One matrix of the rows of several tensors, one below the other; tensor i is [rows[i], k].
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+  StatusOr<std::unique_ptr<Matrix>> Rows(const std::vector<Part>& parts, int64_t k);
+
+  // Tensors that were never asked for, in order of name.
+  std::vector<std::string> Unread() const;
+  // Bytes of the matrices built so far.
+  size_t matrix_bytes() const { return matrix_bytes_; }
+
+ private:
+  StatusOr<const TensorView*> FindWithShape(const std::string& name,
+                                            const std::vector<int64_t>& shape);
+
+  const SafetensorsFolder& tensors_;
+  Backend& backend_;
+  const std::optional<WeightType> weight_type_;
+  const LoadProgress progress_;
+  int64_t bytes_done_ = 0, bytes_total_ = 0;
+  size_t matrix_bytes_ = 0;
+  std::set<std::string> read_;
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_MODEL_WEIGHTS_H_

@@ -1,0 +1,218 @@
+#include "engine/model_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace treeline {
+namespace {
+
+// Rows whose logits are held at once: a vocabulary of 128K takes 32 MiB.
+constexpr size_t kLogitRows = 64;
+
+// A softmax context costs ring rows and a linearized one nothing, but positions are int32.
+constexpr int32_t kLongestContext = 1 << 24;
+
+double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+}  // namespace
+
+ModelEngine::ModelEngine(const Options& options, ModelConfig config)
+    : options_(options), config_(std::move(config)), max_context_(options.max_context) {}
+
+StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Options& options) {
+  TREELINE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(options.model_dir));
+  std::unique_ptr<ModelEngine> engine(new ModelEngine(options, std::move(config)));
+  const ModelConfig& model_config = engine->config_;
+
+  const int32_t trained = model_config.max_position_embeddings;
+  if (engine->max_context_ == 0) engine->max_context_ = trained;
+  if (engine->max_context_ < 1 || engine->max_context_ > kLongestContext) {
+    return InvalidArgument("--max-context {}: it takes 1 to {}", engine->max_context_,
+                           kLongestContext);
+  }
+  if (engine->max_context_ > trained) {
+    if (!model_config.attention.form.has_groups()) {
+      return InvalidArgument(
+          "--max-context {} exceeds the model's max_position_embeddings {}; only linearized "
+          "models run past it",
+          engine->max_context_, trained);
+    }
+    engine->warnings_.push_back(
+        fmt::format("--max-context {} is longer than the {} tokens the model was made for; "
+                    "quality past that is the model's own matter",
+                    engine->max_context_, trained));
+  }
+
+  engine->backend_ = CreateCpuBackend(options.threads);
+  const StateLayout layout = LayoutFor(model_config, options.state_type, engine->max_context_);
+  const size_t budget =
+      options.state_memory > 0 ? options.state_memory : engine->backend_->DefaultStateMemory();
+  const int32_t num_slots = static_cast<int32_t>(
+      std::min<size_t>(budget / layout.bytes(), static_cast<size_t>(options.max_slots)));
+  if (num_slots < 1) {
+    return ResourceExhausted(
+        "a sequence's state takes {:.1f} MiB, but --state-memory allows {:.1f} MiB and "
+        "--max-slots {}; raise them or lower --max-context",
+        MiB(layout.bytes()), MiB(budget), options.max_slots);
+  }
+
+  ModelOptions model_options;
+  model_options.weight_type = options.weight_type;
+  model_options.state_type = options.state_type;
+  model_options.max_context = engine->max_context_;
+  model_options.progress = options.progress;
+  TREELINE_ASSIGN_OR_RETURN(
+      engine->model_, LoadModel(options.model_dir, model_config, model_options, *engine->backend_));
+  TREELINE_ASSIGN_OR_RETURN(
+      engine->pool_,
+      StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots));
+  engine->samplers_.resize(engine->backend_->host_threads().num_threads());
+  engine->drafts_.resize(num_slots);
+  return engine;
+}
+
+std::vector<std::string> ModelEngine::Summary() const {
+  return {
+      fmt::format("{} layers, {} heads of {} ({} for keys and values), attention: {}",
+                  config_.num_layers, config_.num_heads, config_.head_dim, config_.num_kv_heads,
+                  config_.attention.ToString()),
+      fmt::format("{}; weights {:.1f} MiB", backend_->Describe(), MiB(model_->weight_bytes())),
+      fmt::format("{} slots of {:.1f} MiB ({} rings), context {}", pool_->num_slots(),
+                  MiB(state_bytes()), options_.state_type == StateType::kF32 ? "fp32" : "bf16",
+                  max_context_),
+  };
+}
+
+EngineLimits ModelEngine::limits() const {
+  return {config_.vocab_size, max_context_, pool_->num_slots()};
+}
+
+Status ModelEngine::Validate(const Batch& batch) const {
+  const size_t sequences = batch.slots.size();
+  if (batch.tree_offsets.size() != sequences + 1 || batch.acceptance.size() != sequences ||
+      batch.parents.size() != batch.token_ids.size() ||
+      batch.tree_offsets.back() != batch.num_tokens() || sequences == 0) {
+    return InvalidArgument("batch: its arrays do not fit together");
+  }
+  std::vector<bool> seen(pool_->num_slots());
+  for (size_t i = 0; i < sequences; ++i) {
+    const int32_t slot = batch.slots[i];
+    if (slot < 0 || slot >= pool_->num_slots() || !pool_->in_use(slot) || seen[slot]) {
+      return InvalidArgument("batch: slot {} is not in use, or named twice", slot);
+    }
+    seen[slot] = true;
+    const int32_t size = batch.tree_offsets[i + 1] - batch.tree_offsets[i];
+    const bool known = batch.acceptance[i] == Acceptance::kKnown;
+    if (size < 1 || (!known && size > TokenTree::kMaxNodes)) {
+      return InvalidArgument("batch: a tree of {} nodes", size);
+    }
+    int32_t deepest = 0;
+    std::vector<int32_t> depths(size);
+    for (int32_t node = 0; node < size; ++node) {
+      const int32_t parent = batch.parents[batch.tree_offsets[i] + node];
+      const bool valid = node == 0 ? parent == -1
+                         : known   ? parent == node - 1
+                                   : parent >= 0 && parent < node;
+      if (!valid) return InvalidArgument("batch: node {} has parent {}", node, parent);
+      depths[node] = node == 0 ? 0 : depths[parent] + 1;
+      deepest = std::max(deepest, depths[node]);
+    }
+    if (pool_->length(slot) + deepest >= max_context_) {
+      return InvalidArgument("batch: a sequence of {} tokens would exceed the context of {}",
+                             pool_->length(slot) + deepest + 1, max_context_);
+    }
+  }
+  for (const int32_t token : batch.token_ids) {
+    if (token < 0 || token >= config_.vocab_size) {
+      return InvalidArgument("batch: token {} is outside the vocabulary of {}", token,
+                             config_.vocab_size);
+    }
+  }
+  for (size_t i = 0; i < batch.requests.size(); ++i) {
+    const int32_t row = batch.requests[i].row;
+    if (row < 0 || row >= batch.num_tokens() || (i > 0 && row <= batch.requests[i - 1].row)) {
+      return InvalidArgument("batch: request for row {} of {}", row, batch.num_tokens());
+    }
+    for (const int32_t token : batch.requests[i].score) {
+      if (token < 0 || token >= config_.vocab_size) {
+        return InvalidArgument("batch: scored token {} is outside the vocabulary of {}", token,
+                               config_.vocab_size);
+      }
+    }
+  }
+  return OkStatus();
+}
+
+StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
+  TREELINE_RETURN_IF_ERROR(Validate(batch));
+  ModelStep step{batch, {}, {}, {}};
+  std::fill(drafts_.begin(), drafts_.end(), Draft());
+  for (int32_t i = 0; i < batch.num_sequences(); ++i) {
+    const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
+    const int32_t length = pool_->length(slot);
+    step.slots.push_back(pool_->data(slot));
+    step.lengths.push_back(length);
+    for (int32_t row = first; row < batch.tree_offsets[i + 1]; ++row) {
+      const int32_t parent = batch.parents[row];
+      step.positions.push_back(parent < 0 ? length : step.positions[first + parent] + 1);
+    }
+    if (batch.acceptance[i] == Acceptance::kLater) {
+      Draft& draft = drafts_[slot];
+      draft.first_row = first;
+      draft.size = batch.tree_offsets[i + 1] - first;
+      draft.parents.assign(batch.parents.begin() + first,
+                           batch.parents.begin() + first + draft.size);
+    }
+  }
+  TREELINE_RETURN_IF_ERROR(model_->Forward(step));
+  for (int32_t i = 0; i < batch.num_sequences(); ++i) {
+    if (batch.acceptance[i] == Acceptance::kKnown) {
+      pool_->Advance(batch.slots[i], batch.tree_offsets[i + 1] - batch.tree_offsets[i]);
+    }
+  }
+  return Answer(batch.requests);
+}
+
+StatusOr<std::vector<RowResult>> ModelEngine::Answer(const std::vector<RowRequest>& requests) {
+  std::vector<RowResult> results(requests.size());
+  const size_t vocab = config_.vocab_size;
+  for (size_t first = 0; first < requests.size(); first += kLogitRows) {
+    const size_t count = std::min(kLogitRows, requests.size() - first);
+    std::vector<int32_t> rows;
+    for (size_t i = 0; i < count; ++i) rows.push_back(requests[first + i].row);
+    TREELINE_ASSIGN_OR_RETURN(const float* device_logits, model_->Logits(rows));
+    std::vector<float> logits(count * vocab);
+    backend_->CopyToHost(logits.data(), device_logits, logits.size() * sizeof(float));
+    std::vector<Status> statuses(count);
+    backend_->host_threads().ParallelFor(count, [&](int64_t i, int32_t thread) {
+      StatusOr<RowResult> result = samplers_[thread].Sample(
+          std::span<const float>(logits).subspan(i * vocab, vocab), requests[first + i]);
+      statuses[i] = result.status();
+      if (result.ok()) results[first + i] = *std::move(result);
+    });
+    for (const Status& status : statuses) TREELINE_RETURN_IF_ERROR(status);
+  }
+  return results;
+}
+
+Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path) {
+  Draft& draft = drafts_[slot.index()];
+  std::vector<int32_t> rows;
+  int32_t previous = -1;
+  for (const int32_t node : path) {
+    if (node < 0 || node >= draft.size || draft.parents[node] != previous) {
+      return InvalidArgument("commit: node {} does not continue a path of slot {}'s draft tree",
+                             node, slot.index());
+    }
+    rows.push_back(draft.first_row + node);
+    previous = node;
+  }
+  TREELINE_RETURN_IF_ERROR(
+      model_->Commit(pool_->data(slot.index()), pool_->length(slot.index()), rows));
+  pool_->Advance(slot.index(), static_cast<int32_t>(rows.size()));
+  draft = Draft();
+  return OkStatus();
+}
+
+}  // namespace treeline

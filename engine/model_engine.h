@@ -1,0 +1,76 @@
+// The engine over a real model: one backend, one model, a pool of states.
+#ifndef TREELINE_ENGINE_MODEL_ENGINE_H_
+#define TREELINE_ENGINE_MODEL_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/engine.h"
+#include "engine/model/model.h"
+#include "engine/model/model_config.h"
+#include "engine/sampling/sampler.h"
+#include "engine/state/state_pool.h"
+
+namespace treeline {
+
+class ModelEngine : public Engine {
+ public:
+  struct Options {
+    std::string model_dir;
+    std::optional<WeightType> weight_type;  // None: as the checkpoint stores them.
+    StateType state_type = StateType::kF32;
+    int32_t threads = 0;      // 0: one for each core.
+    int32_t max_context = 0;  // Tokens a sequence; 0: the model's max_position_embeddings.
+    size_t state_memory = 0;  // Bytes for all states; 0: the backend's default.
+    int32_t max_slots = 64;   // No more slots than this, whatever the memory.
+    LoadProgress progress;
+  };
+
+  // Loads a model folder. INVALID_ARGUMENT naming the flag, file or tensor at fault;
+  // RESOURCE_EXHAUSTED where not one state fits the memory.
+  static StatusOr<std::unique_ptr<ModelEngine>> Load(const Options& options);
+
+  const ModelConfig& config() const { return config_; }
+  // For people, a line each: the device, the weights, "N slots of M MiB".
+  std::vector<std::string> Summary() const;
+  // Things that a user should know about: a context longer than the model was trained for ...
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  size_t state_bytes() const { return pool_->layout().bytes(); }
+  StatePool& pool() { return *pool_; }
+
+  EngineLimits limits() const override;
+  int32_t free_slots() const override { return pool_->free_slots(); }
+  StatusOr<StateSlot> AcquireSlot() override { return pool_->Acquire(); }
+  StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
+  Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+
+ private:
+  ModelEngine(const Options& options, ModelConfig config);
+
+  Status Validate(const Batch& batch) const;
+  StatusOr<std::vector<RowResult>> Answer(const std::vector<RowRequest>& requests);
+
+  const Options options_;
+  ModelConfig config_;
+  int32_t max_context_;
+  std::vector<std::string> warnings_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<StatePool> pool_;
+  std::vector<Sampler> samplers_;  // One a thread.
+
+  // Draft trees of the last step, which Commit may name: by slot, [first row, size].
+  struct Draft {
+    int32_t first_row = 0, size = 0;
+    std::vector<int32_t> parents;
+  };
+  std::vector<Draft> drafts_;  // [num_slots] size 0: none
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_MODEL_ENGINE_H_
