@@ -18,8 +18,9 @@ bundled_libraries() {
 
 copy_library() {
   install -m 644 "$1" "$STAGE/lib/"
+  # By file name: a package may list /lib/... for what is found as /usr/lib/...
   local package
-  package=$(dpkg-query -S "$(realpath "$1")" 2>/dev/null | head -n 1 | cut -d: -f1)
+  package=$(dpkg-query -S "*/$(basename "$(realpath "$1")")" | head -n 1 | cut -d: -f1)
   cp "/usr/share/doc/$package/copyright" "$STAGE/licenses/$package.txt"
 }
 
