@@ -24,7 +24,7 @@ namespace treeline {
 class HttpApi {
  public:
   struct Options {
-    SamplingParams sampling_defaults;  // For fields that a request leaves out.
+    SamplingParams sampling_defaults{};  // For fields that a request leaves out.
     std::string version;
     int64_t created = 0;  // When the model came up; Unix time, seconds.
     // How often a client is told that its prompt is being worked on; until the first, the

@@ -122,6 +122,7 @@ class HttpServer::Impl : public httplib::Server {
   }
   Status Start();
   void Stop();
+  void Abort() { aborting_ = true; }
   int port() const { return port_; }
 
  private:
@@ -174,6 +175,7 @@ class HttpServer::Impl : public httplib::Server {
   int port_ = 0;
   int stop_fd_;  // Readable once the server stops.
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> aborting_{false};
   std::atomic<int32_t> connections_{0};
   std::thread listener_;
   // httplib passes requests, not connections; each thread serves one connection at a time.
@@ -208,6 +210,7 @@ HttpServer::Impl::Impl(HttpServer::Options options)
 }
 
 HttpServer::Impl::~Impl() {
+  Abort();
   Stop();
   close(stop_fd_);
 }
@@ -253,7 +256,7 @@ bool HttpServer::Impl::process_and_close_socket(socket_t fd) {
 void HttpServer::Impl::Serve(HttpConnection* connection, bool over_capacity) {
   while (!stopping_ && connection->WaitForRequest(stop_fd_)) {
     if (!ServeOne(connection, over_capacity)) {
-      connection->Finish();
+      if (!aborting_) connection->Finish();
       return;
     }
   }
@@ -385,7 +388,7 @@ void HttpServer::Impl::Handle(const httplib::Request& request, std::string body,
                                          session_->record.id, session_->arrival};
   session_->exchange = std::make_shared<HttpExchange>(
       std::move(exchange_request),
-      [this, connection] { return stopping_ || connection->ClientGone(); });
+      [this, connection] { return aborting_ || connection->ClientGone(); });
   session_->route->handler(*session_->exchange);
 
   const HttpExchange::Response& answer = session_->exchange->response();
@@ -459,5 +462,6 @@ void HttpServer::Route(const std::string& method, const std::string& path, Route
 Status HttpServer::Start() { return impl_->Start(); }
 int HttpServer::port() const { return impl_->port(); }
 void HttpServer::Stop() { impl_->Stop(); }
+void HttpServer::Abort() { impl_->Abort(); }
 
 }  // namespace treeline

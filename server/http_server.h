@@ -46,7 +46,7 @@ class HttpExchange {
       : request_(std::move(request)), client_gone_(std::move(client_gone)) {}
 
   const Request& request() const { return request_; }
-  // True also where the server must stop now.
+  // True also after HttpServer::Abort.
   bool ClientGone() const { return client_gone_(); }
 
   void Reply(const Json& json);
@@ -100,7 +100,7 @@ class HttpServer {
   };
 
   explicit HttpServer(Options options);
-  ~HttpServer();  // As Stop.
+  ~HttpServer();  // Abort and Stop.
 
   // REQUIRES: before Start. A path that ends in '/' stands for all paths below it.
   void Route(const std::string& method, const std::string& path, RouteKind kind, Handler handler);
@@ -108,9 +108,11 @@ class HttpServer {
   // Listens and serves. UNAVAILABLE where the address cannot be bound.
   Status Start();
   int port() const;
-  // Closes the listening socket and idle connections, tells running handlers that their client
-  // has gone, and returns when every thread has ended. Idempotent.
+  // Closes the listening socket and idle connections, lets running handlers finish and their
+  // answers go out, and returns when every thread has ended. Idempotent.
   void Stop();
+  // Tells running handlers that their client has gone: before Stop, where it must not wait.
+  void Abort();
 
  private:
   class Impl;

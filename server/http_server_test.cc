@@ -370,6 +370,7 @@ TEST_F(HttpServerTest, StopEndsIdleAndWaitingConnections) {
   waiting.Get("/wait");
   ASSERT_TRUE(waiting_.Wait());
   TestClient silent(port());
+  server_->Abort();
   server_->Stop();  // Returns although three clients hold their connections.
   EXPECT_TRUE(idle.ReadToEnd());
 }

@@ -166,7 +166,7 @@ TEST(OpenAiRequestTest, BadValuesNameTheirField) {
       {"temperature", "-0.1"},
       {"temperature", "2.1"},
       {"temperature", "\"1\""},
-      {"temperature", "1e999"},
+      {"temperature", "1e99"},
       {"temperature", "true"},
       {"top_p", "0"},
       {"top_p", "1.01"},

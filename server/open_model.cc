@@ -1,0 +1,100 @@
+#include "server/open_model.h"
+
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "engine/base/clock.h"
+#include "server/flags.h"
+
+namespace treeline {
+
+namespace {
+
+// Says how far loading is, once a second.
+LoadProgress LogProgress() {
+  return [last = Clock::Real().Now()](int64_t done, int64_t total) mutable {
+    const TimePoint now = Clock::Real().Now();
+    if (now - last < std::chrono::seconds(1)) return;
+    last = now;
+    spdlog::info("loading weights: {} of {} MiB", done >> 20, total >> 20);
+  };
+}
+
+std::string FolderName(const std::string& dir) {
+  std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "models/x/"
+  return path.filename().string();
+}
+
+SamplingParams DefaultsOf(const ModelConfig& config) {
+  const ModelConfig::SamplingDefaults& defaults = config.sampling_defaults;
+  SamplingParams params;
+  params.temperature = defaults.temperature.value_or(params.temperature);
+  params.top_p = defaults.top_p.value_or(params.top_p);
+  params.top_k = defaults.top_k.value_or(params.top_k);
+  params.min_p = defaults.min_p.value_or(params.min_p);
+  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  return params;
+}
+
+// None where the folder has no template, or one that cannot be used: completions work without.
+std::optional<ChatTemplate> LoadChatTemplate(const std::string& dir) {
+  auto chat_template = ChatTemplate::Load(dir);
+  if (chat_template.ok()) return *std::move(chat_template);
+  spdlog::warn("no chat: {}", Message(chat_template.status()));
+  return std::nullopt;
+}
+
+}  // namespace
+
+StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
+  if (config.device() == "cuda") {
+    return InvalidArgument("--device cuda: this build runs on cpu only");
+  }
+  ModelEngine::Options options;
+  options.model_dir = config.model();
+  if (config.dtype() == "fp32") options.weight_type = WeightType::kF32;
+  if (config.dtype() == "bf16") options.weight_type = WeightType::kBF16;
+  options.state_type = config.state_dtype() == "bf16" ? StateType::kBF16 : StateType::kF32;
+  options.threads = config.threads();
+  options.max_context = config.max_context();
+  options.max_slots = config.max_slots();
+  if (config.state_memory() != "auto") {
+    const auto bytes = ParseBytes(config.state_memory());
+    if (!bytes.ok()) return Annotate(bytes.status(), "--state-memory");
+    options.state_memory = static_cast<size_t>(*bytes);
+  }
+  return options;
+}
+
+StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
+  const TimePoint start = Clock::Real().Now();
+  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
+  options.progress = LogProgress();
+  LoadedModel model;
+  model.name = FolderName(config.model());
+  model.device = config.device();
+  TREELINE_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model()));
+  model.chat_template = LoadChatTemplate(config.model());
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<ModelEngine> engine, ModelEngine::Load(options));
+  if (model.tokenizer->vocab_size() > engine->config().vocab_size) {
+    return InvalidArgument(
+        "{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}; the files do "
+        "not belong together",
+        config.model(), model.tokenizer->vocab_size() - 1, engine->config().vocab_size);
+  }
+  model.sampling_defaults = DefaultsOf(engine->config());
+  TREELINE_RETURN_IF_ERROR(model.sampling_defaults.Validate(engine->config().vocab_size));
+  model.eos_token_ids = engine->config().eos_token_ids;
+  for (const std::string& line : engine->Summary()) spdlog::info("{}", line);
+  for (const std::string& line : engine->warnings()) spdlog::warn("{}", line);
+  spdlog::info("loaded {} in {:.1f} s", model.name, ToSeconds(Clock::Real().Now() - start));
+  model.engine = std::move(engine);
+  return model;
+}
+
+}  // namespace treeline

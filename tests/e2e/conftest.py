@@ -1,0 +1,71 @@
+"""One `treeline serve` for all end-to-end tests, on a free port.
+
+TREELINE_BIN names the binary, TREELINE_MODEL the folder of the default model (SmolLM2-135M-Instruct);
+`make test` sets both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+START_TIMEOUT_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def start_server(folder: pathlib.Path, *flags: str) -> Server:
+    """Starts a server and waits until it answers; its log goes to folder/server.log."""
+    port_file = folder / "port"
+    port_file.unlink(missing_ok=True)
+    log_path = folder / "server.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [os.environ["TREELINE_BIN"], "serve", "--model", os.environ["TREELINE_MODEL"],
+             "--port", "0", "--port-file", str(port_file), *flags],
+            stderr=log,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not port_file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the server did not start:\n{log_path.read_text()}")
+        time.sleep(0.02)
+    return Server(process, int(port_file.read_text()))
+
+
+def stop_server(server: Server) -> int:
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        return server.process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        raise
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start_server(tmp_path_factory.mktemp("server"), "--served-model-name", "smollm2")
+    yield running
+    assert stop_server(running) == 0
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=300)

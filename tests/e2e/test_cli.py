@@ -1,0 +1,54 @@
+"""The binary's other commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+
+
+def treeline(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([os.environ["TREELINE_BIN"], *args], capture_output=True, text=True,
+                          timeout=300)
+
+
+def test_generate() -> None:
+    result = treeline("generate", "--model", os.environ["TREELINE_MODEL"], "--temperature", "0",
+                      "--prompt", "What is the capital of France?")
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+
+
+def test_eval_counts_tokens(tmp_path: pathlib.Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("One, two, three, four, five. " * 40)
+    result = treeline("eval", "--model", os.environ["TREELINE_MODEL"], "--perplexity", str(text),
+                      "--context", "64", "--json")
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(result.stdout)
+    assert measured["scored_tokens"] == 63 * measured["windows"]
+    assert 1 < measured["perplexity"] < 20  # It repeats itself.
+
+
+def test_inspect() -> None:
+    result = treeline("inspect", "--model", os.environ["TREELINE_MODEL"], "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["model_type"] == "llama"
+
+
+def test_misuse_is_named() -> None:
+    for args, message in [((), "usage: treeline"),
+                          (("dance",), "unknown command 'dance'"),
+                          (("serve",), "--model DIR is needed"),
+                          (("serve", "--prot", "1"), "did you mean --port?"),
+                          (("serve", "--model", "x", "--port", "y"), "--port: 'y'")]:
+        result = treeline(*args)
+        assert result.returncode == 2
+        assert message in result.stderr
+
+
+def test_a_missing_model_is_named(tmp_path: pathlib.Path) -> None:
+    result = treeline("serve", "--model", str(tmp_path / "none"))
+    assert result.returncode == 1
+    assert "none" in result.stderr

@@ -1,0 +1,138 @@
+"""What operators and hostile clients do, against a running server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import pathlib
+import re
+import signal
+import socket
+import time
+
+from conftest import Server, start_server, stop_server
+
+LONG = {"prompt": "One, two, three,", "max_tokens": 2000, "ignore_eos": True, "temperature": 0}
+
+
+def ask(server: Server, method: str, path: str, body: dict | bytes | None = None,
+        headers: dict | None = None) -> tuple[int, dict, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    connection.request(method, path, data, headers or {})
+    response = connection.getresponse()
+    answer = response.status, dict(response.getheaders()), response.read()
+    connection.close()
+    return answer
+
+
+def metric(server: Server, series: str) -> float:
+    text = ask(server, "GET", "/metrics")[2].decode()
+    return float(re.search(rf"^treeline_{series}(?:\{{[^}}]*\}})? (\S+)$", text, re.M).group(1))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def post_and_keep_open(server: Server, body: dict) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    data = json.dumps(body).encode()
+    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+                       % (len(data), data))
+    return connection
+
+
+def test_probes(server: Server) -> None:
+    for path in ("/health", "/ready", "/version", "/metrics", "/v1/models"):
+        assert ask(server, "GET", path)[0] == 200
+
+
+def test_errors_are_json(server: Server) -> None:
+    for method, path, body, status in [
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/v1/completions", None, 405),
+        ("POST", "/v1/completions", b"{", 400),
+        ("POST", "/v1/completions", b'{"prompt": "\xff"}', 400),
+        ("POST", "/v1/completions", b"[" * 100_000, 400),
+        ("POST", "/v1/completions", b'{"prompt": "x", "temperature": NaN}', 400),
+        ("POST", "/v1/completions", b'{"prompt": "x", "top_p": -1}', 400),
+        ("POST", "/v1/completions", b'{"prompt": "' + b"x" * 10_000_000 + b'"}', 413),
+        ("POST", "/v1/completions", b'{"prompt": "' + b"x" * 5_000_000 + b'"}', 400),
+    ]:
+        got, headers, answer = ask(server, method, path, body)
+        assert got == status
+        assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+        assert headers["x-request-id"]
+
+
+def test_request_id_is_echoed(server: Server) -> None:
+    assert ask(server, "GET", "/health", headers={"x-request-id": "abc"})[1]["x-request-id"] == "abc"
+
+
+def test_a_leaving_client_frees_its_slot(server: Server) -> None:
+    for stream in (True, False):
+        aborted = metric(server, r'request_success_total\{[^}]*finished_reason="abort"\}')
+        connection = post_and_keep_open(server, LONG | {"stream": stream})
+        wait_for(lambda: metric(server, "num_requests_running") == 1)
+        connection.close()
+        wait_for(lambda: metric(
+            server, r'request_success_total\{[^}]*finished_reason="abort"\}') == aborted + 1)
+        wait_for(lambda: metric(server, "num_requests_running") == 0)
+        assert metric(server, "state_slots_used") == 0
+
+
+def test_hostile_sockets_hurt_nobody(server: Server) -> None:
+    half_open = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+    endless = socket.create_connection(("127.0.0.1", server.port))
+    endless.sendall(b"GET /health HTTP/1.1\r\nX: " + b"a" * 100_000)
+    assert endless.recv(12) == b"HTTP/1.1 431"
+    chunked = socket.create_connection(("127.0.0.1", server.port))
+    chunked.sendall(b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    for _ in range(9):
+        chunked.sendall(chunk)
+    assert chunked.recv(12) == b"HTTP/1.1 413"
+    assert ask(server, "GET", "/health")[0] == 200
+    for connection in [*half_open, endless, chunked]:
+        connection.close()
+
+
+def test_keys(tmp_path: pathlib.Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours\nsecret\n")
+    guarded = start_server(tmp_path, "--api-key-file", str(keys))
+    try:
+        assert ask(guarded, "GET", "/v1/models")[0] == 401
+        assert ask(guarded, "GET", "/v1/models", headers={"Authorization": "Bearer x"})[0] == 401
+        assert ask(guarded, "GET", "/v1/models",
+                   headers={"Authorization": "Bearer secret"})[0] == 200
+        assert ask(guarded, "GET", "/health")[0] == 200
+    finally:
+        assert stop_server(guarded) == 0
+
+
+def test_sigterm_lets_running_requests_finish(tmp_path: pathlib.Path) -> None:
+    draining = start_server(tmp_path)
+    connection = post_and_keep_open(draining, LONG | {"stream": True, "max_tokens": 150})
+    received = connection.recv(20)  # Under way.
+    draining.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: ask(draining, "GET", "/ready")[0] == 503)
+    assert ask(draining, "POST", "/v1/completions", LONG)[0] == 503
+    while part := connection.recv(65536):
+        received += part
+    assert b"data: [DONE]" in received
+    assert draining.process.wait(timeout=60) == 0
+
+
+def test_a_second_signal_stops_at_once(tmp_path: pathlib.Path) -> None:
+    stopping = start_server(tmp_path, "--drain-timeout-seconds", "600")
+    connection = post_and_keep_open(stopping, LONG | {"stream": True, "max_tokens": 8000})
+    connection.recv(20)
+    stopping.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: ask(stopping, "GET", "/ready")[0] == 503)
+    stopping.process.send_signal(signal.SIGTERM)
+    assert stopping.process.wait(timeout=30) == 0
