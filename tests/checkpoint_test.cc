@@ -34,11 +34,12 @@ TEST_P(Checkpoint, LogProbabilitiesMatchTheFloat64Model) {
     const auto rows = ScoreRows(*engine, *slot, tokens, 200, vocabulary);
     double worst = 0;
     for (size_t i = 0; i + 1 < tokens.size(); ++i) {
-      worst = std::max(worst, std::abs(rows[i][tokens[i + 1]] - prompt["logprobs"][i].get<double>()));
+      worst =
+          std::max(worst, std::abs(rows[i][tokens[i + 1]] - prompt["logprobs"][i].get<double>()));
     }
     for (size_t id = 0; id < vocabulary.size(); ++id) {
-      worst = std::max(worst,
-                       std::abs(rows.back()[id] - prompt["next_logprobs"][id].get<double>()));
+      worst =
+          std::max(worst, std::abs(rows.back()[id] - prompt["next_logprobs"][id].get<double>()));
     }
     EXPECT_LE(worst, kTolerance) << tokens.size() << " tokens";
   }
@@ -67,8 +68,7 @@ TEST_P(Checkpoint, RowsAreInvariant) {
     options.threads = threads;
     const auto parallel = LoadEngine(dir(), options);
     for (const int32_t chunk : {7, 64, 150}) {
-      EXPECT_EQ(ScoreRows(*parallel, *parallel->AcquireSlot(), tokens, chunk, vocabulary),
-                expected)
+      EXPECT_EQ(ScoreRows(*parallel, *parallel->AcquireSlot(), tokens, chunk, vocabulary), expected)
           << threads << " threads, chunks of " << chunk;
     }
 
@@ -114,9 +114,8 @@ TEST_P(Checkpoint, AcceptedPathsContinueAsPlainDecoding) {
     // Nodes 0, 2, 4, 5 spell the sequence's next tokens; 1 and 3 are wrong guesses.
     const auto next = [&](int32_t i) { return tokens[length + i]; };
     Batch batch;
-    batch.AddTree(slot->index(),
-                  *TokenTree::Create({next(0), 3, next(1), 4, next(2), next(3)},
-                                     {-1, 0, 0, 1, 2, 4}));
+    batch.AddTree(slot->index(), *TokenTree::Create({next(0), 3, next(1), 4, next(2), next(3)},
+                                                    {-1, 0, 0, 1, 2, 4}));
     const std::vector<int32_t> path = {0, 2, 4, 5};
     for (const int32_t node : path) {
       RowRequest request;
@@ -140,8 +139,8 @@ TEST_P(Checkpoint, AcceptedPathsContinueAsPlainDecoding) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Checkpoint,
-                         testing::Values("softmax", "released_mha", "released_gqa",
-                                         "window_equal", "window_wider", "window_narrower"),
+                         testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
+                                         "window_wider", "window_narrower"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(ModelEngine, RefusesMalformedBatches) {
@@ -177,8 +176,7 @@ TEST(ModelEngine, RefusesMalformedBatches) {
   EXPECT_EQ(engine->pool().length(slot->index()), 0);
   EXPECT_EQ(code(good), StatusCode::kOk);
   EXPECT_EQ(engine->pool().length(slot->index()), 3);
-  EXPECT_EQ(engine->Commit(*slot, std::vector<int32_t>{0}).code(),
-            StatusCode::kInvalidArgument);
+  EXPECT_EQ(engine->Commit(*slot, std::vector<int32_t>{0}).code(), StatusCode::kInvalidArgument);
 }
 
 TEST(ModelEngine, SaysWhichFlagsWhenNoStateFits) {

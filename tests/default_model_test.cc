@@ -59,8 +59,8 @@ TEST_F(DefaultModel, LogProbabilitiesMatchTransformers) {
       for (size_t i = 0; i < count; ++i) {
         const size_t position = first + i;
         if (position + 1 < tokens.size()) {
-          worst = std::max(worst, std::abs(results[i].scores[64] -
-                                           prompt["logprobs"][position].get<double>()));
+          worst = std::max(
+              worst, std::abs(results[i].scores[64] - prompt["logprobs"][position].get<double>()));
         }
         for (size_t p = 0; p < prompt["positions"].size(); ++p) {
           if (prompt["positions"][p].get<size_t>() != position) continue;

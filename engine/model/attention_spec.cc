@@ -126,7 +126,7 @@ StatusOr<std::optional<float>> ReadAlpha(const ConfigReader& reader) {
     if (*value == "learned") return std::optional<float>();
     return reader.Wrong("alpha", "a number or \"learned\"");
   }
-  TREELINE_ASSIGN_OR_RETURN(const float alpha, reader.Number("alpha", 0, kMaxAlpha, 1.0f));
+  TREELINE_ASSIGN_OR_RETURN(const float alpha, reader.Number("alpha", -kMaxAlpha, kMaxAlpha, 1.0f));
   return std::optional<float>(alpha);
 }
 

@@ -193,7 +193,7 @@ TEST(AttentionSpec, RefusesWrongValuesNamingTheKey) {
            {"conv_kernel", "62", "odd"}},
           {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "conv_kernel": 4097})",
            {"conv_kernel", "4097"}},
-          {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "alpha": -1})",
+          {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "alpha": -1e9})",
            {"alpha", "-1"}},
           {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "alpha": "fixed"})",
            {"alpha", "fixed"}},

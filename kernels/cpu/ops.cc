@@ -43,9 +43,10 @@ void SwiGluRow(const float* HWY_RESTRICT x, float* HWY_RESTRICT y, int32_t dim) 
   const hn::ScalableTag<float> d;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = WholeVectors(d, dim);
   const auto one = hn::Set(d, 1.0f);
+  const auto largest = hn::Set(d, 88.0f);  // Above, Highway's Exp is undefined; silu is 0 by then.
   for (int32_t i = 0; i < whole; i += lanes) {
     const auto gate = hn::LoadU(d, x + i);
-    const auto silu = hn::Div(gate, hn::Add(one, hn::Exp(d, hn::Neg(gate))));
+    const auto silu = hn::Div(gate, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(gate), largest))));
     hn::StoreU(hn::Mul(silu, hn::LoadU(d, x + dim + i)), d, y + i);
   }
   for (int32_t i = whole; i < dim; ++i) y[i] = x[i] / (1.0f + std::exp(-x[i])) * x[dim + i];

@@ -1,0 +1,88 @@
+#include "kernels/cpu/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/reference/ops.h"
+
+namespace treeline {
+namespace {
+
+std::vector<float> RandomValues(size_t n, std::mt19937& rng, float scale = 1.0f) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = scale * normal(rng);
+  return values;
+}
+
+// Odd dimensions leave a rest after whole vectors; odd row counts, after whole tasks.
+constexpr int32_t kDims[] = {1, 7, 16, 33, 576};
+constexpr int32_t kRows[] = {1, 9, 20};
+
+TEST(RmsNorm, MatchesTheReference) {
+  std::mt19937 rng(1);
+  ThreadPool pool(2);
+  for (const int32_t dim : kDims) {
+    for (const int32_t rows : kRows) {
+      const auto x = RandomValues(size_t(rows) * dim, rng, 3.0f), weight = RandomValues(dim, rng);
+      std::vector<float> actual(x.size()), expected(x.size());
+      cpu::RmsNorm({x.data(), weight.data(), actual.data(), rows, dim, 1e-5f}, pool);
+      reference::RmsNorm({x.data(), weight.data(), expected.data(), rows, dim, 1e-5f});
+      for (size_t i = 0; i < x.size(); ++i) {
+        ASSERT_NEAR(actual[i], expected[i], 2e-6 * (1 + std::abs(expected[i])));
+      }
+    }
+  }
+}
+
+TEST(SwiGlu, MatchesTheReferenceAndSaturates) {
+  std::mt19937 rng(2);
+  ThreadPool pool(2);
+  for (const int32_t dim : kDims) {
+    for (const int32_t rows : kRows) {
+      auto x = RandomValues(size_t(rows) * 2 * dim, rng, 4.0f);
+      x[0] = -200.0f;  // silu(-200) is a tiny negative number, not NaN.
+      std::vector<float> actual(size_t(rows) * dim), expected(actual.size());
+      cpu::SwiGlu({x.data(), actual.data(), rows, dim}, pool);
+      reference::SwiGlu({x.data(), expected.data(), rows, dim});
+      for (size_t i = 0; i < actual.size(); ++i) {
+        ASSERT_NEAR(actual[i], expected[i], 1e-6 * (1 + std::abs(expected[i])));
+      }
+    }
+  }
+}
+
+TEST(Rope, MatchesTheReferenceFarIntoAContext) {
+  std::mt19937 rng(3);
+  ThreadPool pool(2);
+  constexpr int32_t kHeads = 3, kHeadDim = 16, kStride = 60;
+  std::vector<float> frequencies;
+  for (int i = 0; i < kHeadDim / 2; ++i) {
+    frequencies.push_back(std::pow(100000.0f, -2.0f * i / kHeadDim));
+  }
+  const std::vector<int32_t> positions = {0, 1, 2, 77, 4095, 8191, 100000, 5, 6};
+  const auto original = RandomValues(positions.size() * kStride, rng);
+  auto actual = original, expected = original;
+  RopeParams params{actual.data(),
+                    positions.data(),
+                    frequencies.data(),
+                    static_cast<int32_t>(positions.size()),
+                    kStride,
+                    kHeads,
+                    kHeadDim};
+  cpu::Rope(params, pool);
+  params.x = expected.data();
+  reference::Rope(params);
+  for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 1e-6);
+  // Position 0 turns nothing, and what lies behind the heads stays as it was.
+  for (int i = 0; i < kStride; ++i) EXPECT_EQ(actual[i], original[i]);
+  for (int i = kHeads * kHeadDim; i < kStride; ++i) {
+    EXPECT_EQ(actual[kStride + i], original[kStride + i]);
+  }
+}
+
+}  // namespace
+}  // namespace treeline
