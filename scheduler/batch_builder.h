@@ -26,8 +26,8 @@ struct StepPlan {
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of
-// `max_tokens` goes to prompts, each as much as there is, the earliest admitted first.
-// REQUIRES: at most max_tokens sequences are running, so that no decoding one is left out.
+// `max_tokens` goes to prompts, each as much as there is, the earliest admitted first. Decodes
+// never outgrow max_tokens: who decodes was in the step before, and that had its room.
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens);
 
 }  // namespace treeline

@@ -43,8 +43,8 @@ struct RequestTimes {
 class SchedulerObserver {
  public:
   virtual ~SchedulerObserver() = default;
-  // After every step, with what it ran and drew. Both are 0 where a round ran nothing and only
-  // ended requests.
+  // After every step, with what it ran and drew. Both are 0 where the step failed, or where a
+  // round ran nothing and only ended requests.
   virtual void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
                       const SchedulerGauges& gauges) = 0;
   virtual void OnFirstToken(Duration since_arrival) = 0;   // The first of all choices.

@@ -47,6 +47,10 @@ class LoopScheduler final : public Scheduler {
 
  private:
   using Group = std::unique_ptr<SequenceGroup>;
+  struct StepCounts {
+    int32_t prompt_tokens = 0;
+    int32_t generated_tokens = 0;
+  };
 
   Status Enqueue(Group group);
   void Loop();
@@ -55,12 +59,11 @@ class LoopScheduler final : public Scheduler {
   // Plan.
   void FailAbandoned(TimePoint now);
   void Admit(TimePoint now);
-  bool HasRoom() const;
   void AcquireSlots(SequenceGroup& group, TimePoint now);
   Group PopQueue();
 
-  // Run and commit; returns the number of tokens generated.
-  int32_t Run(const StepPlan& plan);
+  // Run and commit. Commit returns the number of tokens generated.
+  StepCounts Run(const StepPlan& plan);
   int32_t Commit(const StepPlan::Entry& entry, std::span<RowResult> results, TimePoint now);
   void MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now);
 
@@ -192,11 +195,11 @@ bool LoopScheduler::Round() {
   FailAbandoned(now);
   Admit(now);
   const StepPlan plan = BuildBatch(running_, options_.max_batch_tokens);
-  const int32_t generated_tokens = plan.entries.empty() ? 0 : Run(plan);
+  const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
 
   const std::vector<Group> ended = TakeEnded();
   if (plan.entries.empty() && ended.empty()) return false;
-  observer_.OnStep(plan.prompt_tokens, generated_tokens, Gauges());
+  observer_.OnStep(counts.prompt_tokens, counts.generated_tokens, Gauges());
   for (const Group& group : ended) Finish(*group);
   return true;
 }
@@ -209,7 +212,7 @@ void LoopScheduler::FailAbandoned(TimePoint now) {
 
 void LoopScheduler::Admit(TimePoint now) {
   for (Group& group : running_) AcquireSlots(*group, now);
-  while (HasRoom()) {
+  while (engine_.free_slots() > 0) {
     Group group = PopQueue();
     if (group == nullptr) return;
     AcquireSlots(*group, now);
@@ -217,16 +220,11 @@ void LoopScheduler::Admit(TimePoint now) {
   }
 }
 
-bool LoopScheduler::HasRoom() const {
-  const int32_t free_slots = engine_.free_slots();
-  return free_slots > 0 && limits_.num_slots - free_slots < options_.max_batch_tokens;
-}
-
 void LoopScheduler::AcquireSlots(SequenceGroup& group, TimePoint now) {
   if (group.end()) return;
   for (Sequence& sequence : group.sequences()) {
     if (sequence.running() || sequence.finished()) continue;
-    if (!HasRoom()) return;
+    if (engine_.free_slots() == 0) return;
     StatusOr<StateSlot> slot = engine_.AcquireSlot();
     if (!slot.ok()) {
       group.Fail(Annotate(slot.status(), "no state for the sequence"));
@@ -245,7 +243,7 @@ LoopScheduler::Group LoopScheduler::PopQueue() {
   return group;
 }
 
-int32_t LoopScheduler::Run(const StepPlan& plan) {
+LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
   StatusOr<std::vector<RowResult>> results = engine_.Step(plan.batch);
   if (!results.ok()) {
     spdlog::error("a step of {} tokens in {} sequences failed: {}", plan.batch.num_tokens(),
@@ -256,7 +254,7 @@ int32_t LoopScheduler::Run(const StepPlan& plan) {
                                 : results.status().code();
     const Status status = MakeStatus(code, "the engine failed: {}", Message(results.status()));
     for (const StepPlan::Entry& entry : plan.entries) entry.group->Fail(status);
-    return 0;
+    return {};
   }
   TREELINE_CHECK(results->size() == plan.batch.requests.size(), "{} results for {} requests",
                  results->size(), plan.batch.requests.size());
@@ -264,12 +262,12 @@ int32_t LoopScheduler::Run(const StepPlan& plan) {
 
   const TimePoint now = clock_.Now();
   std::span<RowResult> rest = *results;
-  int32_t generated_tokens = 0;
+  StepCounts counts{.prompt_tokens = plan.prompt_tokens};
   for (const StepPlan::Entry& entry : plan.entries) {
-    generated_tokens += Commit(entry, rest.first(entry.num_requests), now);
+    counts.generated_tokens += Commit(entry, rest.first(entry.num_requests), now);
     rest = rest.subspan(entry.num_requests);
   }
-  return generated_tokens;
+  return counts;
 }
 
 int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult> results,
@@ -358,9 +356,9 @@ StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(const Options& options, E
   TREELINE_RETURN_IF_ERROR(CheckOptions(options, limits));
   if (limits.num_slots > options.max_batch_tokens) {
     spdlog::warn(
-        "{} state slots but a step runs at most {} tokens: only {} sequences can run at "
-        "once; raise max_batch_tokens to use all slots",
-        limits.num_slots, options.max_batch_tokens, options.max_batch_tokens);
+        "{} state slots but a step runs at most {} tokens: so many sequences decode at once and "
+        "no more; raise max_batch_tokens to use all slots",
+        limits.num_slots, options.max_batch_tokens);
   }
   return std::make_unique<LoopScheduler>(options, engine, tokenizer, clock, observer);
 }

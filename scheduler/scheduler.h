@@ -10,8 +10,8 @@
 // Order. Requests are admitted first come, first served, and prompts are computed in order of
 // admission; a decoding sequence gets its token in every step. Each choice of a request is a
 // sequence with a slot of its own, and they are admitted one by one: a sequence never waits
-// for anything while it holds a slot, so requests cannot block each other for ever.
-// At most max_batch_tokens sequences run at once.
+// for another's slot while it holds its own, so requests cannot block each other for ever.
+// More slots than max_batch_tokens are of no use: only so many sequences decode at once.
 //
 // Faults. When Engine::Step fails, the requests that were in the batch end with its error and
 // the others live on; a row without a result ends its own request only.

@@ -126,7 +126,7 @@ class SchedulerTest : public testing::Test {
     Create(kBudget);
   }
 
-  void Create(int32_t max_batch_tokens, int32_t max_queued_requests = 4) {
+  void Create(int32_t max_batch_tokens, int32_t max_queued_requests = 8) {
     const Scheduler::Options options{.max_batch_tokens = max_batch_tokens,
                                      .max_queued_requests = max_queued_requests,
                                      .eos_token_ids = {kEos}};
@@ -250,7 +250,7 @@ TEST_F(SchedulerTest, AFreedSlotGoesToTheNextInLine) {
   RunToEnd();
 }
 
-TEST_F(SchedulerTest, NoMoreSequencesRunThanTheBudgetHasTokens) {
+TEST_F(SchedulerTest, APromptWaitsWhileDecodesTakeTheWholeBudget) {
   Create(/*max_batch_tokens=*/2);
   Submit(MakeRequest({20}, 3));
   Submit(MakeRequest({30}, 3));
@@ -590,6 +590,7 @@ TEST_F(SchedulerTest, DeadlinesEndWaitingAndRunningRequests) {
 }
 
 TEST_F(SchedulerTest, AFullQueueRefuses) {
+  Create(kBudget, /*max_queued_requests=*/4);
   for (int32_t i = 0; i < 4; ++i) Submit(MakeRequest({20 + i}, 2));
   const auto refused = scheduler_->Submit(MakeRequest({30}, 1));
   EXPECT_EQ(refused.status().code(), StatusCode::kResourceExhausted);
@@ -644,9 +645,8 @@ TEST_F(SchedulerTest, OptionsOutOfRangeAreRefused) {
 // ---- Faults ----
 
 TEST_F(SchedulerTest, AFailedStepEndsOnlyTheRequestsInIt) {
-  Request wide = MakeRequest(Prompt(100, 20), 5);
   Reader a = Submit(MakeRequest({20}, 5));
-  Reader b = Submit(wide);
+  Reader b = Submit(MakeRequest(Prompt(100, 20), 5));
   Reader c = Submit(MakeRequest({30, 31}, 5));
   Reader d = Submit(MakeRequest({40}, 5));
   engine_.FailNextStep(Internal("the device is on fire"));
@@ -657,6 +657,7 @@ TEST_F(SchedulerTest, AFailedStepEndsOnlyTheRequestsInIt) {
   EXPECT_FALSE(c.ended());
   EXPECT_EQ(engine_.free_slots(), 2);
   EXPECT_EQ(scheduler_->steps(), 0);
+  EXPECT_EQ(observer_.prompt_tokens, 0) << "a failed step computed nothing";
   RunToEnd();
   EXPECT_EQ(c.choice().tokens, engine_.Continuation({30, 31}, 5));
   EXPECT_EQ(d.choice().tokens, engine_.Continuation({40}, 5));
@@ -688,6 +689,7 @@ TEST_F(SchedulerTest, ARowWithoutResultEndsItsOwnRequest) {
   Reader b = Submit(MakeRequest({30}, 5));
   Steps(1);
   EXPECT_EQ(a.code(), StatusCode::kInternal);
+  EXPECT_THAT(a.choice().tokens, IsEmpty());
   EXPECT_EQ(engine_.free_slots(), 2);
   RunToEnd();
   EXPECT_EQ(b.choice().tokens, engine_.Continuation({30}, 5));
