@@ -37,6 +37,32 @@ TEST(ParseJson, AcceptsNestingUpToTheLimit) {
   EXPECT_FALSE(ParseJson("[[[1]]]", "body", 2).ok());
 }
 
+TEST(ParseOrderedJson, KeepsTheOrderOfMembers) {
+  auto value = ParseOrderedJson(R"({"z": 1, "a": {"y": 2, "b": 3}})", "body");
+  ASSERT_TRUE(value.ok());
+  EXPECT_EQ(value->dump(), R"({"z":1,"a":{"y":2,"b":3}})");
+}
+
+TEST(ParseOrderedJson, RefusesDeepNesting) {
+  EXPECT_TRUE(ParseOrderedJson("[[1]]", "body", 2).ok());
+  EXPECT_FALSE(ParseOrderedJson("[[[1]]]", "body", 2).ok());
+}
+
+TEST(ParseOrderedJson, LimitsTheMembersOfOneObject) {
+  auto object_of = [](int members) {
+    std::string text = "{";
+    for (int i = 0; i < members; ++i) {
+      text += fmt::format("{}\"k{}\": {{\"x\": 0}}", i == 0 ? "" : ",", i);
+    }
+    return text + "}";
+  };
+  EXPECT_TRUE(ParseOrderedJson(object_of(kMaxOrderedJsonMembers), "body").ok());
+  auto refused = ParseOrderedJson(object_of(kMaxOrderedJsonMembers + 1), "the request body");
+  ASSERT_EQ(refused.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(refused.status()).find("the request body: a JSON object with more than 1024"),
+            std::string::npos);
+}
+
 TEST(ParseJsonFile, SaysWhichFileIsMissing) {
   auto value = ParseJsonFile("/no/such/config.json");
   ASSERT_EQ(value.status().code(), StatusCode::kNotFound);
