@@ -20,8 +20,8 @@ std::string TextRepr(std::string_view text);
 
 struct JsonStyle {
   std::optional<std::string> indent;  // Of one level; one line without it.
-  std::string item_separator = ", ";
-  std::string key_separator = ": ";
+  std::string_view item_separator = ", ";  // Views of literals or of the template's values.
+  std::string_view key_separator = ": ";
   bool ensure_ascii = false;
   bool sort_keys = false;
 };

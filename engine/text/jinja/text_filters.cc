@@ -125,8 +125,8 @@ StatusOr<JsonStyle> ReadJsonStyle(Runtime& runtime, const BoundArguments& bound)
         !pair->items[1].is_text()) {
       return InvalidArgument("tojson: separators must be a pair of text");
     }
-    style.item_separator = std::string(pair->items[0].text());
-    style.key_separator = std::string(pair->items[1].text());
+    style.item_separator = pair->items[0].text();
+    style.key_separator = pair->items[1].text();
   }
   style.sort_keys = bound.GetFlag(3);
   return style;
