@@ -184,14 +184,11 @@ StatusOr<std::vector<RowResult>> ModelEngine::Answer(const std::vector<RowReques
     TREELINE_ASSIGN_OR_RETURN(const float* device_logits, model_->Logits(rows));
     std::vector<float> logits(count * vocab);
     backend_->CopyToHost(logits.data(), device_logits, logits.size() * sizeof(float));
-    std::vector<Status> statuses(count);
     backend_->host_threads().ParallelFor(count, [&](int64_t i, int32_t thread) {
       StatusOr<RowResult> result = samplers_[thread].Sample(
           std::span<const float>(logits).subspan(i * vocab, vocab), requests[first + i]);
-      statuses[i] = result.status();
-      if (result.ok()) results[first + i] = *std::move(result);
+      results[first + i] = result.ok() ? *std::move(result) : RowResult{.status = result.status()};
     });
-    for (const Status& status : statuses) TREELINE_RETURN_IF_ERROR(status);
   }
   return results;
 }

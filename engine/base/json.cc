@@ -1,6 +1,6 @@
 #include "engine/base/json.h"
 
-#include <type_traits>
+#include <limits>
 #include <vector>
 
 #include "engine/base/file.h"
@@ -9,56 +9,39 @@ namespace treeline {
 
 namespace {
 
-// Watches a parse through nlohmann's callback. A subtree past a limit is discarded, so memory
-// and time stay bounded while the parser runs to the end of the text.
-template <typename JsonType>
-class LimitKeeper {
- public:
-  using Event = typename JsonType::parse_event_t;
-
-  LimitKeeper(const std::string& what, int max_depth) : what_(what), max_depth_(max_depth) {}
-
-  bool Keep(int depth, Event event) {
-    if (!status_.ok()) return false;
-    const bool opens = event == Event::object_start || event == Event::array_start;
-    if (opens && depth >= max_depth_) {
-      status_ = InvalidArgument("{}: JSON nested deeper than {} levels", what_, max_depth_);
-    } else if (std::is_same_v<JsonType, OrderedJson>) {
-      CountMembers(event);
+// Checks nesting and members over the bytes alone, before anything is built: nlohmann's own
+// callback takes quadratic time on arrays of objects. Text that is not JSON may pass; the
+// parser refuses it.
+Status CheckLimits(std::string_view text, const std::string& what, int max_depth, int max_members) {
+  std::vector<int> members;  // One count for each open object or array.
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;  // Skips what is escaped.
+      if (c == '"') in_string = false;
+      continue;
     }
-    return status_.ok();
-  }
-
-  const Status& status() const { return status_; }
-
- private:
-  void CountMembers(Event event) {
-    if (event == Event::object_start) {
-      members_.push_back(0);
-    } else if (event == Event::object_end) {
-      members_.pop_back();
-    } else if (event == Event::key && ++members_.back() > kMaxOrderedJsonMembers) {
-      status_ = InvalidArgument("{}: a JSON object with more than {} members", what_,
-                                kMaxOrderedJsonMembers);
+    if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      members.push_back(0);
+      if (static_cast<int>(members.size()) > max_depth) {
+        return InvalidArgument("{}: JSON nested deeper than {} levels", what, max_depth);
+      }
+    } else if ((c == '}' || c == ']') && !members.empty()) {
+      members.pop_back();
+    } else if (c == ':' && !members.empty() && ++members.back() > max_members) {
+      return InvalidArgument("{}: a JSON object with more than {} members", what, max_members);
     }
   }
-
-  const std::string& what_;
-  const int max_depth_;
-  std::vector<int> members_;  // One count for each open object.
-  Status status_;
-};
+  return OkStatus();
+}
 
 template <typename JsonType>
-StatusOr<JsonType> ParseWithLimits(std::string_view text, const std::string& what, int max_depth) {
-  LimitKeeper<JsonType> limits(what, max_depth);
-  auto keep = [&](int depth, typename JsonType::parse_event_t event, JsonType&) {
-    return limits.Keep(depth, event);
-  };
+StatusOr<JsonType> ParseText(std::string_view text, const std::string& what) {
   try {
-    JsonType value = JsonType::parse(text.begin(), text.end(), keep);
-    TREELINE_RETURN_IF_ERROR(limits.status());
-    return value;
+    return JsonType::parse(text.begin(), text.end());
   } catch (const typename JsonType::parse_error& error) {
     return InvalidArgument("{}: not valid JSON at byte {}: {}", what, error.byte, error.what());
   } catch (const typename JsonType::exception& error) {
@@ -69,12 +52,14 @@ StatusOr<JsonType> ParseWithLimits(std::string_view text, const std::string& wha
 }  // namespace
 
 StatusOr<Json> ParseJson(std::string_view text, const std::string& what, int max_depth) {
-  return ParseWithLimits<Json>(text, what, max_depth);
+  TREELINE_RETURN_IF_ERROR(CheckLimits(text, what, max_depth, std::numeric_limits<int>::max()));
+  return ParseText<Json>(text, what);
 }
 
 StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, const std::string& what,
                                        int max_depth) {
-  return ParseWithLimits<OrderedJson>(text, what, max_depth);
+  TREELINE_RETURN_IF_ERROR(CheckLimits(text, what, max_depth, kMaxOrderedJsonMembers));
+  return ParseText<OrderedJson>(text, what);
 }
 
 StatusOr<Json> ParseJsonFile(const std::string& path) {

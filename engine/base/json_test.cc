@@ -63,6 +63,22 @@ TEST(ParseOrderedJson, LimitsTheMembersOfOneObject) {
             std::string::npos);
 }
 
+TEST(ParseJson, LimitsLookPastStrings) {
+  EXPECT_TRUE(ParseJson(R"(["[[[[", "\\\"[[[[", "\\\\"])", "body", 1).ok());
+}
+
+// nlohmann's callback parser rescans the parent at each object's end: 22 s for such a text.
+// Here a test that hangs is a test that fails.
+TEST(ParseJson, ManySmallObjectsTakeLinearTime) {
+  std::string text = "{";
+  for (int i = 0; i < 200'000; ++i) {
+    text += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":{}";
+  }
+  const auto value = ParseJson(text + "}", "body");
+  ASSERT_TRUE(value.ok());
+  EXPECT_EQ(value->size(), 200'000u);
+}
+
 TEST(ParseJsonFile, SaysWhichFileIsMissing) {
   auto value = ParseJsonFile("/no/such/config.json");
   ASSERT_EQ(value.status().code(), StatusCode::kNotFound);

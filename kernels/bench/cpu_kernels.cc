@@ -1,0 +1,157 @@
+// GB/s and FLOP/s of the CPU kernels at the shapes of SmolLM2-135M, beside two
+// ceilings measured in the same run: streaming reads of memory, and multiply-adds
+// from registers. Run with --benchmark_filter=... for a part.
+#include <benchmark/benchmark.h>
+
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/matmul.h"
+
+namespace treeline {
+namespace {
+
+constexpr int32_t kHeads = 9, kKvHeads = 3, kHeadDim = 64;
+
+ThreadPool& Pool() {
+  static ThreadPool pool(std::max(1u, std::thread::hardware_concurrency()));
+  return pool;
+}
+
+std::vector<float> RandomValues(size_t n, float scale = 1.0f) {
+  static std::mt19937 rng(1);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(rng);
+  return values;
+}
+
+void SetRates(benchmark::State& state, double flops, double bytes) {
+  state.counters["FLOP/s"] =
+      benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["B/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate,
+                                             benchmark::Counter::kIs1024);
+}
+
+void CeilingMemoryRead(benchmark::State& state) {
+  const std::vector<uint64_t> data(size_t{64} << 20, 1);  // 512 MiB, past any cache.
+  const int64_t parts = 64, part = static_cast<int64_t>(data.size()) / parts;
+  std::vector<uint64_t> sums(parts);
+  for (auto _ : state) {
+    Pool().ParallelFor(parts, [&](int64_t i, int32_t) {
+      uint64_t sum[8] = {};
+      for (int64_t j = i * part; j < (i + 1) * part; j += 8) {
+        for (int k = 0; k < 8; ++k) sum[k] += data[j + k];
+      }
+      sums[i] = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+    });
+    benchmark::DoNotOptimize(sums.data());
+  }
+  SetRates(state, 0, static_cast<double>(data.size()) * sizeof(uint64_t));
+}
+BENCHMARK(CeilingMemoryRead)->UseRealTime();
+
+// A product whose operands stay in the first-level cache: what the tile can do at best.
+void CeilingMultiplyAdd(benchmark::State& state) {
+  const int32_t rows = 96, n = 32 * Pool().num_threads() * 4, k = 64;
+  const cpu::PackedMatrix matrix(cpu::WeightType::kF32, n, k);
+  const auto x = RandomValues(size_t(rows) * k);
+  std::vector<float> y(size_t(rows) * n);
+  for (auto _ : state) cpu::MatMul({x.data(), y.data(), rows, false}, matrix, Pool());
+  SetRates(state, 2.0 * rows * n * k, 0);
+}
+BENCHMARK(CeilingMultiplyAdd)->UseRealTime();
+
+// Arguments: rows, n, k, weight type.
+void MatMul(benchmark::State& state) {
+  const int32_t rows = state.range(0), n = state.range(1), k = state.range(2);
+  const auto type = state.range(3) == 0 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16;
+  cpu::PackedMatrix matrix(type, n, k);
+  const auto row_values = RandomValues(k);
+  for (int32_t row = 0; row < n; ++row) matrix.SetRow(row, row_values);
+  const auto x = RandomValues(size_t(rows) * k);
+  std::vector<float> y(size_t(rows) * n);
+  for (auto _ : state) cpu::MatMul({x.data(), y.data(), rows, false}, matrix, Pool());
+  SetRates(state, 2.0 * rows * n * k, static_cast<double>(matrix.bytes()));
+}
+BENCHMARK(MatMul)
+    ->ArgNames({"rows", "n", "k", "bf16"})
+    ->Args({1, 960, 576, 1})
+    ->Args({1, 3072, 576, 1})
+    ->Args({1, 49152, 576, 1})
+    ->Args({1, 49152, 576, 0})
+    ->Args({8, 3072, 576, 1})
+    ->Args({512, 3072, 576, 1})
+    ->Args({512, 3072, 576, 0})
+    ->Args({512, 576, 1536, 1})
+    ->UseRealTime();
+
+// One layer's attention of `rows` more tokens after `context`. form 0: softmax; 1: groups and
+// window of 128, 4 sinks, hedgehog, joint, decay, 32 taps.
+void Attention(benchmark::State& state) {
+  const int32_t rows = state.range(0), context = state.range(1);
+  AttentionLayer layer;
+  layer.heads = kHeads;
+  layer.kv_heads = kKvHeads;
+  layer.head_dim = kHeadDim;
+  if (state.range(2) == 1) {
+    layer.form.group_size = layer.form.window_size = 128;
+    layer.form.window = Window::kSliding;
+    layer.form.sinks = 4;
+    layer.form.decay = true;
+    layer.form.feature_map = FeatureMap::kHedgehog;
+    layer.form.denominator = Denominator::kJoint;
+    layer.form.conv_kernel = 63;
+  }
+  layer.k_ring_rows = layer.form.k_ring_rows(context + rows);
+  layer.v_ring_rows = layer.form.v_ring_rows(context + rows);
+  const std::vector<float> factor(kHeads, 1.0f), decay(kKvHeads, 0.9f);
+  const auto map_q = RandomValues(kHeads * kHeadDim * kHeadDim, 0.1f);
+  const auto map_k = RandomValues(kKvHeads * kHeadDim * kHeadDim, 0.1f);
+  const auto taps = RandomValues(kHeads * 32, 0.1f);
+  layer.linear_factor = factor.data();
+  layer.decay = decay.data();
+  layer.feature_map_q = map_q.data();
+  layer.feature_map_k = map_k.data();
+  layer.conv_taps = taps.data();
+
+  const size_t m = layer.feature_dim();
+  auto s = RandomValues(kKvHeads * m * kHeadDim), z = RandomValues(kKvHeads * m);
+  auto sinks = RandomValues(kKvHeads * 4 * kHeadDim);
+  auto ring_k = RandomValues(size_t(kKvHeads) * layer.k_ring_rows * kHeadDim);
+  auto ring_v = RandomValues(size_t(kKvHeads) * layer.v_ring_rows * kHeadDim);
+  std::vector<int32_t> parents(rows);
+  for (int32_t i = 0; i < rows; ++i) parents[i] = i - 1;
+  AttentionTree tree;
+  tree.state = {s.data(), z.data(), sinks.data(), sinks.data(), ring_k.data(), ring_v.data()};
+  tree.length = context;
+  tree.num_rows = rows;
+  tree.parents = parents.data();
+  tree.commit = true;
+  const auto q = RandomValues(size_t(rows) * kHeads * kHeadDim);
+  const auto kv = RandomValues(size_t(rows) * kKvHeads * kHeadDim);
+  std::vector<float> out(q.size());
+  AttentionParams params;
+  params.layer = &layer;
+  params.q = q.data();
+  params.k = kv.data();
+  params.v = kv.data();
+  params.out = out.data();
+  params.q_stride = kHeads * kHeadDim;
+  params.kv_stride = kKvHeads * kHeadDim;
+  params.trees = &tree;
+  params.num_trees = 1;
+  cpu::AttentionWorkspace workspace(Pool().num_threads());
+  for (auto _ : state) cpu::Attention(params, workspace, Pool());
+  state.counters["rows/s"] =
+      benchmark::Counter(rows, benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(Attention)
+    ->ArgNames({"rows", "context", "linearized"})
+    ->ArgsProduct({{1, 512}, {0, 2048, 8192}, {0, 1}})
+    ->UseRealTime();
+
+}  // namespace
+}  // namespace treeline
