@@ -115,7 +115,7 @@ SOURCES["operators"] = r"""
 {{ 1 + 2 * 3 - 4 / 2 }} {{ (1 + 2) * 3 }}
 {{ 1 < 2 }} {{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 3 > 2 >= 2 != 1 }} {{ 'a' < 'b' }} {{ [1, 2] < [1, 3] }} {{ (1,) < (1, 2) }} {{ 1 == 1.0 == true }}
 {{ 'a' == 'a' }} {{ 'a' != 'b' }} {{ [1, [2]] == [1, [2]] }} {{ {'a': 1, 'b': 2} == {'b': 2, 'a': 1} }} {{ (1,) == [1] }} {{ none == none }} {{ none == false }} {{ missing == missing }} {{ missing == none }} {{ '' == missing }}
-{{ 1 in list }} {{ 9 in list }} {{ 9 not in list }} {{ 'ell' in text }} {{ '' in 'a' }} {{ 'b' in dict }} {{ 'z' in dict }} {{ 1 in missing }} {{ 1 in (1, 2) }} {{ not 1 in [1] }} {{ 'role' in messages[0] }} {{ none in [none] }} {{ [1] in [[1]] }}
+{{ 1 in list }} {{ 9 in list }} {{ 9 not in list }} {{ 'ell' in text }} {{ '' in 'a' }} {{ 'b' in dict }} {{ 'z' in dict }} {{ 1 in missing }} {{ 1 in (1, 2) }} {{ not 1 in [1] }} {{ 'role' in messages[0] }} {{ none in [none] }} {{ [1] in [[1]] }} {{ (1, 2) in dict }}
 {{ yes and no }} {{ yes or no }} {{ not yes }} {{ '' or 'x' }} {{ 'a' and 'b' }} {{ 0 and 1 }} {{ none or 0 }} {{ not not 1 }} {{ 1 and 2 or 3 }} {{ no or no and yes }} {{ missing or 'd' }}
 {{ 'a' if yes else 'b' }} {{ 'a' if no else 'b' }} {{ 'a' if no }} {{ 'a' if no else 'b' if no else 'c' }} {{ ('a' if yes) ~ 'x' }} {{ 'a' if yes if no else 'z' }}
 {{ not 1 == 2 }} {{ 1 == 1 and 2 == 2 }} {{ -1|abs }} {{ 2 ** 2|abs }} {{ -list[0] }}
@@ -318,7 +318,7 @@ SOURCES["tests"] = r"""
 {{ 1 is eq 1 }} {{ 1 is equalto 2 }} {{ 1 is ne 2 }} {{ 1 is lt 2 }} {{ 1 is le 1 }} {{ 1 is gt 0 }} {{ 1 is ge 2 }} {{ 2 is greaterthan 1 }} {{ 1 is lessthan 2 }} {{ 'a' is in 'abc' }} {{ 1 is in [1] }} {{ 1 is not in [1] }} {{ 1 is sameas 1 }} {{ true is sameas true }} {{ [] is sameas [] }} {{ 1 is sameas true }}
 {{ 'abc' is lower }} {{ 'Abc' is lower }} {{ 'ABC' is upper }} {{ '123' is lower }} {{ 'É' is upper }} {{ '' is upper }}
 {{ name is defined and name is string }} {{ missing is not defined or no }} {{ name is string == true }} {{ not name is string }} {{ 'x' if n is odd else 'y' }}
-{{ 'a'|safe is escaped }} {{ 'a' is escaped }} {{ range is callable }} {{ name.strip is callable }}
+{{ 'a'|safe is escaped }} {{ 'a' is escaped }} {{ range is callable }} {{ missing is callable }} {{ name.strip is callable }}
 {{ 1 is nope }}
 {{ 1 is divisibleby 0 }}
 {{ 'a' is odd }}
@@ -362,6 +362,8 @@ SOURCES["filters"] = r"""
 {{ 5|list }}
 {{ 'a'|items|list }}
 {{ [1, 'a']|sort }}
+{{ 5|indent }}
+{{ missing|indent }}
 {{ [{}, {}]|sort }}
 {{ [{}]|unique|list }}
 {{ 'a'|abs }}

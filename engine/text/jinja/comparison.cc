@@ -119,7 +119,9 @@ StatusOr<bool> Contains(Runtime& runtime, const Value& container, const Value& i
     return container.text().find(item.text()) != std::string_view::npos;
   }
   if (const Dict* dict = container.dict()) {
-    if (item.is_undefined() || Dict::IsKey(item)) return dict->Find(item) != nullptr;
+    const Sequence* sequence = item.sequence();
+    const bool is_tuple = sequence != nullptr && sequence->type == SequenceType::kTuple;
+    if (item.is_undefined() || is_tuple || Dict::IsKey(item)) return dict->Find(item) != nullptr;
     return InvalidArgument("unhashable type: '{}'", TypeName(item));
   }
   if (!IsIterable(container)) {

@@ -181,8 +181,9 @@ Status Interpreter::BindParameters(const MacroDefinition& macro, const Arguments
                            parameters.size());
   }
   for (const auto& [name, value] : arguments.named) {
-    const auto parameter = std::find_if(parameters.begin(), parameters.end(),
-                                        [&](const auto& entry) { return entry.first == name; });
+    const auto parameter =
+        std::find_if(parameters.begin(), parameters.end(),
+                     [&name = name](const auto& entry) { return entry.first == name; });
     if (parameter == parameters.end()) {
       return InvalidArgument("macro '{}' takes no keyword argument '{}'", macro.name, name);
     }

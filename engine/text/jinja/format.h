@@ -19,7 +19,7 @@ StatusOr<std::string> ToRepr(Runtime& runtime, const Value& value);
 std::string TextRepr(std::string_view text);
 
 struct JsonStyle {
-  std::optional<std::string> indent;  // Of one level; one line without it.
+  std::optional<std::string> indent;       // Of one level; one line without it.
   std::string_view item_separator = ", ";  // Views of literals or of the template's values.
   std::string_view key_separator = ": ";
   bool ensure_ascii = false;

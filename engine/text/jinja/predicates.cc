@@ -37,7 +37,8 @@ bool IsFloat(const Value& value) { return value.is_float(); }
 bool IsNumber(const Value& value) { return value.is_number(); }
 bool IsString(const Value& value) { return value.is_text(); }
 bool IsMapping(const Value& value) { return value.dict() != nullptr; }
-bool IsCallableValue(const Value& value) { return value.is_callable(); }
+// What is undefined has a __call__, which raises.
+bool IsCallableValue(const Value& value) { return value.is_callable() || value.is_undefined(); }
 bool IsEscaped(const Value& value) { return value.is_markup(); }
 
 // What has a length and takes subscripts.

@@ -10,7 +10,8 @@
 //
 // Not supported: template inheritance and import, recursive loops, *args, varargs, automatic
 // escaping, extensions, integers beyond 64 bits, text formatting with % and format(), and the
-// filters, tests and methods missing from the tables in builtins.h.
+// filters, tests and methods missing from the tables in builtins.h. map, select, items and the
+// other filters that make generators run at once, so they fail where Jinja2 would fail later.
 #ifndef TREELINE_ENGINE_TEXT_JINJA_TEMPLATE_H_
 #define TREELINE_ENGINE_TEXT_JINJA_TEMPLATE_H_
 

@@ -95,9 +95,10 @@ StatusOr<Value> Indent(Runtime& runtime, const Value& self, const Arguments& arg
                             BoundArguments::Bind("indent", arguments, {"width", "first", "blank"}));
   TREELINE_ASSIGN_OR_RETURN(const std::string indentation,
                             Indentation(runtime, bound.Get(0, Value(int64_t{4}))));
-  TREELINE_ASSIGN_OR_RETURN(const std::string_view text, ToText(runtime, self));
-  TREELINE_RETURN_IF_ERROR(runtime.Spend(text.size()));
-  std::string with_end(text);
+  if (self.is_undefined()) return UndefinedError(runtime, *self.missing());
+  if (!self.is_text()) return InvalidArgument("indent: needs text, not {}", TypeName(self));
+  TREELINE_RETURN_IF_ERROR(runtime.Spend(self.text().size()));
+  std::string with_end(self.text());
   with_end += '\n';  // A last empty line counts.
   std::string indented;
   bool is_first = true;
