@@ -78,7 +78,7 @@ std::vector<Command> Commands() {
           MakeCommand("inspect", "tell what a model's folder holds", RunInspect)};
 }
 
-std::string Usage(const std::vector<Command>& commands) {
+std::string UsageText(const std::vector<Command>& commands) {
   std::string usage = "usage: treeline COMMAND [--flag value ...]\n\ncommands:\n";
   for (const Command& command : commands) {
     usage += fmt::format("  {:<10}{}\n", command.name, command.help);
@@ -116,14 +116,14 @@ int RunCommandLine(const std::vector<std::string>& args) {
     return 0;
   }
   if (name == "--help" || name == "help") {
-    std::cout << Usage(commands);
+    std::cout << UsageText(commands);
     return 0;
   }
   for (const Command& command : commands) {
     if (command.name == name) return RunCommand(command, {args.begin() + 1, args.end()});
   }
   if (!name.empty()) std::cerr << fmt::format("treeline: unknown command '{}'\n\n", name);
-  std::cerr << Usage(commands);
+  std::cerr << UsageText(commands);
   return kMisused;
 }
 
