@@ -30,14 +30,18 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
 
-def start_server(folder: pathlib.Path, *flags: str) -> Server:
-    """Starts a server and waits until it answers; its log goes to folder/server.log."""
+def start_server(folder: pathlib.Path, *flags: str, model: str | None = None) -> Server:
+    """Starts a server and waits until it answers; its log goes to folder/server.log.
+
+    `model` is a folder; without it, the default model's.
+    """
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
     log_path = folder / "server.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [os.environ["TREELINE_BIN"], "serve", "--model", os.environ["TREELINE_MODEL"],
+            [os.environ["TREELINE_BIN"], "serve",
+             "--model", model or os.environ["TREELINE_MODEL"],
              "--port", "0", "--port-file", str(port_file), *flags],
             stderr=log,
         )

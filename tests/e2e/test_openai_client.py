@@ -166,7 +166,9 @@ def test_echo_scores_the_prompt(client: openai.OpenAI) -> None:
     assert scored.logprobs.token_logprobs[0] is None
     assert all(logprob <= 0 for logprob in scored.logprobs.token_logprobs[1:])
     # What generation says of a token, scoring says too.
-    generated = complete(client, prompt=prompt, echo=True, logprobs=1, max_tokens=3).choices[0]
+    # (A token more might merge with its neighbour when the text is tokenized again.)
+    prompt = "The capital of France is"
+    generated = complete(client, prompt=prompt, echo=True, logprobs=1, max_tokens=1).choices[0]
     again = complete(client, prompt=generated.text, echo=True, logprobs=1, max_tokens=0).choices[0]
     assert again.logprobs.tokens == generated.logprobs.tokens
     for a, b in zip(again.logprobs.token_logprobs[1:], generated.logprobs.token_logprobs[1:]):
