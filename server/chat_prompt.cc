@@ -98,9 +98,10 @@ std::vector<std::string> SpecialTexts(const Tokenizer& tokenizer) {
 StatusOr<std::vector<int32_t>> EncodeChat(const Json& messages, const ChatTemplate& chat_template,
                                           const Tokenizer& tokenizer,
                                           const std::vector<std::string>& special_texts) {
+  Json marked = messages;
+  MarkStrings(special_texts, &marked);
   ChatTemplate::Inputs inputs;
-  inputs.messages = messages;
-  for (Json& message : inputs.messages) MarkStrings(special_texts, &message);
+  inputs.messages = marked;
   inputs.bos_token = TokenText(tokenizer, tokenizer.bos_id());
   inputs.eos_token = TokenText(tokenizer, tokenizer.eos_id());
   TREELINE_ASSIGN_OR_RETURN(const std::string text, chat_template.Render(inputs));
