@@ -10,7 +10,8 @@ rm -rf "$REPORTS"
 mkdir -p "$REPORTS"
 
 "${BAZEL:-bazel}" test --keep_going --test_tag_filters=-gpu,-benchmark,-fuzz \
-  --build_tag_filters=-gpu,-fuzz --build_event_json_file="$REPORTS/bazel.json" //...
+  --build_tag_filters=-gpu,-fuzz --build_event_json_file="$REPORTS/bazel.json" \
+  --test_env=TREELINE_MODEL="$DEFAULT_MODEL" //... //tests:default_model_test
 bazel_status=$?
 
 TREELINE_BIN=$PWD/$SERVER TREELINE_MODEL=$DEFAULT_MODEL \
