@@ -76,6 +76,13 @@ Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int3
   return segment;
 }
 
+int32_t LinearEnd(const AttentionForm& form, const Segment& segment) {
+  int32_t last = segment.length;
+  for (int32_t r = 0; r < segment.num_rows; ++r) last = std::max(last, segment.position(r));
+  return form.window == Window::kSliding ? last - form.window_size + 1
+                                         : GroupOf(form, last) * form.group_size;
+}
+
 std::vector<RowRange> KeyRows(const AttentionParams& params, const Segment& segment,
                               int32_t kv_head) {
   const LayerState& state = segment.tree->state;

@@ -11,6 +11,11 @@
 
 namespace treeline::cpu {
 
+// Queries handled together: (row, head) pairs that share a KV head.
+inline constexpr int32_t kQueryBlock = 32;
+// Rows converted to fp32 at a time.
+inline constexpr int32_t kRowBlock = 64;
+
 // Consecutive rows of K or V: head_dim values each, `stride` values apart.
 struct RowRange {
   const void* data = nullptr;
@@ -66,6 +71,9 @@ inline bool HasFolded(const AttentionForm& form, int32_t length) {
 // A segment of `num_rows` rows of `tree`, of which `done` have been committed before.
 Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int32_t done,
                     int32_t num_rows);
+
+// Positions below this may be linear to some row of the segment.
+int32_t LinearEnd(const AttentionForm& form, const Segment& segment);
 
 // `count` rows of a ring from `position` on, as columns 0, 1, ... REQUIRES: they do not wrap.
 RowRange RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows, int32_t kv_head,

@@ -1,0 +1,400 @@
+// A block of queries on its way from q to out: the mathematics of docs/attention.md
+// for the CPU, per SIMD target.
+//
+// Ladder: (1) a row at a time, dot products along head_dim, each ending in a reduction
+// across lanes; (2) this, lanes hold queries: scores need no reduction, the softmax runs
+// down the columns, and one pass over the values serves the block.
+//
+// A per-target header in Highway's manner: included again for each target.
+
+#if defined(TREELINE_KERNELS_CPU_QUERY_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TREELINE_KERNELS_CPU_QUERY_BLOCK_INL_H_
+#undef TREELINE_KERNELS_CPU_QUERY_BLOCK_INL_H_
+#else
+#define TREELINE_KERNELS_CPU_QUERY_BLOCK_INL_H_
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_segment.h"
+#include "kernels/cpu/features-inl.h"
+#include "kernels/cpu/small_products-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace treeline::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using PositionTag = hn::RebindToSigned<QueryTag>;
+
+// A block of queries of one segment and KV head, on its way from q to out.
+class QueryBlock {
+ public:
+  QueryBlock(const AttentionParams& params, const Segment& segment, int32_t kv_head,
+             int32_t first_query, int32_t num_queries, const float* keys,
+             AttentionWorkspace::Thread& thread)
+      : params_(params),
+        layer_(*params.layer),
+        form_(layer_.form),
+        segment_(segment),
+        kv_head_(kv_head),
+        num_queries_(num_queries),
+        key_scales_(keys),
+        key_features_(keys == nullptr ? nullptr : keys + segment.num_columns()),
+        thread_(thread) {
+    const int32_t lanes = static_cast<int32_t>(hn::Lanes(QueryTag()));
+    padded_ = (num_queries + lanes - 1) / lanes * lanes;
+    const int32_t group = layer_.heads / layer_.kv_heads;
+    int32_t last_row = 0;
+    for (int32_t q = 0; q < padded_; ++q) {
+      // Lanes past the end repeat the last query; their results are not stored.
+      const int32_t query = first_query + std::min(q, num_queries - 1);
+      row_[q] = query / group;
+      head_[q] = kv_head * group + query % group;
+      position_[q] = segment.position(row_[q]);
+      group_[q] = GroupOf(form_, position_[q]);
+      crossings_[q] = group_[q] - GroupOf(form_, segment.length);
+      crosses_ |= crossings_[q] > 0;
+      last_row = std::max(last_row, row_[q]);
+      const uint64_t ancestors = segment.is_chain ? 0 : segment.ancestors[row_[q]];
+      ancestors_low_[q] = static_cast<int32_t>(ancestors);
+      ancestors_high_[q] = static_cast<int32_t>(ancestors >> 32);
+    }
+    // Rows after the block's last one are invisible to all of it.
+    columns_ = segment.node_column(last_row + 1);
+  }
+
+  void Run() {
+    LoadQueries();
+    weights_ = thread_.weights.Resize(int64_t{columns_} * padded_);
+    std::fill(weights_, weights_ + int64_t{columns_} * padded_, 0.0f);
+    if (form_.local != Local::kNone) LocalWeights();
+    if (form_.has_linear()) LinearWeights();
+    Normalise();
+    if (form_.conv_taps() > 0) AddConvolution();
+    SumValues();
+    Store();
+  }
+
+ private:
+  using QueryVector = hn::Vec<QueryTag>;
+  using QueryMask = hn::Mask<QueryTag>;
+
+  const float* QueryRow(int32_t q) const {
+    return params_.q + int64_t{segment_.first_row + row_[q]} * params_.q_stride +
+           head_[q] * layer_.head_dim;
+  }
+
+  // queries_: [head_dim][padded_]; features_: [feature_dim][padded_].
+  void LoadQueries() {
+    const int32_t dim = layer_.head_dim, m = layer_.feature_dim();
+    queries_ = thread_.queries.Resize(int64_t{dim} * padded_);
+    features_ = thread_.features.Resize(int64_t{m} * (padded_ + 1));
+    float* phi = features_ + int64_t{m} * padded_;
+    for (int32_t q = 0; q < padded_; ++q) {
+      const float* x = QueryRow(q);
+      for (int32_t i = 0; i < dim; ++i) queries_[int64_t{i} * padded_ + q] = x[i];
+      query_scale_[q] = form_.qk_norm == QkNorm::kL2 ? InverseNorm(x, dim) : 1.0f;
+      if (m == 0) continue;
+      const float* map = layer_.feature_map_q == nullptr
+                             ? nullptr
+                             : layer_.feature_map_q + int64_t{head_[q]} * dim * dim;
+      Features(layer_, x, dim, 1, map, thread_.scratch, phi);
+      for (int32_t i = 0; i < m; ++i) features_[int64_t{i} * padded_ + q] = phi[i];
+    }
+  }
+
+  // -- The mask codes {none, local, linear} of docs/attention.md.
+
+  QueryMask Visible(int32_t column, int32_t lane) const {
+    const PositionTag d;
+    const int32_t row = column - segment_.node_column(0);
+    if (row < 0) return hn::FirstN(QueryTag(), hn::Lanes(QueryTag()));
+    if (segment_.is_chain) {
+      return hn::RebindMask(QueryTag(), hn::Gt(hn::Load(d, row_ + lane), hn::Set(d, row - 1)));
+    }
+    const int32_t* words = row < 32 ? ancestors_low_ : ancestors_high_;
+    const auto bit = hn::Set(d, static_cast<int32_t>(uint32_t{1} << (row % 32)));
+    return hn::RebindMask(QueryTag(), hn::TestBit(hn::Load(d, words + lane), bit));
+  }
+
+  QueryMask InWindow(int32_t position, int32_t lane) const {
+    const PositionTag d;
+    if (!form_.has_groups()) return hn::FirstN(QueryTag(), hn::Lanes(QueryTag()));
+    if (form_.window == Window::kSliding) {
+      const auto distance = hn::Sub(hn::Load(d, position_ + lane), hn::Set(d, position));
+      return hn::RebindMask(QueryTag(), hn::Lt(distance, hn::Set(d, form_.window_size)));
+    }
+    return hn::RebindMask(QueryTag(),
+                          hn::Eq(hn::Load(d, group_ + lane), hn::Set(d, GroupOf(form_, position))));
+  }
+
+  QueryMask IsLocal(int32_t column, int32_t lane) const {
+    const int32_t position = segment_.column_position(column);
+    const QueryMask visible = Visible(column, lane);
+    if (form_.has_groups() && position < form_.sinks) return visible;
+    return hn::And(visible, InWindow(position, lane));
+  }
+
+  QueryMask IsLinear(int32_t column, int32_t lane) const {
+    const int32_t position = segment_.column_position(column);
+    if (position < form_.sinks) return hn::FirstN(QueryTag(), 0);
+    return hn::AndNot(InWindow(position, lane), Visible(column, lane));
+  }
+
+  // -- The local branch: weights_ holds its numerators.
+
+  bool HasKeyRow(int32_t column) const {
+    return column < segment_.num_sinks || column >= segment_.column_of(segment_.k_begin);
+  }
+
+  void LocalWeights() {
+    for (const RowRange& range : KeyRows(params_, segment_, kv_head_)) {
+      RowRange visible = range;
+      visible.count = std::min(range.count, columns_ - range.first_column);
+      ForEachRowBlock(visible, layer_.head_dim, thread_.rows,
+                      [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
+                        Scores(queries_, layer_.head_dim, padded_, rows,
+                               static_cast<int32_t>(stride), count,
+                               weights_ + int64_t{column} * padded_);
+                      });
+    }
+    const QueryTag d;
+    for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
+      if (form_.local == Local::kSoftmax) {
+        SoftmaxLane(lane);
+      } else {
+        ElementwiseLane(lane);
+      }
+    }
+  }
+
+  void SoftmaxLane(int32_t lane) {
+    const QueryTag d;
+    const auto scale = hn::Set(d, 1.0f / std::sqrt(static_cast<float>(layer_.head_dim)));
+    auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
+    for (int32_t c = 0; c < columns_; ++c) {
+      if (!HasKeyRow(c)) continue;
+      const auto score = hn::Mul(hn::Load(d, Weights(c) + lane), scale);
+      largest = hn::Max(largest, hn::IfThenElse(IsLocal(c, lane), score, largest));
+    }
+    auto sum = hn::Zero(d);
+    for (int32_t c = 0; c < columns_; ++c) {
+      if (!HasKeyRow(c)) continue;
+      const auto score = hn::Mul(hn::Load(d, Weights(c) + lane), scale);
+      const auto weight = hn::IfThenElseZero(IsLocal(c, lane), hn::Exp(d, hn::Sub(score, largest)));
+      hn::Store(weight, d, Weights(c) + lane);
+      sum = hn::Add(sum, weight);
+    }
+    hn::Store(sum, d, local_sum_ + lane);
+  }
+
+  void ElementwiseLane(int32_t lane) {
+    const QueryTag d;
+    for (int32_t c = 0; c < columns_; ++c) {
+      if (!HasKeyRow(c)) continue;
+      const auto score = hn::Load(d, Weights(c) + lane);
+      QueryVector weight;
+      if (form_.local == Local::kRelu2) {
+        const auto cosine =
+            hn::Mul(hn::Mul(score, hn::Load(d, query_scale_ + lane)), hn::Set(d, key_scales_[c]));
+        const auto positive = hn::Max(cosine, hn::Zero(d));
+        weight = hn::Mul(positive, positive);
+      } else {
+        weight = Laplace(score);
+      }
+      hn::Store(hn::IfThenElseZero(IsLocal(c, lane), weight), d, Weights(c) + lane);
+    }
+  }
+
+  QueryVector Laplace(QueryVector score) const {
+    const QueryTag d;
+    const float mu = std::sqrt(0.5f), deviation = std::sqrt(0.25f / std::numbers::pi_v<float>);
+    HWY_ALIGN float values[16];
+    hn::Store(score, d, values);
+    for (size_t i = 0; i < hn::Lanes(d); ++i) {
+      const float x = values[i] / static_cast<float>(form_.group_size) - mu;
+      // (1 + erf(y)) / 2, exact to the last bits where it is small.
+      values[i] = 0.5f * std::erfc(-x / (deviation * std::numbers::sqrt2_v<float>));
+    }
+    return hn::Load(d, values);
+  }
+
+  // -- The linear branch: linear_weights_ holds u of docs/attention.md.
+
+  void LinearWeights() {
+    const QueryTag d;
+    const int32_t m = layer_.feature_dim(), lanes = static_cast<int32_t>(hn::Lanes(d));
+    linear_weights_ = thread_.linear_weights.Resize(int64_t{columns_} * padded_);
+    std::fill(linear_sum_, linear_sum_ + padded_, 0.0f);
+    first_linear_ = columns_;
+    last_linear_ = -1;
+    const int32_t linear_end = LinearEnd(form_, segment_);
+    for (int32_t c = segment_.column_of(segment_.k_begin); c < columns_; ++c) {
+      if (segment_.column_position(c) >= linear_end) continue;
+      first_linear_ = std::min(first_linear_, c);
+      for (int32_t gap = std::max(last_linear_ + 1, first_linear_); gap < c; ++gap) {
+        std::fill_n(linear_weights_ + int64_t{gap} * padded_, padded_, 0.0f);
+      }
+      last_linear_ = c;
+      float* weights = linear_weights_ + int64_t{c} * padded_;
+      Scores(features_, m, padded_, key_features_ + int64_t{c} * m, m, 1, weights);
+      if (form_.decay && crosses_) FadeColumn(c, weights);
+      for (int32_t lane = 0; lane < padded_; lane += lanes) {
+        const auto weight = hn::IfThenElseZero(IsLinear(c, lane), hn::Load(d, weights + lane));
+        hn::Store(weight, d, weights + lane);
+        hn::Store(hn::Add(hn::Load(d, linear_sum_ + lane), weight), d, linear_sum_ + lane);
+      }
+    }
+    if (form_.has_normaliser() && HasFolded(form_, segment_.length)) AddStateNormaliser();
+  }
+
+  float Fade(int32_t groups) const {
+    float fade = 1.0f;
+    for (int32_t i = 0; i < groups && form_.decay; ++i) fade *= layer_.decay[kv_head_];
+    return fade;
+  }
+
+  void FadeColumn(int32_t column, float* weights) const {
+    const int32_t group = GroupOf(form_, segment_.column_position(column));
+    for (int32_t q = 0; q < padded_; ++q) {
+      weights[q] *= Fade(std::max(0, group_[q] - form_.lag() - group));
+    }
+  }
+
+  void AddStateNormaliser() {
+    const QueryTag d;
+    const int32_t m = layer_.feature_dim();
+    const float* z = segment_.tree->state.z + int64_t{kv_head_} * m;
+    for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
+      auto sum = hn::Zero(d);
+      for (int32_t i = 0; i < m; ++i) {
+        sum =
+            hn::MulAdd(hn::Set(d, z[i]), hn::Load(d, features_ + int64_t{i} * padded_ + lane), sum);
+      }
+      hn::Store(sum, d, state_sum_ + lane);
+    }
+    for (int32_t q = 0; q < padded_; ++q) linear_sum_[q] += Fade(crossings_[q]) * state_sum_[q];
+  }
+
+  // -- Both branches and the convolution as one row of weights over the columns.
+
+  void Normalise() {
+    for (int32_t q = 0; q < padded_; ++q) {
+      local_factor_[q] = 1.0f;
+      linear_factor_[q] = layer_.alpha;
+      if (form_.denominator == Denominator::kJoint) {
+        const float f = layer_.linear_factor[head_[q]];
+        const float denominator = local_sum_[q] + f * linear_sum_[q];
+        local_factor_[q] = 1.0f / denominator;
+        linear_factor_[q] = f / denominator;
+        continue;
+      }
+      if (form_.local == Local::kSoftmax) local_factor_[q] = 1.0f / local_sum_[q];
+      if (form_.denominator == Denominator::kSum) {
+        linear_factor_[q] /= std::max(linear_sum_[q], 1e-6f);
+      }
+    }
+    const QueryTag d;
+    for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
+      const auto local = hn::Load(d, local_factor_ + lane);
+      const auto linear = hn::Load(d, linear_factor_ + lane);
+      for (int32_t c = 0; c < columns_; ++c) {
+        auto weight = hn::Mul(hn::Load(d, Weights(c) + lane), local);
+        if (c >= first_linear_ && c <= last_linear_) {
+          const float* u = linear_weights_ + int64_t{c} * padded_ + lane;
+          weight = hn::MulAdd(hn::Load(d, u), linear, weight);
+        }
+        hn::Store(weight, d, Weights(c) + lane);
+      }
+    }
+  }
+
+  void AddConvolution() {
+    const int32_t taps = form_.conv_taps();
+    for (int32_t q = 0; q < num_queries_; ++q) {
+      const float* tap = layer_.conv_taps + int64_t{head_[q]} * taps;
+      int32_t row = row_[q], position = position_[q];
+      for (int32_t tau = 0; tau < taps && position >= 0; ++tau, --position) {
+        const bool in_tree = position >= segment_.length;
+        const int32_t column = in_tree ? segment_.node_column(row) : segment_.column_of(position);
+        Weights(column)[q] += tap[tau];
+        if (in_tree) row = segment_.is_chain ? row - 1 : segment_.tree->parents[row];
+      }
+    }
+  }
+
+  void SumValues() {
+    const int32_t dim = layer_.head_dim, m = layer_.feature_dim();
+    outputs_ = thread_.outputs.Resize(int64_t{num_queries_} * dim);
+    std::fill(outputs_, outputs_ + int64_t{num_queries_} * dim, 0.0f);
+    for (const RowRange& range : ValueRows(params_, segment_, kv_head_)) {
+      RowRange visible = range;
+      visible.count = std::min(range.count, columns_ - range.first_column);
+      ForEachRowBlock(visible, dim, thread_.rows,
+                      [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
+                        WeightedSums({Weights(column), padded_, 1}, rows, stride, count, outputs_,
+                                     num_queries_, dim);
+                      });
+    }
+    if (!HasFolded(form_, segment_.length)) return;
+    for (int32_t q = 0; q < padded_; ++q) {
+      const float factor = linear_factor_[q] * Fade(crossings_[q]);
+      for (int32_t i = 0; i < m; ++i) features_[int64_t{i} * padded_ + q] *= factor;
+    }
+    const float* s = segment_.tree->state.s + int64_t{kv_head_} * m * dim;
+    WeightedSums({features_, padded_, 1}, s, dim, m, outputs_, num_queries_, dim);
+  }
+
+  void Store() const {
+    const int32_t dim = layer_.head_dim;
+    for (int32_t q = 0; q < num_queries_; ++q) {
+      float* out =
+          params_.out + (int64_t{segment_.first_row + row_[q]} * layer_.heads + head_[q]) * dim;
+      std::copy_n(outputs_ + int64_t{q} * dim, dim, out);
+    }
+  }
+
+  float* Weights(int32_t column) const { return weights_ + int64_t{column} * padded_; }
+
+  const AttentionParams& params_;
+  const AttentionLayer& layer_;
+  const AttentionForm& form_;
+  const Segment& segment_;
+  const int32_t kv_head_;
+  const int32_t num_queries_;
+  const float* const key_scales_;    // [columns]
+  const float* const key_features_;  // [columns, feature_dim]
+  AttentionWorkspace::Thread& thread_;
+  int32_t padded_ = 0;   // Queries rounded up to whole vectors.
+  int32_t columns_ = 0;  // Columns that any query of the block may see.
+  bool crosses_ = false;
+  int32_t first_linear_ = std::numeric_limits<int32_t>::max(), last_linear_ = -1;
+
+  float* queries_ = nullptr;
+  float* features_ = nullptr;
+  float* weights_ = nullptr;         // [columns_][padded_]
+  float* linear_weights_ = nullptr;  // [columns_][padded_], from first_ to last_linear_
+  float* outputs_ = nullptr;         // [num_queries_, head_dim]
+
+  // One entry a query.
+  HWY_ALIGN int32_t row_[kQueryBlock], head_[kQueryBlock];
+  HWY_ALIGN int32_t position_[kQueryBlock], group_[kQueryBlock];
+  HWY_ALIGN int32_t ancestors_low_[kQueryBlock], ancestors_high_[kQueryBlock];
+  HWY_ALIGN int32_t crossings_[kQueryBlock];  // Group boundaries since the committed length.
+  HWY_ALIGN float query_scale_[kQueryBlock];
+  HWY_ALIGN float local_sum_[kQueryBlock], linear_sum_[kQueryBlock], state_sum_[kQueryBlock];
+  HWY_ALIGN float local_factor_[kQueryBlock], linear_factor_[kQueryBlock];
+};
+
+}  // namespace treeline::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
