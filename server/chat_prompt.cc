@@ -97,11 +97,13 @@ std::vector<std::string> SpecialTexts(const Tokenizer& tokenizer) {
 
 StatusOr<std::vector<int32_t>> EncodeChat(const Json& messages, const ChatTemplate& chat_template,
                                           const Tokenizer& tokenizer,
-                                          const std::vector<std::string>& special_texts) {
+                                          const std::vector<std::string>& special_texts,
+                                          int64_t now_unix_seconds) {
   Json marked = messages;
   MarkStrings(special_texts, &marked);
   ChatTemplate::Inputs inputs;
   inputs.messages = marked;
+  inputs.now_unix_seconds = now_unix_seconds;
   inputs.bos_token = TokenText(tokenizer, tokenizer.bos_id());
   inputs.eos_token = TokenText(tokenizer, tokenizer.eos_id());
   TREELINE_ASSIGN_OR_RETURN(const std::string text, chat_template.Render(inputs));

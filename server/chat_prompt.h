@@ -18,10 +18,12 @@ namespace treeline {
 // The texts of all special tokens, longest first.
 std::vector<std::string> SpecialTexts(const Tokenizer& tokenizer);
 
-// Renders `messages` (each content a string or null) and encodes the result.
+// Renders `messages` (each content a string or null) and encodes the result. The time is for
+// templates that write today's date; seconds since 1970.
 StatusOr<std::vector<int32_t>> EncodeChat(const Json& messages, const ChatTemplate& chat_template,
                                           const Tokenizer& tokenizer,
-                                          const std::vector<std::string>& special_texts);
+                                          const std::vector<std::string>& special_texts,
+                                          int64_t now_unix_seconds);
 
 }  // namespace treeline
 

@@ -1,6 +1,7 @@
 #include "server/generation_service.h"
 
 #include <algorithm>
+#include <ctime>
 #include <random>
 #include <utility>
 
@@ -140,7 +141,7 @@ StatusOr<std::vector<int32_t>> GenerationService::TokenizeChat(const Json& messa
     if (content == message.end() || !content->is_string()) continue;
     TREELINE_RETURN_IF_ERROR(CheckTextSize(content->get_ref<const std::string&>(), "messages"));
   }
-  auto ids = EncodeChat(messages, *chat_template_, tokenizer_, special_texts_);
+  auto ids = EncodeChat(messages, *chat_template_, tokenizer_, special_texts_, std::time(nullptr));
   if (!ids.ok()) return WithParam(ids.status(), "messages");
   return ids;
 }
