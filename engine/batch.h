@@ -40,20 +40,20 @@ struct RowRequest {
 // All log-probabilities are of the model's own distribution: before bias, penalties and
 // temperature.
 struct RowResult {
-  Status status{};  // Not OK: this row has no result (its logits are not finite); others stand.
-  int32_t token = -1;           // The sampled token; -1 where none was asked for.
-  float logprob = 0;            // Its log-probability.
-  std::vector<float> scores{};  // As RowRequest::score.
+  Status status{};     // Not OK: this row has no result (its logits are not finite); others stand.
+  int32_t token = -1;  // The sampled token; -1 where none was asked for.
+  float logprob = 0;   // Its log-probability.
+  std::vector<float> scores{};                            // As RowRequest::score.
   std::vector<std::pair<int32_t, float>> top_logprobs{};  // Best first; ties by lower id.
 };
 
 struct Batch {
-  std::vector<int32_t> token_ids;     // [num_tokens]
-  std::vector<int32_t> parents;       // [num_tokens] index within the own tree, -1 at node 0
+  std::vector<int32_t> token_ids;           // [num_tokens]
+  std::vector<int32_t> parents;             // [num_tokens] index within the own tree, -1 at node 0
   std::vector<int32_t> tree_offsets = {0};  // [num_sequences + 1]
-  std::vector<int32_t> slots;         // [num_sequences] StateSlot::index(), each at most once
-  std::vector<Acceptance> acceptance; // [num_sequences] kKnown only for chains
-  std::vector<RowRequest> requests;   // ascending by row, at most one a row
+  std::vector<int32_t> slots;               // [num_sequences] StateSlot::index(), each at most once
+  std::vector<Acceptance> acceptance;       // [num_sequences] kKnown only for chains
+  std::vector<RowRequest> requests;         // ascending by row, at most one a row
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_sequences() const { return static_cast<int32_t>(slots.size()); }

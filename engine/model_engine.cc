@@ -88,11 +88,18 @@ EngineLimits ModelEngine::limits() const {
   return {config_.vocab_size, max_context_, pool_->num_slots()};
 }
 
+StatusOr<StateSlot> ModelEngine::AcquireSlot() {
+  StatusOr<StateSlot> slot = pool_->Acquire();
+  if (slot.ok()) drafts_[slot->index()] = Draft();  // Of the slot's last sequence.
+  return slot;
+}
+
 Status ModelEngine::Validate(const Batch& batch) const {
   const size_t sequences = batch.slots.size();
   if (batch.tree_offsets.size() != sequences + 1 || batch.acceptance.size() != sequences ||
-      batch.parents.size() != batch.token_ids.size() ||
-      batch.tree_offsets.back() != batch.num_tokens() || sequences == 0) {
+      batch.parents.size() != batch.token_ids.size() || batch.tree_offsets.front() != 0 ||
+      batch.tree_offsets.back() != batch.num_tokens() ||
+      !std::is_sorted(batch.tree_offsets.begin(), batch.tree_offsets.end()) || sequences == 0) {
     return InvalidArgument("batch: its arrays do not fit together");
   }
   std::vector<bool> seen(pool_->num_slots());
@@ -157,18 +164,15 @@ StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
       const int32_t parent = batch.parents[row];
       step.positions.push_back(parent < 0 ? length : step.positions[first + parent] + 1);
     }
-    if (batch.acceptance[i] == Acceptance::kLater) {
-      Draft& draft = drafts_[slot];
-      draft.first_row = first;
-      draft.size = batch.tree_offsets[i + 1] - first;
-      draft.parents.assign(batch.parents.begin() + first,
-                           batch.parents.begin() + first + draft.size);
-    }
   }
   TREELINE_RETURN_IF_ERROR(model_->Forward(step));
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
+    const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
+    const int32_t end = batch.tree_offsets[i + 1];
     if (batch.acceptance[i] == Acceptance::kKnown) {
-      pool_->Advance(batch.slots[i], batch.tree_offsets[i + 1] - batch.tree_offsets[i]);
+      pool_->Advance(slot, end - first);
+    } else {
+      drafts_[slot] = {first, {batch.parents.begin() + first, batch.parents.begin() + end}};
     }
   }
   return Answer(batch.requests);
@@ -198,7 +202,8 @@ Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path)
   std::vector<int32_t> rows;
   int32_t previous = -1;
   for (const int32_t node : path) {
-    if (node < 0 || node >= draft.size || draft.parents[node] != previous) {
+    if (node < 0 || node >= static_cast<int32_t>(draft.parents.size()) ||
+        draft.parents[node] != previous) {
       return InvalidArgument("commit: node {} does not continue a path of slot {}'s draft tree",
                              node, slot.index());
     }

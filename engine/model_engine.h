@@ -44,7 +44,7 @@ class ModelEngine : public Engine {
 
   EngineLimits limits() const override;
   int32_t free_slots() const override { return pool_->free_slots(); }
-  StatusOr<StateSlot> AcquireSlot() override { return pool_->Acquire(); }
+  StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
 
@@ -63,12 +63,12 @@ class ModelEngine : public Engine {
   std::unique_ptr<StatePool> pool_;
   std::vector<Sampler> samplers_;  // One a thread.
 
-  // Draft trees of the last step, which Commit may name: by slot, [first row, size].
+  // Draft trees of the last step, which Commit may name.
   struct Draft {
-    int32_t first_row = 0, size = 0;
-    std::vector<int32_t> parents;
+    int32_t first_row = 0;
+    std::vector<int32_t> parents;  // Empty: none.
   };
-  std::vector<Draft> drafts_;  // [num_slots] size 0: none
+  std::vector<Draft> drafts_;  // [num_slots]
 };
 
 }  // namespace treeline

@@ -148,7 +148,8 @@ Status LoopScheduler::Enqueue(Group group) {
                              queue_.size());
   }
   queue_.push_back(std::move(group));
-  ++num_unfinished_;
+  // An idle loop sleeps: it is not late before there is something to do.
+  if (num_unfinished_++ == 0) last_loop_ = clock_.Now().time_since_epoch().count();
   return OkStatus();
 }
 

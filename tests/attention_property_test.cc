@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,13 +32,14 @@ struct RandomLayer {
   AttentionLayer layer;
   std::vector<float> linear_factor, decay, map_q, map_k, taps;
 
-  RandomLayer(const AttentionForm& form, int32_t max_context, std::mt19937& rng) {
+  RandomLayer(const AttentionForm& form, int32_t max_context, std::mt19937& rng,
+              int32_t head_dim = 8) {
     std::normal_distribution<float> normal;
     std::uniform_real_distribution<float> uniform;
     layer.form = form;
-    layer.heads = 4;
-    layer.kv_heads = 2;
-    layer.head_dim = 8;
+    layer.kv_heads = std::uniform_int_distribution<int32_t>(1, 2)(rng);
+    layer.heads = layer.kv_heads * std::uniform_int_distribution<int32_t>(1, 3)(rng);
+    layer.head_dim = head_dim;
     layer.k_ring_rows = form.k_ring_rows(max_context);
     layer.v_ring_rows = form.v_ring_rows(max_context);
     layer.alpha = 0.7f;
@@ -48,8 +50,10 @@ struct RandomLayer {
     };
     const int32_t d2 = layer.head_dim * layer.head_dim;
     if (form.feature_map == FeatureMap::kHedgehog) {
-      layer.feature_map_q = fill(map_q, layer.heads * d2, 0.5f);
-      layer.feature_map_k = fill(map_k, layer.kv_heads * d2, 0.5f);
+      // So that x W has the same spread for any head_dim.
+      const float scale = std::sqrt(2.0f / layer.head_dim);
+      layer.feature_map_q = fill(map_q, layer.heads * d2, scale);
+      layer.feature_map_k = fill(map_k, layer.kv_heads * d2, scale);
     }
     if (form.denominator == Denominator::kJoint) {
       layer.linear_factor = fill(linear_factor, layer.heads, 1.0f);
@@ -324,14 +328,13 @@ void CheckCommittedWays(const AttentionLayer& layer, int32_t n, std::mt19937& rn
   }
 }
 
-// Trees at interesting lengths: every fifth node and the last against the definition over
+// Trees at interesting lengths: every fifth node from the last against the definition over
 // context and path; then the path to a random node is committed and decoding goes on.
 void CheckTrees(const AttentionLayer& layer, int32_t max_length, int32_t trees, std::mt19937& rng) {
   const Rows context(layer, max_length, rng);
   std::vector<int32_t> lengths = Lengths(layer.form, max_length);
   std::shuffle(lengths.begin(), lengths.end(), rng);
   lengths.resize(std::min<size_t>(lengths.size(), trees));
-  Sequence sequence(layer);
   for (const int32_t length : lengths) {
     Sequence prefix(layer);
     Rows history;
@@ -343,17 +346,20 @@ void CheckTrees(const AttentionLayer& layer, int32_t max_length, int32_t trees, 
     const Rows draft(layer, nodes, rng);
     const std::vector<float> out = prefix.Tree(draft, parents);
     const int32_t row_size = layer.heads * layer.head_dim;
+    std::vector<float> actual;
+    std::vector<double> expected;
+    const auto compare = [&](std::span<const float> row, const Rows& rows, int32_t n) {
+      actual.insert(actual.end(), row.begin(), row.end());
+      const std::vector<double> last =
+          reference::LastRow(layer, n, rows.q.data(), rows.k.data(), rows.v.data());
+      expected.insert(expected.end(), last.begin(), last.end());
+    };
     for (int32_t node = nodes - 1; node >= 0; node -= 5) {
       Rows path_rows = history;
       const std::vector<int32_t> path = PathTo(parents, node);
       for (const int32_t i : path) path_rows.Append(layer, draft, i);
-      const std::vector<float> actual(out.begin() + int64_t{node} * row_size,
-                                      out.begin() + int64_t{node + 1} * row_size);
-      EXPECT_LE(Error(actual, reference::LastRow(layer, length + static_cast<int32_t>(path.size()),
-                                                 path_rows.q.data(), path_rows.k.data(),
-                                                 path_rows.v.data())),
-                kTolerance)
-          << "length " << length << ", node " << node << " at depth " << path.size() - 1;
+      compare(std::span<const float>(out).subspan(node * row_size, row_size), path_rows,
+              length + static_cast<int32_t>(path.size()));
     }
 
     const auto accepted =
@@ -363,10 +369,10 @@ void CheckTrees(const AttentionLayer& layer, int32_t max_length, int32_t trees, 
     const Rows next(layer, 1, rng);
     history.Append(layer, next, 0);
     const std::vector<float> next_out = prefix.Chain(next, 0, 1);
-    EXPECT_LE(Error(next_out, reference::LastRow(layer, prefix.length(), history.q.data(),
-                                                 history.k.data(), history.v.data())),
-              kTolerance)
-        << "after committing " << accepted.size() << " nodes at length " << length;
+    compare(next_out, history, prefix.length());
+    EXPECT_LE(Error(actual, expected), kTolerance)
+        << "a tree of " << nodes << " at length " << length << ", then a token after committing "
+        << accepted.size() << " of it";
   }
 }
 
@@ -378,11 +384,13 @@ TEST_P(AttentionProperty, EveryWayComputesTheDefinition) {
     if (w < 1) continue;
     for (int trial = 0; trial < (g <= 8 ? 12 : 4); ++trial) {
       const AttentionForm form = RandomForm(g, w, rng);
-      SCOPED_TRACE(Describe(form));
-      RandomLayer random(form, 0, rng);
+      // Below, at and past the widest vectors' multiples.
+      const int32_t head_dim = Pick(rng, {8, 24, 64});
+      SCOPED_TRACE(Describe(form) + fmt::format(", head_dim {}", head_dim));
+      RandomLayer random(form, 0, rng, head_dim);
       if (trial % 4 == 3) random.layer.state_type = StateType::kBF16;
       CheckCommittedWays(random.layer, max_length, rng);
-      CheckTrees(random.layer, max_length, g <= 8 ? 8 : 4, rng);
+      CheckTrees(random.layer, max_length, g <= 8 ? 1000 : 6, rng);
       if (testing::Test::HasFailure()) return;  // One form's failures are enough to read.
     }
   }
@@ -401,7 +409,7 @@ TEST(AttentionProperty, ShippedFormAroundEveryFold) {
   form.denominator = Denominator::kJoint;
   form.conv_kernel = 63;
   std::mt19937 rng(7);
-  const RandomLayer random(form, 0, rng);
+  const RandomLayer random(form, 0, rng, 64);
   CheckCommittedWays(random.layer, 400, rng);
   CheckTrees(random.layer, 400, 1000, rng);
 }

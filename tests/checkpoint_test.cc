@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 #include "engine/base/json.h"
@@ -164,6 +166,10 @@ TEST(ModelEngine, RefusesMalformedBatches) {
   Batch cycle = good;
   cycle.parents = {-1, 2, 1};
   EXPECT_EQ(code(cycle), StatusCode::kInvalidArgument);
+  Batch offsets_fall = good;
+  offsets_fall.AddChain(engine->AcquireSlot()->index(), {{5}});
+  offsets_fall.tree_offsets = {0, 1'000'000, 4};
+  EXPECT_EQ(code(offsets_fall), StatusCode::kInvalidArgument);
   Batch too_long;
   too_long.AddChain(slot->index(), std::vector<int32_t>(2049, 5));
   EXPECT_EQ(code(too_long), StatusCode::kInvalidArgument);
@@ -177,6 +183,78 @@ TEST(ModelEngine, RefusesMalformedBatches) {
   EXPECT_EQ(code(good), StatusCode::kOk);
   EXPECT_EQ(engine->pool().length(slot->index()), 3);
   EXPECT_EQ(engine->Commit(*slot, std::vector<int32_t>{0}).code(), StatusCode::kInvalidArgument);
+}
+
+// A copy of a checkpoint's folder with another config.json.
+std::string WithConfig(const std::string& checkpoint, const Json& changes) {
+  namespace fs = std::filesystem;
+  const fs::path source = "tests/testdata/checkpoints/" + checkpoint;
+  const fs::path folder =
+      fs::path(testing::TempDir()) / (checkpoint + std::to_string(std::hash<Json>()(changes)));
+  fs::create_directories(folder);
+  fs::copy_file(source / "model.safetensors", folder / "model.safetensors",
+                fs::copy_options::overwrite_existing);
+  Json config = *ParseJsonFile(source / "config.json");
+  config.merge_patch(changes);
+  std::ofstream(folder / "config.json") << config;
+  return folder;
+}
+
+TEST(ModelEngine, RefusesCheckpointsThatDoNotFitTheirConfig) {
+  const struct {
+    const char* checkpoint;
+    Json changes;
+    std::vector<const char*> in_message;
+  } cases[] = {
+      {"softmax", {{"num_hidden_layers", 3}}, {"model.layers.2.input_layernorm.weight"}},
+      {"softmax", {{"vocab_size", 300}}, {"model.embed_tokens.weight", "288", "300"}},
+      {"softmax", {{"intermediate_size", 88}}, {"mlp.gate_proj.weight", "88"}},
+      {"softmax", {{"tie_word_embeddings", false}}, {"lm_head.weight"}},
+      // A linearized checkpoint must not be read as a softmax one, nor with half of its form.
+      {"window_equal", {{"linear_attention", nullptr}}, {"self_attn.", "linear_attention"}},
+      {"window_equal", {{"linear_attention", {{"decay", "none"}}}}, {"decay", "linear_attention"}},
+      {"window_equal", {{"linear_attention", {{"conv_kernel", 9}}}}, {"dwconv.weight", "9"}},
+      {"released_mha", {{"linear_attention", {{"decay", "head"}}}}, {"self_attn.decay"}},
+  };
+  for (const auto& c : cases) {
+    ModelEngine::Options options;
+    options.model_dir = WithConfig(c.checkpoint, c.changes);
+    const Status status = ModelEngine::Load(options).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << c.changes << status;
+    for (const char* part : c.in_message) {
+      EXPECT_NE(Message(status).find(part), std::string::npos) << c.changes << status;
+    }
+  }
+}
+
+TEST(ModelEngine, CommitTakesOnlyPathsOfTheLastStepsTree) {
+  const auto engine = LoadEngine("tests/testdata/checkpoints/window_equal");
+  ASSERT_NE(engine, nullptr);
+  const auto run_tree = [&](const StateSlot& slot) {
+    Batch batch;
+    batch.AddTree(slot.index(), *TokenTree::Create({5, 6, 7}, {-1, 0, 0}));
+    MustStep(*engine, batch);
+  };
+  const auto commit = [&](const StateSlot& slot, std::vector<int32_t> path) {
+    return engine->Commit(slot, path).code();
+  };
+  int32_t index;
+  {
+    const auto slot = engine->AcquireSlot();
+    index = slot->index();
+    run_tree(*slot);
+    EXPECT_EQ(commit(*slot, {0, 1, 2}), StatusCode::kInvalidArgument);  // 2 hangs from 0.
+    EXPECT_EQ(commit(*slot, {1}), StatusCode::kInvalidArgument);
+    EXPECT_EQ(commit(*slot, {0, 3}), StatusCode::kInvalidArgument);
+    EXPECT_EQ(commit(*slot, {0, 2}), StatusCode::kOk);
+    EXPECT_EQ(engine->pool().length(index), 2);
+    EXPECT_EQ(commit(*slot, {0}), StatusCode::kInvalidArgument);  // Taken already.
+    run_tree(*slot);
+  }
+  // The slot's next sequence has no tree.
+  const auto slot = engine->AcquireSlot();
+  ASSERT_EQ(slot->index(), index);
+  EXPECT_EQ(commit(*slot, {0}), StatusCode::kInvalidArgument);
 }
 
 TEST(ModelEngine, SaysWhichFlagsWhenNoStateFits) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <new>
 #include <thread>
 
 #include "engine/backend/backend.h"
@@ -13,6 +15,15 @@
 
 namespace treeline {
 namespace {
+
+// The machine's memory, or what the container may use of it.
+size_t AvailableMemory() {
+  size_t bytes =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  size_t limit = 0;  // Not a number where there is no limit: "max".
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit) bytes = std::min(bytes, limit);
+  return bytes;
+}
 
 class CpuMatrix : public Matrix {
  public:
@@ -26,7 +37,7 @@ class CpuMatrix : public Matrix {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int32_t num_threads) : pool_(num_threads), workspace_(num_threads) {}
+  explicit CpuBackend(int32_t num_threads) : pool_(num_threads), workspace_(pool_.num_threads()) {}
 
   std::string Describe() const override {
     return fmt::format("CPU, {} threads, {}", pool_.num_threads(), cpu::TargetName());
@@ -35,8 +46,7 @@ class CpuBackend : public Backend {
   size_t DefaultStateMemory() const override {
     // A quarter of the machine: the rest is for weights, activations and everything else.
     // Pages are only taken when a slot is first used.
-    return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
-           static_cast<size_t>(sysconf(_SC_PAGESIZE)) / 4;
+    return AvailableMemory() / 4;
   }
 
   StatusOr<Buffer> Allocate(size_t bytes) override {
@@ -56,11 +66,18 @@ class CpuBackend : public Backend {
 
   StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
                                                  const RowReader& read_row) override {
-    auto matrix = std::make_unique<CpuMatrix>(
-        type == WeightType::kF32 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16, n, k);
+    std::unique_ptr<CpuMatrix> matrix;
+    std::vector<std::vector<float>> thread_rows;
+    try {
+      matrix = std::make_unique<CpuMatrix>(
+          type == WeightType::kF32 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16, n, k);
+      thread_rows.assign(pool_.num_threads(), std::vector<float>(k));
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("cannot allocate a weight matrix of [{}, {}]", n, k);
+    }
     constexpr int32_t kRows = cpu::PackedMatrix::kPanel;
-    pool_.ParallelFor((n + kRows - 1) / kRows, [&](int64_t task, int32_t) {
-      std::vector<float> row(k);
+    pool_.ParallelFor((n + kRows - 1) / kRows, [&](int64_t task, int32_t thread) {
+      std::vector<float>& row = thread_rows[thread];
       const int32_t begin = static_cast<int32_t>(task) * kRows;
       for (int32_t i = begin; i < std::min(begin + kRows, n); ++i) {
         read_row(i, row);

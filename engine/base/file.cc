@@ -46,6 +46,9 @@ bool FileExists(const std::string& path) {
 StatusOr<std::string> ReadFile(const std::string& path) {
   FileDescriptor file{-1};
   TREELINE_ASSIGN_OR_RETURN(size_t size, OpenRegular(path, file));
+  if (size > kMaxReadBytes) {
+    return InvalidArgument("{}: {} bytes; at most {} are read", path, size, kMaxReadBytes);
+  }
   std::string text(size, '\0');
   size_t done = 0;
   while (done < size) {

@@ -12,7 +12,11 @@ namespace treeline {
 
 bool FileExists(const std::string& path);
 
-// The whole file. NOT_FOUND where it does not exist, INTERNAL where reading fails.
+// What ReadFile takes at most: many times any configuration or vocabulary.
+inline constexpr size_t kMaxReadBytes = size_t{512} << 20;
+
+// The whole file. NOT_FOUND where it does not exist, INVALID_ARGUMENT where it is larger than
+// kMaxReadBytes, INTERNAL where reading fails.
 StatusOr<std::string> ReadFile(const std::string& path);
 
 // A read-only mapping of a whole file; the pages come from disk as they are touched.

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 namespace treeline {
@@ -77,6 +79,14 @@ TEST(ParseJson, ManySmallObjectsTakeLinearTime) {
   const auto value = ParseJson(text + "}", "body");
   ASSERT_TRUE(value.ok());
   EXPECT_EQ(value->size(), 200'000u);
+}
+
+TEST(ParseJsonFile, RefusesAFileTooLargeToRead) {
+  const std::string path = testing::TempDir() + "/huge.json";
+  std::ofstream(path) << "{}";
+  std::filesystem::resize_file(path, size_t{1} << 40);  // Sparse: takes no space.
+  EXPECT_EQ(ParseJsonFile(path).status().code(), StatusCode::kInvalidArgument);
+  std::filesystem::remove(path);
 }
 
 TEST(ParseJsonFile, SaysWhichFileIsMissing) {

@@ -73,10 +73,10 @@ namespace internal {
 #define TREELINE_CONCAT_INNER(a, b) a##b
 #define TREELINE_CONCAT(a, b) TREELINE_CONCAT_INNER(a, b)
 
-#define TREELINE_RETURN_IF_ERROR(expr)                     \
-  do {                                                     \
-    ::treeline::Status treeline_status = (expr);           \
-    if (!treeline_status.ok()) return treeline_status;     \
+#define TREELINE_RETURN_IF_ERROR(expr)                 \
+  do {                                                 \
+    ::treeline::Status treeline_status = (expr);       \
+    if (!treeline_status.ok()) return treeline_status; \
   } while (false)
 
 #define TREELINE_ASSIGN_OR_RETURN(lhs, expr) \
@@ -87,12 +87,12 @@ namespace internal {
   lhs = *std::move(result)
 
 // Ends the process with the condition, the place and an optional fmt message.
-#define TREELINE_CHECK(condition, ...)                                            \
-  do {                                                                            \
-    if (!(condition)) [[unlikely]] {                                              \
-      ::treeline::internal::CheckFailed(__FILE__, __LINE__, #condition,           \
-                                        ::fmt::format("" __VA_ARGS__));           \
-    }                                                                             \
+#define TREELINE_CHECK(condition, ...)                                  \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]] {                                    \
+      ::treeline::internal::CheckFailed(__FILE__, __LINE__, #condition, \
+                                        ::fmt::format("" __VA_ARGS__)); \
+    }                                                                   \
   } while (false)
 
 #endif  // TREELINE_ENGINE_BASE_STATUS_H_

@@ -100,8 +100,8 @@ StatusOr<AttentionForm> ReadForm(const ConfigReader& reader) {
   }
   TREELINE_ASSIGN_OR_RETURN(form.window,
                             Choice(reader, "window", kWindows, std::optional(Window::kGroup)));
-  TREELINE_ASSIGN_OR_RETURN(form.window_size,
-                            reader.Integer("window_size", 1, kMaxWindowSize, form.group_size));
+  TREELINE_ASSIGN_OR_RETURN(form.window_size, reader.Integer("window_size", softmax_only ? 0 : 1,
+                                                             kMaxWindowSize, form.group_size));
   TREELINE_ASSIGN_OR_RETURN(form.sinks, reader.Integer("sinks", 0, kMaxSinks, 0));
   TREELINE_ASSIGN_OR_RETURN(form.decay, Choice(reader, "decay", kDecays, std::optional(false)));
   TREELINE_ASSIGN_OR_RETURN(form.local, Choice(reader, "local", kLocals, default_local));

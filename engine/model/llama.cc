@@ -147,6 +147,9 @@ Status Llama::Load(const SafetensorsFolder& tensors, const ModelOptions& options
   TREELINE_ASSIGN_OR_RETURN(inverse_frequencies_, reader.Upload(frequencies));
 
   for (const std::string& name : reader.Unread()) {
+    if (name.ends_with(".bias")) {
+      return Unimplemented("the checkpoint has tensor {}; biases are not supported", name);
+    }
     // A linearized checkpoint read as a softmax one would answer nonsense.
     for (const char* parameter :
          {"dwconv", "global_factor", "feature_map", "linear_factor", "decay"}) {

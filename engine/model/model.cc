@@ -13,6 +13,7 @@ StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& model_dir, const M
                          config.head_dim);
   }
   TREELINE_ASSIGN_OR_RETURN(const SafetensorsFolder tensors, SafetensorsFolder::Open(model_dir));
+  // ModelConfig accepts no other family; the next one is chosen by config.model_type here.
   StatusOr<std::unique_ptr<Model>> model = LoadLlama(tensors, config, options, backend);
   if (!model.ok()) return Annotate(model.status(), model_dir);
   return model;

@@ -61,6 +61,9 @@ Status CheckRopeType(const ConfigReader& reader, const char* key) {
   if (!rope->is_object()) return reader.Wrong(key, "an object or null");
   const ConfigReader rope_reader(*rope, fmt::format("{}: {}", kConfigFile, key));
   const char* type_key = rope_reader.Has("rope_type") ? "rope_type" : "type";
+  if (!rope_reader.Has(type_key) && rope_reader.Has("factor")) {
+    return InvalidArgument("{}: {} has a factor but no rope_type", kConfigFile, key);
+  }
   TREELINE_ASSIGN_OR_RETURN(const std::string type, rope_reader.String(type_key, "default"));
   if (type != "default") {
     return Unimplemented("{}: {} of type {} is not supported; only unscaled rotary embeddings are",

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 namespace treeline {
 namespace {
 
@@ -11,8 +13,12 @@ bool IsFloating(TensorType type) {
          type == TensorType::kF64;
 }
 
-WeightType NaturalType(TensorType type) {
-  return type == TensorType::kBF16 ? WeightType::kBF16 : WeightType::kF32;
+// The smallest type that holds every part without loss.
+WeightType NaturalType(const std::vector<const TensorView*>& parts) {
+  const bool all_bf16 = std::all_of(parts.begin(), parts.end(), [](const TensorView* part) {
+    return part->type == TensorType::kBF16;
+  });
+  return all_bf16 ? WeightType::kBF16 : WeightType::kF32;
 }
 
 // Row `row` of a [rows, k] tensor.
@@ -39,9 +45,9 @@ StatusOr<const TensorView*> WeightReader::FindWithShape(const std::string& name,
     return InvalidArgument("the checkpoint has no tensor {}, which config.json implies", name);
   }
   if (!IsFloating(view->type)) {
-    return InvalidArgument("tensor {}: its type is not one of F32, F16, BF16", name);
+    return InvalidArgument("tensor {}: its type is not one of F64, F32, F16, BF16", name);
   }
-  if (!shape.empty() && view->shape != shape) {
+  if (view->shape != shape) {
     return InvalidArgument("tensor {}: shape [{}], but config.json implies [{}]", name,
                            fmt::join(view->shape, ", "), fmt::join(shape, ", "));
   }
@@ -89,8 +95,8 @@ StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& pa
   };
   TREELINE_ASSIGN_OR_RETURN(
       std::unique_ptr<Matrix> matrix,
-      backend_.CreateMatrix(weight_type_.value_or(NaturalType(views[0]->type)),
-                            static_cast<int32_t>(rows), static_cast<int32_t>(k), read_row));
+      backend_.CreateMatrix(weight_type_.value_or(NaturalType(views)), static_cast<int32_t>(rows),
+                            static_cast<int32_t>(k), read_row));
   matrix_bytes_ += matrix->bytes();
   return matrix;
 }

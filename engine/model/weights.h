@@ -1,6 +1,6 @@
 // Reads a checkpoint's tensors into a backend. A model family asks for each tensor
 // by name and shape; what is missing or has another shape is an error that says
-// both, and what nobody asked for is told at the end.
+// both. Unread() tells what nobody asked for.
 #ifndef TREELINE_ENGINE_MODEL_WEIGHTS_H_
 #define TREELINE_ENGINE_MODEL_WEIGHTS_H_
 
@@ -36,7 +36,7 @@ class WeightReader {
 
   bool Has(const std::string& name) const { return tensors_.Find(name) != nullptr; }
 
-  // A tensor's values on the host. An empty shape accepts any.
+  // A tensor's values on the host.
   StatusOr<std::vector<float>> Values(const std::string& name, const std::vector<int64_t>& shape);
   // Values on the device.
   StatusOr<DeviceVector> Vector(const std::string& name, const std::vector<int64_t>& shape);

@@ -11,6 +11,8 @@
 #include <hwy/aligned_allocator.h>
 
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <vector>
 
 #include "kernels/cpu/thread_pool.h"
@@ -25,6 +27,10 @@ class FloatBuffer {
   float* Resize(size_t n) {
     if (n > capacity_) {
       data_ = hwy::AllocateAligned<float>(n);
+      if (data_ == nullptr) {
+        std::fprintf(stderr, "out of memory: %zu floats for attention\n", n);
+        std::abort();
+      }
       capacity_ = n;
     }
     return data_.get();

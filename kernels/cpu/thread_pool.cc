@@ -1,5 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <system_error>
+
 namespace treeline {
 namespace {
 
@@ -18,8 +20,12 @@ void Pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int32_t num_threads) {
-  for (int32_t i = 1; i < num_threads; ++i) {
-    workers_.emplace_back([this, i] { WorkerLoop(i); });
+  try {
+    for (int32_t i = 1; i < num_threads; ++i) {
+      workers_.emplace_back([this, i] { WorkerLoop(i); });
+    }
+  } catch (const std::system_error&) {
+    // The system grants no more threads; the ones there are do the work.
   }
 }
 

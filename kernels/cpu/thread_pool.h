@@ -15,7 +15,8 @@ namespace treeline {
 
 class ThreadPool {
  public:
-  // num_threads counts the caller: 1 starts no thread.
+  // num_threads counts the caller: 1 starts no thread. Where the system grants fewer, there are
+  // fewer.
   explicit ThreadPool(int32_t num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
