@@ -405,7 +405,7 @@ void HttpServer::Impl::Handle(const httplib::Request& request, std::string body,
 void HttpServer::Impl::SendStream(httplib::Response* response) {
   // Runs once, on this thread, after the header has been sent.
   response->set_chunked_content_provider(
-      session_->exchange->response().content_type, [this](size_t, httplib::DataSink& sink) {
+      session_->exchange->response().content_type, [](size_t, httplib::DataSink& sink) {
         bool writable = true;
         const HttpExchange::Writer writer = [&](const std::string& part) {
           writable =

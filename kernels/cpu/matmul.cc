@@ -139,7 +139,8 @@ PackedMatrix::PackedMatrix(WeightType type, int32_t n, int32_t k)
       data_(size_t(NumPanels(n)) * k * kPanel * ElementSize(type) / sizeof(CacheLine)) {}
 
 const void* PackedMatrix::panel(int32_t p) const {
-  return data_.data()->bytes + size_t(p) * k_ * kPanel * ElementSize(type_);
+  return reinterpret_cast<const std::byte*>(data_.data()) +
+         size_t(p) * k_ * kPanel * ElementSize(type_);
 }
 
 size_t PackedMatrix::ElementOffset(int32_t row) const {
