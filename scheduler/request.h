@@ -34,7 +34,7 @@ struct Request {
   bool prompt_logprobs = false;  // the same for the prompt's tokens (from the second on).
   bool skip_special_tokens = true;
 
-  TimePoint arrival;                  // When its first byte's request was complete.
+  TimePoint arrival;                  // When its first byte came.
   std::optional<TimePoint> deadline;  // Not answered by then: DEADLINE_EXCEEDED.
 };
 

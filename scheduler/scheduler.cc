@@ -31,6 +31,10 @@ std::string_view RejectionReason(StatusCode code) {
   }
 }
 
+Status ShuttingDown() {
+  return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
+}
+
 class LoopScheduler final : public Scheduler {
  public:
   LoopScheduler(const Options& options, Engine& engine, const Tokenizer& tokenizer,
@@ -40,6 +44,7 @@ class LoopScheduler final : public Scheduler {
   StatusOr<std::shared_ptr<TokenStream>> Submit(Request request) override;
   void Start() override;
   void Drain() override;
+  void Abort() override;
   bool Idle() const override;
   int64_t steps() const override { return steps_; }
   TimePoint last_loop() const override { return TimePoint(Duration(last_loop_)); }
@@ -80,6 +85,7 @@ class LoopScheduler final : public Scheduler {
   const EngineLimits limits_;
   const SequenceContext context_;
 
+  std::atomic<bool> aborting_{false};
   std::atomic<int64_t> steps_{0};
   std::atomic<Duration::rep> last_loop_;
 
@@ -141,7 +147,7 @@ StatusOr<std::shared_ptr<TokenStream>> LoopScheduler::Submit(Request request) {
 Status LoopScheduler::Enqueue(Group group) {
   std::lock_guard lock(mutex_);
   if (draining_) {
-    return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
+    return ShuttingDown();
   }
   if (queue_.size() >= static_cast<size_t>(options_.max_queued_requests)) {
     return ResourceExhausted("the queue is full: {} requests wait already; try again later",
@@ -161,6 +167,12 @@ void LoopScheduler::Start() {
 void LoopScheduler::Drain() {
   std::lock_guard lock(mutex_);
   draining_ = true;
+}
+
+void LoopScheduler::Abort() {
+  Drain();
+  aborting_ = true;
+  changed_.notify_all();
 }
 
 bool LoopScheduler::Idle() const {
@@ -206,9 +218,13 @@ bool LoopScheduler::Round() {
 }
 
 void LoopScheduler::FailAbandoned(TimePoint now) {
-  for (Group& group : running_) group->FailIfAbandoned(now);
+  const auto check = [&](Group& group) {
+    if (aborting_ && !group->end()) group->Fail(ShuttingDown());
+    group->FailIfAbandoned(now);
+  };
+  for (Group& group : running_) check(group);
   std::lock_guard lock(mutex_);
-  for (Group& group : queue_) group->FailIfAbandoned(now);
+  for (Group& group : queue_) check(group);
 }
 
 void LoopScheduler::Admit(TimePoint now) {

@@ -58,10 +58,12 @@ class Scheduler {
   virtual void Start() = 0;
   // Refuses new requests from now on; running ones go on.
   virtual void Drain() = 0;
+  // Drain, and what waits or runs ends as UNAVAILABLE at the next round.
+  virtual void Abort() = 0;
   // No request waits or runs. Any thread.
   virtual bool Idle() const = 0;
-  // The number of steps the engine has completed, and when the loop last began a round: /ready
-  // looks at both. They stand still while Idle(). Any thread.
+  // The number of steps the engine has completed, and when the loop last began a round, by
+  // which /ready knows a stalled engine. They stand still while Idle(). Any thread.
   virtual int64_t steps() const = 0;
   virtual TimePoint last_loop() const = 0;
 

@@ -1,5 +1,6 @@
 #include "server/connection_threads.h"
 
+#include <system_error>
 #include <utility>
 
 namespace treeline {
@@ -9,7 +10,14 @@ void ConnectionThreads::enqueue(std::function<void()> job) {
   changed_.wait(lock, [&] { return busy_ < max_threads_; });
   ++busy_;
   jobs_.push_back(std::move(job));
-  if (busy_ > threads_.size()) threads_.emplace_back([this] { Work(); });
+  if (busy_ > threads_.size()) {
+    try {
+      threads_.emplace_back([this] { Work(); });
+    } catch (const std::system_error&) {
+      // The system grants no more threads: the job waits for one that exists.
+      if (threads_.empty()) throw;
+    }
+  }
   changed_.notify_all();
 }
 

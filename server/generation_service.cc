@@ -12,6 +12,7 @@ namespace treeline {
 
 namespace {
 
+constexpr int64_t kMaxLogprobs = 2'000'000;  // Of one request; about 500 MB.
 constexpr char kContextLengthExceeded[] = "context_length_exceeded";
 // How long one of several open streams is waited for before the next is looked at.
 constexpr std::chrono::milliseconds kTurn{5};
@@ -28,6 +29,14 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
     longest = std::max(longest, tokenizer.TokenBytes(id).size());
   }
   return longest;
+}
+
+// The scheduler's refusals begin with the field's name: "n: 64; it must be ...".
+Status NamingParam(const Status& status) {
+  const std::string message = Message(status);
+  const size_t colon = message.find(':');
+  if (status.code() != StatusCode::kInvalidArgument || colon == std::string::npos) return status;
+  return WithParam(status, message.substr(0, colon));
 }
 
 }  // namespace
@@ -179,7 +188,25 @@ StatusOr<int32_t> GenerationService::MaxTokens(const GenerationRequest& request,
   }
   if (request.max_tokens) return *request.max_tokens;
   if (request.default_max_tokens == 0) return static_cast<int32_t>(room);
-  return static_cast<int32_t>(std::min<int64_t>(room, request.default_max_tokens));
+  const int32_t wanted = std::max(request.default_max_tokens, request.stop.min_tokens);
+  return static_cast<int32_t>(std::min<int64_t>(room, wanted));
+}
+
+// Log-probabilities are held until they are sent: a request must not ask for gigabytes.
+Status GenerationService::CheckLogprobs(const GenerationRequest& request,
+                                        const std::vector<std::vector<int32_t>>& prompts,
+                                        const std::vector<int32_t>& max_tokens) const {
+  int64_t entries = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (request.prompt_logprobs) entries += static_cast<int64_t>(prompts[i].size());
+    if (request.logprobs) entries += max_tokens[i];
+  }
+  entries *= int64_t{request.num_choices} * (1 + request.top_logprobs);
+  if (entries <= kMaxLogprobs) return OkStatus();
+  return FieldError("logprobs",
+                    "{} log-probabilities may come of this request, the limit is {}; ask for fewer "
+                    "tokens, choices or alternatives",
+                    entries, kMaxLogprobs);
 }
 
 Request GenerationService::MakeRequest(const GenerationRequest& request,
@@ -213,13 +240,15 @@ StatusOr<Generation> GenerationService::Start(const GenerationRequest& request) 
     TREELINE_ASSIGN_OR_RETURN(max_tokens.emplace_back(), MaxTokens(request, prompt.size()));
   }
 
+  TREELINE_RETURN_IF_ERROR(CheckLogprobs(request, prompts, max_tokens));
+
   const uint64_t seed = request.seed.has_value() ? *request.seed : RandomSeed();
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (size_t i = 0; i < prompts.size(); ++i) {
     auto stream = scheduler_.Submit(MakeRequest(request, prompts[i], max_tokens[i], seed));
     if (!stream.ok()) {  // All or nothing.
       for (const auto& started : streams) started->Cancel();
-      return stream.status();
+      return NamingParam(stream.status());
     }
     streams.push_back(*std::move(stream));
   }
@@ -253,6 +282,11 @@ Status GenerationService::Ready() const {
                       ToSeconds(still));
   }
   return OkStatus();
+}
+
+void GenerationService::Abort() {
+  draining_ = true;
+  scheduler_.Abort();
 }
 
 void GenerationService::Drain() {

@@ -119,6 +119,8 @@ class GenerationService {
   Status Ready() const;
   // Refuses new requests from now on.
   void Drain();
+  // Drain, and what waits or runs ends as UNAVAILABLE.
+  void Abort();
 
   const Options& options() const { return options_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
@@ -126,6 +128,9 @@ class GenerationService {
  private:
   StatusOr<std::vector<std::vector<int32_t>>> Encode(const GenerationRequest& request) const;
   // The tokens that may follow the prompt.
+  Status CheckLogprobs(const GenerationRequest& request,
+                       const std::vector<std::vector<int32_t>>& prompts,
+                       const std::vector<int32_t>& max_tokens) const;
   StatusOr<int32_t> MaxTokens(const GenerationRequest& request, size_t prompt_tokens) const;
   Status CheckTextSize(const std::string& text, const std::string& param) const;
   Request MakeRequest(const GenerationRequest& request, std::vector<int32_t> prompt,

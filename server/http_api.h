@@ -29,7 +29,7 @@ class HttpApi {
     int64_t created = 0;  // When the model came up; Unix time, seconds.
     // How often a client is told that its prompt is being worked on; until the first, the
     // status line waits too, so that a refusal still gets its own status.
-    std::chrono::milliseconds ping_interval{5000};
+    std::chrono::milliseconds ping_interval{15'000};
   };
 
   // `service` and `metrics` outlive this.

@@ -49,7 +49,8 @@ void AddressOf(int fd, int (*get)(int, sockaddr*, socklen_t*), std::string* ip, 
 
 }  // namespace
 
-HttpConnection::HttpConnection(int fd, const HttpLimits& limits) : fd_(fd), limits_(limits) {
+HttpConnection::HttpConnection(int fd, const HttpLimits& limits, int stop_fd)
+    : fd_(fd), limits_(limits), stop_fd_(stop_fd) {
   SetOption(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
   // A peer that vanished without a word is noticed within about a minute.
   SetOption(fd_, SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -66,16 +67,12 @@ void HttpConnection::SetLimits(int64_t bytes, milliseconds timeout, Fault when_e
   over_budget_ = when_exceeded;
 }
 
-bool HttpConnection::WaitForRequest(int stop_fd) {
+bool HttpConnection::WaitForRequest() {
   // A new connection has come to ask something: it gets no idle time.
   const milliseconds patience = first_request_ ? limits_.header_timeout : limits_.idle_timeout;
   first_request_ = false;
   taken_ = 0;
-  if (begin_ == end_) {
-    pollfd polled[] = {{fd_, POLLIN, 0}, {stop_fd, POLLIN, 0}};
-    if (Poll(polled, 2, std::chrono::steady_clock::now() + patience) <= 0) return false;
-    if (polled[1].revents != 0) return false;
-  }
+  if (begin_ == end_ && !WaitForInput(std::chrono::steady_clock::now() + patience)) return false;
   SetLimits(limits_.max_header_bytes, limits_.header_timeout, Fault::kHeaderTooLarge);
   return true;
 }
@@ -89,6 +86,16 @@ void HttpConnection::BeginBody() {
 bool HttpConnection::WaitFor(short events, Instant deadline) const {
   pollfd polled = {fd_, events, 0};
   return Poll(&polled, 1, deadline) > 0;
+}
+
+bool HttpConnection::WaitForInput(Instant deadline) const {
+  pollfd polled[] = {{fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
+  return Poll(polled, 2, deadline) > 0 && polled[1].revents == 0;
+}
+
+bool HttpConnection::Stopping() const {
+  pollfd polled = {stop_fd_, POLLIN, 0};
+  return poll(&polled, 1, 0) > 0;
 }
 
 bool HttpConnection::ClientGone() const {
@@ -114,7 +121,7 @@ ssize_t HttpConnection::Fail(Fault fault) {
 ssize_t HttpConnection::Fill() {
   // A trickle that always has a byte ready must not outlive the deadline either.
   const bool late = std::chrono::steady_clock::now() > deadline_;
-  if (late || !WaitFor(POLLIN, deadline_)) return Fail(Fault::kTimeout);
+  if (late || !WaitForInput(deadline_)) return Fail(Fault::kTimeout);
   const ssize_t received = recv(fd_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
   if (received <= 0) return Fail(Fault::kClosed);
   begin_ = 0;
@@ -139,7 +146,13 @@ ssize_t HttpConnection::read(char* data, size_t size) {
 
 ssize_t HttpConnection::write(const char* data, size_t size) {
   if (write_failed_) return -1;
-  const Instant deadline = std::chrono::steady_clock::now() + limits_.write_timeout;
+  Instant deadline = std::chrono::steady_clock::now() + limits_.write_timeout;
+  if (Stopping()) {  // One deadline for all that is left, however slowly the client takes it.
+    if (!last_write_deadline_) {
+      last_write_deadline_ = std::chrono::steady_clock::now() + kFinishTimeout;
+    }
+    deadline = *last_write_deadline_;
+  }
   while (WaitFor(POLLOUT, deadline)) {
     const ssize_t sent = send(fd_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return sent;

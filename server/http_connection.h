@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace treeline {
@@ -27,15 +28,16 @@ class HttpConnection : public httplib::Stream {
   // What ended a read early.
   enum class Fault { kNone, kClosed, kTimeout, kHeaderTooLarge, kBodyTooLarge };
 
-  // Takes the socket. `limits` outlives this.
-  HttpConnection(int fd, const HttpLimits& limits);
+  // Takes the socket. `limits` outlives this. Once `stop_fd` is readable the server stops: what
+  // the client has not sent by then is not waited for, and it has two seconds to take its answer.
+  HttpConnection(int fd, const HttpLimits& limits, int stop_fd);
   ~HttpConnection() override;
   HttpConnection(const HttpConnection&) = delete;
   HttpConnection& operator=(const HttpConnection&) = delete;
 
   // Waits for a request's first byte; from then on the header's limits hold. False where none
-  // came in time, the client left, or `stop_fd` became readable.
-  bool WaitForRequest(int stop_fd);
+  // came in time, the client left, or the server stops.
+  bool WaitForRequest();
   // The header is complete: the body's limits hold.
   void BeginBody();
 
@@ -63,11 +65,15 @@ class HttpConnection : public httplib::Stream {
   void SetLimits(int64_t bytes, std::chrono::milliseconds timeout, Fault when_exceeded);
   // Waits until the socket is ready for `events`; false at the deadline.
   bool WaitFor(short events, Instant deadline) const;
+  // Waits for a byte to read; false at the deadline, or where the server stops first.
+  bool WaitForInput(Instant deadline) const;
+  bool Stopping() const;
   ssize_t Fill();
   ssize_t Fail(Fault fault);
 
   const int fd_;
   const HttpLimits& limits_;
+  const int stop_fd_;
 
   // Of the part of a request that is being read.
   int64_t budget_ = 0;
@@ -78,6 +84,7 @@ class HttpConnection : public httplib::Stream {
 
   Fault fault_ = Fault::kNone;
   bool write_failed_ = false;
+  std::optional<Instant> last_write_deadline_;  // Set by the first write while the server stops.
   std::array<char, 16384> buffer_;
   size_t begin_ = 0;  // buffer_[begin_, end_) was received and not read yet.
   size_t end_ = 0;

@@ -23,6 +23,7 @@ namespace {
 
 // Threads beyond the connection cap: they answer probes and say 503 to others.
 constexpr int32_t kReserveThreads = 16;
+constexpr std::chrono::milliseconds kProbePatience{500};
 constexpr int kListenBacklog = 1024;
 constexpr char kRetryAfterSeconds[] = "1";
 constexpr char kUnknownRoute[] = "unknown";
@@ -173,6 +174,8 @@ class HttpServer::Impl : public httplib::Server {
   const HttpServer::Options options_;
   std::vector<RouteEntry> routes_;
   int port_ = 0;
+  // Connections beyond the cap are there for probes, which are quick.
+  HttpLimits over_capacity_limits_;
   int stop_fd_;  // Readable once the server stops.
   std::atomic<bool> stopping_{false};
   std::atomic<bool> aborting_{false};
@@ -185,8 +188,15 @@ class HttpServer::Impl : public httplib::Server {
 thread_local HttpServer::Impl::Session* HttpServer::Impl::session_ = nullptr;
 
 HttpServer::Impl::Impl(HttpServer::Options options)
-    : options_(std::move(options)), stop_fd_(eventfd(0, EFD_CLOEXEC)) {
+    : options_(std::move(options)),
+      over_capacity_limits_(options_.limits),
+      stop_fd_(eventfd(0, EFD_CLOEXEC)) {
   TREELINE_CHECK(stop_fd_ >= 0);
+  over_capacity_limits_.header_timeout = std::min(options_.limits.header_timeout, kProbePatience);
+  // What httplib tells clients of a connection's life; WaitForRequest decides it.
+  set_keep_alive_timeout(
+      std::chrono::ceil<std::chrono::seconds>(options_.limits.idle_timeout).count());
+  set_keep_alive_max_count(1'000'000);
   const size_t threads = options_.max_connections + kReserveThreads;
   new_task_queue = [threads] { return new ConnectionThreads(threads); };
   // httplib would set SO_REUSEPORT: two servers would share a port without noticing.
@@ -243,7 +253,7 @@ void HttpServer::Impl::Stop() {
 
 bool HttpServer::Impl::process_and_close_socket(socket_t fd) {
   const bool over_capacity = ++connections_ > options_.max_connections;
-  HttpConnection connection(fd, options_.limits);
+  HttpConnection connection(fd, over_capacity ? over_capacity_limits_ : options_.limits, stop_fd_);
   try {
     Serve(&connection, over_capacity);
   } catch (const std::exception& error) {  // Out of memory, at most: this connection ends.
@@ -254,7 +264,7 @@ bool HttpServer::Impl::process_and_close_socket(socket_t fd) {
 }
 
 void HttpServer::Impl::Serve(HttpConnection* connection, bool over_capacity) {
-  while (!stopping_ && connection->WaitForRequest(stop_fd_)) {
+  while (!stopping_ && connection->WaitForRequest()) {
     if (!ServeOne(connection, over_capacity)) {
       if (!aborting_) connection->Finish();
       return;
@@ -415,7 +425,7 @@ void HttpServer::Impl::SendStream(httplib::Response* response) {
         session_->exchange->response().stream(writer);
         writable = writable && session_->exchange->response().status != 499;
         if (!writable) session_->record.status = 499;
-        sink.done();
+        if (writable) sink.done();  // A cut answer must not look complete.
         return writable;
       });
 }

@@ -24,6 +24,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kIdlePoll{50};
+constexpr Duration kAbortTimeout = std::chrono::seconds(5);
 
 Duration Seconds(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
@@ -38,7 +39,12 @@ class StopSignals {
     sigaddset(&set_, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set_, &previous_);
   }
-  ~StopSignals() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
+  // Signals that came while the server stopped have had their effect.
+  ~StopSignals() {
+    while (WaitFor(milliseconds(0))) {
+    }
+    pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
+  }
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
@@ -93,8 +99,10 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   return options;
 }
 
-HttpApi::Options ApiOptions(const LoadedModel& model) {
+HttpApi::Options ApiOptions(const ServeConfig& config, const LoadedModel& model) {
   HttpApi::Options options;
+  options.ping_interval =
+      std::chrono::duration_cast<milliseconds>(Seconds(config.ping_interval_seconds()));
   options.sampling_defaults = model.sampling_defaults;
   options.version = kVersion;
   options.created = std::time(nullptr);
@@ -112,19 +120,22 @@ Status WritePortFile(const std::string& path, int port) {
   return OkStatus();
 }
 
-// False where requests still run at the end.
+// False where requests still run at the end, or a signal came.
+bool WaitUntilIdle(const StopSignals& signals, Duration timeout, Runtime& runtime) {
+  const TimePoint end = Clock::Real().Now() + timeout;
+  while (!runtime.scheduler().Idle()) {
+    if (signals.WaitFor(kIdlePoll) || Clock::Real().Now() >= end) return false;
+  }
+  return true;
+}
+
 bool Drain(const StopSignals& signals, Duration timeout, Runtime* runtime) {
   spdlog::info("stopping: no new requests; running ones have {:.0f} s (a second signal stops now)",
                ToSeconds(timeout));
   runtime->service().Drain();
-  const TimePoint end = Clock::Real().Now() + timeout;
-  while (!runtime->scheduler().Idle()) {
-    if (signals.WaitFor(kIdlePoll) || Clock::Real().Now() >= end) {
-      spdlog::warn("stopping with requests still running; they are cancelled");
-      return false;
-    }
-  }
-  return true;
+  if (WaitUntilIdle(signals, timeout, *runtime)) return true;
+  spdlog::warn("stopping with requests still running; they are cancelled");
+  return false;
 }
 
 }  // namespace
@@ -145,7 +156,7 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
   const StopSignals signals;
   TREELINE_ASSIGN_OR_RETURN(HttpServer::Options http_options, HttpOptions(config));
   TREELINE_ASSIGN_OR_RETURN(LoadedModel model, load());
-  const HttpApi::Options api_options = ApiOptions(model);
+  const HttpApi::Options api_options = ApiOptions(config, model);
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Runtime> runtime,
                             Runtime::Create(RuntimeOptions(config), std::move(model)));
   http_options.on_response = [&](const HttpServer::Record& record) {
@@ -164,7 +175,11 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
                runtime->service().options().model_names.front());
 
   signals.Wait();
-  if (!Drain(signals, Seconds(config.drain_timeout_seconds()), runtime.get())) server.Abort();
+  if (!Drain(signals, Seconds(config.drain_timeout_seconds()), runtime.get())) {
+    runtime->service().Abort();
+    // Everybody is told, unless the engine hangs in a step.
+    if (!WaitUntilIdle(signals, kAbortTimeout, *runtime)) server.Abort();
+  }
   server.Stop();
   spdlog::info("stopped");
   return OkStatus();
