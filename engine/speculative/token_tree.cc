@@ -10,8 +10,8 @@ StatusOr<TokenTree> TokenTree::Create(std::vector<int32_t> tokens, std::vector<i
     return InvalidArgument("token tree: {} nodes; it takes 1 to {}", tokens.size(), kMaxNodes);
   }
   for (size_t i = 0; i < parents.size(); ++i) {
-    const bool valid = i == 0 ? parents[i] == -1
-                              : parents[i] >= 0 && parents[i] < static_cast<int32_t>(i);
+    const bool valid =
+        i == 0 ? parents[i] == -1 : parents[i] >= 0 && parents[i] < static_cast<int32_t>(i);
     if (!valid) {
       return InvalidArgument(
           "token tree: node {} has parent {}; node 0 takes -1, others an earlier node", i,
