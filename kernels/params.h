@@ -13,6 +13,9 @@
 
 namespace treeline {
 
+// How weight matrices are held in memory.
+enum class WeightType { kF32, kBF16 };
+
 // y = x * rsqrt(mean(x^2) + eps) * weight, row by row.
 struct RmsNormParams {
   const float* x = nullptr;       // [rows, dim]

@@ -21,9 +21,6 @@
 
 namespace treeline {
 
-// How weight matrices are held in memory.
-enum class WeightType { kF32, kBF16 };
-
 // A weight matrix W [n, k] in the backend's own layout; y = x W^T. Belongs to its backend,
 // which must outlive it.
 class Matrix {

@@ -27,7 +27,7 @@ size_t AvailableMemory() {
 
 class CpuMatrix : public Matrix {
  public:
-  CpuMatrix(cpu::WeightType type, int32_t n, int32_t k) : packed(type, n, k) {}
+  CpuMatrix(WeightType type, int32_t n, int32_t k) : packed(type, n, k) {}
   int32_t n() const override { return packed.n(); }
   int32_t k() const override { return packed.k(); }
   size_t bytes() const override { return packed.bytes(); }
@@ -69,8 +69,7 @@ class CpuBackend : public Backend {
     std::unique_ptr<CpuMatrix> matrix;
     std::vector<std::vector<float>> thread_rows;
     try {
-      matrix = std::make_unique<CpuMatrix>(
-          type == WeightType::kF32 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16, n, k);
+      matrix = std::make_unique<CpuMatrix>(type, n, k);
       thread_rows.assign(pool_.num_threads(), std::vector<float>(k));
     } catch (const std::bad_alloc&) {
       return ResourceExhausted("cannot allocate a weight matrix of [{}, {}]", n, k);

@@ -56,7 +56,7 @@ BENCHMARK(CeilingMemoryRead)->UseRealTime();
 // A product whose operands stay in the first-level cache: what the tile can do at best.
 void CeilingMultiplyAdd(benchmark::State& state) {
   const int32_t rows = 96, n = 32 * Pool().num_threads() * 4, k = 64;
-  const cpu::PackedMatrix matrix(cpu::WeightType::kF32, n, k);
+  const cpu::PackedMatrix matrix(WeightType::kF32, n, k);
   const auto x = RandomValues(size_t(rows) * k);
   std::vector<float> y(size_t(rows) * n);
   for (auto _ : state) cpu::MatMul({x.data(), y.data(), rows, false}, matrix, Pool());
@@ -67,7 +67,7 @@ BENCHMARK(CeilingMultiplyAdd)->UseRealTime();
 // Arguments: rows, n, k, weight type.
 void MatMul(benchmark::State& state) {
   const int32_t rows = state.range(0), n = state.range(1), k = state.range(2);
-  const auto type = state.range(3) == 0 ? cpu::WeightType::kF32 : cpu::WeightType::kBF16;
+  const auto type = state.range(3) == 0 ? WeightType::kF32 : WeightType::kBF16;
   cpu::PackedMatrix matrix(type, n, k);
   const auto row_values = RandomValues(k);
   for (int32_t row = 0; row < n; ++row) matrix.SetRow(row, row_values);

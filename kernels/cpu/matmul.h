@@ -20,8 +20,6 @@
 
 namespace treeline::cpu {
 
-enum class WeightType { kF32, kBF16 };
-
 class PackedMatrix {
  public:
   static constexpr int32_t kPanel = 32;

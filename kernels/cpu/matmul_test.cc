@@ -26,9 +26,9 @@ struct Shape {
 class MatMulTest : public testing::TestWithParam<Shape> {
  protected:
   // A matrix and the values it holds after rounding.
-  cpu::PackedMatrix Pack(cpu::WeightType type, std::vector<float>& weight) {
+  cpu::PackedMatrix Pack(WeightType type, std::vector<float>& weight) {
     const auto [rows, n, k] = GetParam();
-    if (type == cpu::WeightType::kBF16) {
+    if (type == WeightType::kBF16) {
       for (float& w : weight) w = Bf16ToFloat(FloatToBf16(w));
     }
     cpu::PackedMatrix matrix(type, n, k);
@@ -43,7 +43,7 @@ TEST_P(MatMulTest, MatchesTheReference) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n + k);
   ThreadPool pool(2);
-  for (const auto type : {cpu::WeightType::kF32, cpu::WeightType::kBF16}) {
+  for (const auto type : {WeightType::kF32, WeightType::kBF16}) {
     for (const bool accumulate : {false, true}) {
       std::vector<float> weight = RandomValues(size_t(n) * k, rng);
       const cpu::PackedMatrix matrix = Pack(type, weight);
@@ -64,7 +64,7 @@ TEST_P(MatMulTest, ARowsBitsDependOnThatRowAlone) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n + k);
   std::vector<float> weight = RandomValues(size_t(n) * k, rng);
-  const cpu::PackedMatrix matrix = Pack(cpu::WeightType::kBF16, weight);
+  const cpu::PackedMatrix matrix = Pack(WeightType::kBF16, weight);
   const std::vector<float> x = RandomValues(size_t(rows) * k, rng);
   std::vector<float> together(size_t(rows) * n), alone(n);
   ThreadPool many(3), one(1);
@@ -80,7 +80,7 @@ TEST_P(MatMulTest, ARowsBitsDependOnThatRowAlone) {
 TEST_P(MatMulTest, RowsReadBackAsStored) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n);
-  for (const auto type : {cpu::WeightType::kF32, cpu::WeightType::kBF16}) {
+  for (const auto type : {WeightType::kF32, WeightType::kBF16}) {
     std::vector<float> weight = RandomValues(size_t(n) * k, rng);
     const cpu::PackedMatrix matrix = Pack(type, weight);
     std::vector<float> row(k);
