@@ -27,7 +27,8 @@ struct RmsNormParams {
 };
 
 // Rotates each head of x in place: dimensions i and i + head_dim/2 by the angle
-// positions[row] * inverse_frequencies[i] (the "half-split" layout of LLaMA).
+// positions[row] * inverse_frequencies[i] (the "half-split" layout of LLaMA), and multiplies it
+// by `scale`.
 struct RopeParams {
   float* x = nullptr;                          // [rows, heads, head_dim], rows row_stride apart
   const int32_t* positions = nullptr;          // [rows]
@@ -36,6 +37,15 @@ struct RopeParams {
   int32_t row_stride = 0;  // In floats.
   int32_t heads = 0;
   int32_t head_dim = 0;
+  float scale = 1.0f;
+};
+
+// Adds the same vector to every row of x in place: y = x W^T + bias is a product and this.
+struct AddBiasParams {
+  float* x = nullptr;           // [rows, dim]
+  const float* bias = nullptr;  // [dim]
+  int32_t rows = 0;
+  int32_t dim = 0;
 };
 
 // y = silu(gate) * up, where each row of x is [gate | up].

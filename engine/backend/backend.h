@@ -60,6 +60,7 @@ class Backend {
   virtual void MatMul(const MatMulParams& params, const Matrix& matrix) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void Rope(const RopeParams& params) = 0;
+  virtual void AddBias(const AddBiasParams& params) = 0;
   virtual void SwiGlu(const SwiGluParams& params) = 0;
   // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
   virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,

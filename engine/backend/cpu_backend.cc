@@ -97,6 +97,7 @@ class CpuBackend : public Backend {
   }
   void RmsNorm(const RmsNormParams& params) override { cpu::RmsNorm(params, pool_); }
   void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
+  void AddBias(const AddBiasParams& params) override { cpu::AddBias(params, pool_); }
   void SwiGlu(const SwiGluParams& params) override { cpu::SwiGlu(params, pool_); }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                     int32_t row_stride) override {

@@ -83,7 +83,7 @@ void RopeRow(const RopeParams& params, int32_t row) {
   for (int32_t i = 0; i < half; ++i) {
     // One sine a dimension and row, shared by the heads. std::sin reduces large angles exactly.
     const float angle = position * params.inverse_frequencies[i];
-    const float cosine = std::cos(angle), sine = std::sin(angle);
+    const float cosine = params.scale * std::cos(angle), sine = params.scale * std::sin(angle);
     for (int32_t head = 0; head < params.heads; ++head) {
       float* pair = x + head * params.head_dim + i;
       const float a = pair[0], b = pair[half];
@@ -105,6 +105,13 @@ void RmsNorm(const RmsNormParams& params, ThreadPool& pool) {
 
 void Rope(const RopeParams& params, ThreadPool& pool) {
   ForEachRow(params.rows, pool, [&](int32_t row) { RopeRow(params, row); });
+}
+
+void AddBias(const AddBiasParams& params, ThreadPool& pool) {
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    float* x = params.x + int64_t{row} * params.dim;
+    for (int32_t i = 0; i < params.dim; ++i) x[i] += params.bias[i];
+  });
 }
 
 void SwiGlu(const SwiGluParams& params, ThreadPool& pool) {

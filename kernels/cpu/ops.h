@@ -15,6 +15,7 @@ namespace treeline::cpu {
 
 void RmsNorm(const RmsNormParams& params, ThreadPool& pool);
 void Rope(const RopeParams& params, ThreadPool& pool);
+void AddBias(const AddBiasParams& params, ThreadPool& pool);
 void SwiGlu(const SwiGluParams& params, ThreadPool& pool);
 
 // Rounds every value to the nearest bf16 (ties to even) and back.

@@ -84,5 +84,30 @@ TEST(Rope, MatchesTheReferenceFarIntoAContext) {
   }
 }
 
+TEST(Rope, ScalesWhatItRotates) {
+  ThreadPool pool(1);
+  const float frequency = 1.0f;
+  const int32_t position = 2;
+  std::vector<float> x = {3, 4};
+  cpu::Rope({x.data(), &position, &frequency, 1, 2, 1, 2, 1.25f}, pool);
+  EXPECT_NEAR(x[0], 1.25 * (3 * std::cos(2.0) - 4 * std::sin(2.0)), 1e-6);
+  EXPECT_NEAR(x[1], 1.25 * (4 * std::cos(2.0) + 3 * std::sin(2.0)), 1e-6);
+}
+
+TEST(AddBias, AddsTheVectorToEveryRow) {
+  std::mt19937 rng(4);
+  ThreadPool pool(2);
+  for (const int32_t dim : kDims) {
+    for (const int32_t rows : kRows) {
+      const auto bias = RandomValues(dim, rng);
+      auto actual = RandomValues(size_t(rows) * dim, rng);
+      auto expected = actual;
+      cpu::AddBias({actual.data(), bias.data(), rows, dim}, pool);
+      reference::AddBias({expected.data(), bias.data(), rows, dim});
+      ASSERT_EQ(actual, expected);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace treeline

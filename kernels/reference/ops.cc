@@ -27,9 +27,18 @@ void Rope(const RopeParams& params) {
         const double angle =
             static_cast<float>(params.positions[row]) * params.inverse_frequencies[i];
         const double a = x[i], b = x[i + half];
-        x[i] = static_cast<float>(a * std::cos(angle) - b * std::sin(angle));
-        x[i + half] = static_cast<float>(b * std::cos(angle) + a * std::sin(angle));
+        x[i] = static_cast<float>(params.scale * (a * std::cos(angle) - b * std::sin(angle)));
+        x[i + half] =
+            static_cast<float>(params.scale * (b * std::cos(angle) + a * std::sin(angle)));
       }
+    }
+  }
+}
+
+void AddBias(const AddBiasParams& params) {
+  for (int32_t row = 0; row < params.rows; ++row) {
+    for (int32_t i = 0; i < params.dim; ++i) {
+      params.x[int64_t{row} * params.dim + i] += params.bias[i];
     }
   }
 }

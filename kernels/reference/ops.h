@@ -9,6 +9,7 @@ namespace treeline::reference {
 
 void RmsNorm(const RmsNormParams& params);
 void Rope(const RopeParams& params);
+void AddBias(const AddBiasParams& params);
 void SwiGlu(const SwiGluParams& params);
 // weight: [n, k].
 void MatMul(const MatMulParams& params, const float* weight, int32_t n, int32_t k);
