@@ -221,7 +221,7 @@ TEST_F(SamplerTest, KeptSetsAgreeWithFullSorts) {
   }
 }
 
-// A flat distribution needs thousands of sorted candidates: several blocks of KeepTopP.
+// Of a flat distribution thousands of candidates are left to choose among.
 TEST_F(SamplerTest, TopPOfAFlatVocabularyKeepsTheRightTokens) {
   const std::vector<float> logits = RandomLogits(5'000, 0.2f, 5);
   const SamplingParams params{.top_p = 0.5f, .seed = 1};
@@ -251,6 +251,77 @@ TEST_F(SamplerTest, DrawInvertsTheDistributionInIdOrder) {
     }
     EXPECT_EQ(Draw(logits, params, position), expected) << position;
   }
+}
+
+// The same over a whole vocabulary, for each way to leave tokens out. Weights are floats there: a
+// u this close to a token's edge may fall on its other side.
+TEST_F(SamplerTest, DrawsOfALargeVocabularyInvertTheDistribution) {
+  constexpr double kRounding = 2e-6;
+  for (const float spread : {0.2f, 3.0f}) {
+    std::vector<float> logits = RandomLogits(49'152 - 5, spread, 8);
+    for (size_t i = 0; i + 300 < logits.size(); i += 50) logits[i] = logits[i + 300];  // Ties.
+    for (size_t i = 1000; i < 1200; ++i) logits[i] = -kInfinity;
+    for (const SamplingParams& params : std::vector<SamplingParams>{
+             {},
+             {.temperature = 0.7f},
+             {.top_p = 0.95f},
+             {.temperature = 1.5f, .top_p = 0.5f},
+             {.top_k = 1},
+             {.top_k = 50},
+             {.top_k = 5000},
+             {.top_k = 1 << 30},
+             {.min_p = 0.05f},
+             {.top_p = 0.9f, .min_p = 0.3f},
+             {.temperature = 0.8f, .top_p = 0.9f, .top_k = 100, .min_p = 0.01f}}) {
+      const std::map<int32_t, double> distribution = ReferenceDistribution(logits, params);
+      std::map<int32_t, double> ends;
+      double sum = 0;
+      for (const auto& [token, probability] : distribution) ends[token] = sum += probability;
+      for (uint32_t position = 0; position < 300; ++position) {
+        const int32_t token = Draw(logits, params, position);
+        const auto end = ends.find(token);
+        ASSERT_NE(end, ends.end()) << "drew token " << token << ", which was cut";
+        const double u = Uniform({.seed = 0, .choice = 0, .position = position}, 0);
+        EXPECT_LT(u, end->second + kRounding);
+        EXPECT_GT(u, end->second - distribution.at(token) - kRounding);
+      }
+    }
+  }
+}
+
+TEST_F(SamplerTest, LogprobsOfALargeVocabularyAgreeWithDoubles) {
+  const std::vector<float> logits = RandomLogits(49'152, 3, 4);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(double{logit});
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+  const SamplingParams params{.temperature = 0};
+  const RowResult result = Sample(logits, {.sampling = &params, .top_logprobs = 20});
+  EXPECT_EQ(result.token, order[0]);
+  EXPECT_NEAR(result.logprob, logits[order[0]] - std::log(sum), 1e-6);
+  ASSERT_EQ(result.top_logprobs.size(), 20);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(result.top_logprobs[i].first, order[i]);
+    EXPECT_NEAR(result.top_logprobs[i].second, logits[order[i]] - std::log(sum), 1e-6);
+  }
+}
+
+TEST_F(SamplerTest, EqualsFarApartGoToTheLowestId) {
+  std::vector<float> logits(1000, -1.0f);
+  for (const int32_t best : {999, 700, 130, 129, 127, 64, 63, 0}) {
+    logits[best] = 2;
+    EXPECT_EQ(Draw(logits, {.temperature = 0}), best);
+    EXPECT_EQ(Draw(logits, {.top_k = 1}), best);
+    EXPECT_EQ(Sample(logits, {.top_logprobs = 1}).top_logprobs.at(0).first, best);
+  }
+}
+
+TEST_F(SamplerTest, MoreTopLogprobsThanFiniteLogitsGivesThose) {
+  const RowResult result = Sample({-kInfinity, 1, -kInfinity, 2}, {.top_logprobs = 3});
+  ASSERT_EQ(result.top_logprobs.size(), 2);
+  EXPECT_EQ(result.top_logprobs[0].first, 3);
+  EXPECT_EQ(result.top_logprobs[1].first, 1);
 }
 
 TEST_F(SamplerTest, SeedPositionAndChoiceEachChangeTheDraws) {
@@ -293,6 +364,14 @@ TEST_F(SamplerTest, DamagedLogitsAreAnError) {
     const auto result = sampler_.Sample(logits, {.sampling = &params});
     EXPECT_EQ(result.status().code(), StatusCode::kInternal);
     EXPECT_THAT(Message(result.status()), testing::HasSubstr("not finite"));
+  }
+}
+
+TEST_F(SamplerTest, OneDamagedLogitIsSeenWhereverItStands) {
+  for (size_t at = 0; at < 200; ++at) {
+    std::vector<float> logits(200, 1.0f);
+    logits[at] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_EQ(sampler_.Sample(logits, {}).status().code(), StatusCode::kInternal) << at;
   }
 }
 
