@@ -40,6 +40,21 @@ inline float F16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(sign | magnitude);
 }
 
+// Rounds to nearest, ties to even, subnormals included; what is too large becomes infinity, a NaN
+// stays a (quiet) NaN.
+inline uint16_t FloatToF16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // >= 65520.
+  if (magnitude < 0x38800000u) {  // Below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to.
+    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000u));
+  }
+  const uint32_t last_kept_bit = (magnitude >> 13) & 1;
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + last_kept_bit) >> 13));
+}
+
 }  // namespace treeline
 
 #endif  // TREELINE_KERNELS_FLOAT_TYPES_H_

@@ -91,5 +91,23 @@ TEST(Bf16, RoundsToTheNearest) {
   }
 }
 
+// Every fp16 value comes back, and what lies between two neighbours goes to the nearer, ties to
+// the even one.
+TEST(FloatToF16, RoundsToTheNearestOfAllValues) {
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const float value = F16ToFloat(static_cast<uint16_t>(bits));
+    ASSERT_EQ(FloatToF16(value), bits);
+    ASSERT_EQ(FloatToF16(-value), bits | 0x8000u);
+    const float next = bits + 1 < 0x7c00 ? F16ToFloat(static_cast<uint16_t>(bits + 1)) : 65536.0f;
+    const float middle = 0.5f * value + 0.5f * next;  // Exact in fp32.
+    ASSERT_EQ(FloatToF16(std::nextafter(middle, 0.0f)), bits);
+    ASSERT_EQ(FloatToF16(std::nextafter(middle, 1e9f)), bits + 1);
+    ASSERT_EQ(FloatToF16(middle), bits + (bits & 1));
+  }
+  EXPECT_EQ(FloatToF16(std::numeric_limits<float>::infinity()), 0x7c00);
+  EXPECT_EQ(FloatToF16(1e30f), 0x7c00);
+  EXPECT_TRUE(std::isnan(F16ToFloat(FloatToF16(std::nanf("")))));
+}
+
 }  // namespace
 }  // namespace treeline

@@ -3,7 +3,7 @@
 // operation computes; kernels/cpu computes it fast.
 //
 // Activations are fp32. A weight matrix is [n, k] as Hugging Face stores it
-// (y = x W^T), fp32 or bf16.
+// (y = x W^T), held as a WeightType.
 #ifndef TREELINE_KERNELS_PARAMS_H_
 #define TREELINE_KERNELS_PARAMS_H_
 
@@ -14,7 +14,8 @@
 namespace treeline {
 
 // How weight matrices are held in memory.
-enum class WeightType { kF32, kBF16 };
+// kernels/quantization.h defines kInt8 and kInt4.
+enum class WeightType { kF32, kBF16, kInt8, kInt4 };
 
 // y = x * rsqrt(mean(x^2) + eps) * weight, row by row.
 struct RmsNormParams {

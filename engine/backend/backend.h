@@ -38,7 +38,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // For people: "CPU, 2 threads, AVX3".
+  // For people: "CPU, 2 threads, AVX3; int8 products by int8-avx512vnni (1500 GFLOP/s)".
   virtual std::string Describe() const = 0;
   // Bytes that states may reasonably take where the user names no limit.
   virtual size_t DefaultStateMemory() const = 0;
@@ -75,8 +75,15 @@ class Backend {
   virtual ThreadPool& host_threads() = 0;
 };
 
-// num_threads 0: one for each core.
-std::unique_ptr<Backend> CreateCpuBackend(int32_t num_threads);
+struct CpuBackendOptions {
+  int32_t threads = 0;  // 0: one for each core.
+  // The kernel of dense products by name (kernels/cpu/matmul_kernel.h), "auto" for the one that
+  // proves fastest for each type of weights. "fp32" takes activations as they are.
+  std::string matmul_kernel = "auto";
+};
+
+// INVALID_ARGUMENT where this CPU has no such kernel.
+StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options);
 
 }  // namespace treeline
 

@@ -5,12 +5,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <new>
+#include <set>
 #include <thread>
 
 #include "engine/backend/backend.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/matmul_choice.h"
 #include "kernels/cpu/ops.h"
 
 namespace treeline {
@@ -25,22 +28,67 @@ size_t AvailableMemory() {
   return bytes;
 }
 
+const char* TypeName(WeightType type) {
+  constexpr const char* kNames[] = {"fp32", "bf16", "int8", "int4"};
+  return kNames[static_cast<int>(type)];
+}
+
+// A kernel and, where it was chosen by trying, how it did.
+struct KernelChoice {
+  const cpu::MatMulKernel* kernel = nullptr;
+  std::string summary;
+};
+
+KernelChoice FastestKernel(WeightType type, ThreadPool& pool) {
+  const std::vector<cpu::MatMulSpeed> ranking = cpu::RankMatMulKernels(type, pool);
+  const auto gflops = [](const cpu::MatMulSpeed& speed) { return speed.prefill_flops / 1e9; };
+  std::vector<std::string> others;
+  for (size_t i = 1; i < ranking.size(); ++i) {
+    others.push_back(fmt::format("{} {:.0f}", ranking[i].kernel->name, gflops(ranking[i])));
+  }
+  return {ranking[0].kernel,
+          fmt::format("{} ({:.0f} GFLOP/s{}{})", ranking[0].kernel->name, gflops(ranking[0]),
+                      others.empty() ? "" : "; ", fmt::join(others, ", "))};
+}
+
+StatusOr<KernelChoice> NamedKernel(const std::string& name, WeightType type) {
+  const std::vector<const cpu::MatMulKernel*> kernels = cpu::MatMulKernels(type);
+  std::vector<std::string> names;
+  for (const cpu::MatMulKernel* kernel : kernels) {
+    if (name == kernel->name) return KernelChoice{kernel, name};
+    names.push_back(kernel->name);
+  }
+  return InvalidArgument("--matmul-kernel {}: for {} weights this CPU has {}", name, TypeName(type),
+                         fmt::join(names, ", "));
+}
+
 class CpuMatrix : public Matrix {
  public:
-  CpuMatrix(WeightType type, int32_t n, int32_t k) : packed(type, n, k) {}
+  CpuMatrix(WeightType type, int32_t n, int32_t k, const cpu::MatMulKernel& kernel)
+      : packed(type, n, k), kernel(kernel) {}
   int32_t n() const override { return packed.n(); }
   int32_t k() const override { return packed.k(); }
   size_t bytes() const override { return packed.bytes(); }
 
   cpu::PackedMatrix packed;
+  const cpu::MatMulKernel& kernel;
 };
+
+constexpr char kMeasured[] = "auto";
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int32_t num_threads) : pool_(num_threads), workspace_(pool_.num_threads()) {}
+  CpuBackend(int32_t num_threads, std::string matmul_kernel)
+      : matmul_kernel_(std::move(matmul_kernel)),
+        pool_(num_threads),
+        workspace_(pool_.num_threads()) {}
 
   std::string Describe() const override {
-    return fmt::format("CPU, {} threads, {}", pool_.num_threads(), cpu::TargetName());
+    std::string text = fmt::format("CPU, {} threads, {}", pool_.num_threads(), cpu::TargetName());
+    for (const auto& [type, choice] : kernels_) {
+      text += fmt::format("; {} products by {}", TypeName(type), choice.summary);
+    }
+    return text;
   }
 
   size_t DefaultStateMemory() const override {
@@ -66,15 +114,16 @@ class CpuBackend : public Backend {
 
   StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
                                                  const RowReader& read_row) override {
+    TREELINE_ASSIGN_OR_RETURN(const cpu::MatMulKernel* kernel, KernelFor(type));
     std::unique_ptr<CpuMatrix> matrix;
     std::vector<std::vector<float>> thread_rows;
     try {
-      matrix = std::make_unique<CpuMatrix>(type, n, k);
+      matrix = std::make_unique<CpuMatrix>(type, n, k, *kernel);
       thread_rows.assign(pool_.num_threads(), std::vector<float>(k));
     } catch (const std::bad_alloc&) {
       return ResourceExhausted("cannot allocate a weight matrix of [{}, {}]", n, k);
     }
-    constexpr int32_t kRows = cpu::PackedMatrix::kPanel;
+    constexpr int32_t kRows = cpu::kPanelColumns;
     pool_.ParallelFor((n + kRows - 1) / kRows, [&](int64_t task, int32_t thread) {
       std::vector<float>& row = thread_rows[thread];
       const int32_t begin = static_cast<int32_t>(task) * kRows;
@@ -93,7 +142,8 @@ class CpuBackend : public Backend {
     }
   }
   void MatMul(const MatMulParams& params, const Matrix& matrix) override {
-    cpu::MatMul(params, Packed(matrix), pool_);
+    cpu::MatMul(params, Packed(matrix), static_cast<const CpuMatrix&>(matrix).kernel,
+                matmul_workspace_, pool_);
   }
   void RmsNorm(const RmsNormParams& params) override { cpu::RmsNorm(params, pool_); }
   void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
@@ -119,17 +169,43 @@ class CpuBackend : public Backend {
     return static_cast<const CpuMatrix&>(matrix).packed;
   }
 
+  StatusOr<const cpu::MatMulKernel*> KernelFor(WeightType type) {
+    const auto found = kernels_.find(type);
+    if (found != kernels_.end()) return found->second.kernel;
+    KernelChoice choice;
+    if (matmul_kernel_ == kMeasured) {
+      choice = FastestKernel(type, pool_);
+    } else {
+      TREELINE_ASSIGN_OR_RETURN(choice, NamedKernel(matmul_kernel_, type));
+    }
+    return kernels_.emplace(type, std::move(choice)).first->second.kernel;
+  }
+
+  const std::string matmul_kernel_;
   ThreadPool pool_;
+  cpu::MatMulWorkspace matmul_workspace_;
   cpu::AttentionWorkspace workspace_;
+  std::map<WeightType, KernelChoice> kernels_;  // Of the types that matrices have.
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> CreateCpuBackend(int32_t num_threads) {
-  if (num_threads == 0) {
-    num_threads = std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
+StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options) {
+  if (options.matmul_kernel != kMeasured) {
+    // Whether it fits the weights shows when they are loaded; that it exists, now.
+    std::set<std::string> names;
+    for (const WeightType type :
+         {WeightType::kF32, WeightType::kBF16, WeightType::kInt8, WeightType::kInt4}) {
+      for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(type)) names.insert(kernel->name);
+    }
+    if (!names.contains(options.matmul_kernel)) {
+      return InvalidArgument("--matmul-kernel {}: this CPU has {} (and auto)",
+                             options.matmul_kernel, fmt::join(names, ", "));
+    }
   }
-  return std::make_unique<CpuBackend>(num_threads);
+  const int32_t cores = std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
+  return std::make_unique<CpuBackend>(options.threads == 0 ? cores : options.threads,
+                                      options.matmul_kernel);
 }
 
 }  // namespace treeline

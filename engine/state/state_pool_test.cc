@@ -57,7 +57,7 @@ TEST(StateLayout, LiveBytesAreWhatTheLengthNeeds) {
 }
 
 TEST(StatePool, HandsOutEachSlotOnceAndTakesItBack) {
-  const auto backend = CreateCpuBackend(1);
+  const auto backend = CreateCpuBackend({.threads = 1}).value();
   auto pool = StatePool::Create(*backend, StateLayout({Layer(8, 8, 2, 7)}), 2);
   ASSERT_TRUE(pool.ok());
   {
@@ -75,7 +75,7 @@ TEST(StatePool, HandsOutEachSlotOnceAndTakesItBack) {
 }
 
 TEST(StatePool, ASnapshotOutlivesItsSlot) {
-  const auto backend = CreateCpuBackend(1);
+  const auto backend = CreateCpuBackend({.threads = 1}).value();
   auto pool = StatePool::Create(*backend, StateLayout({Layer(8, 8, 2, 7)}), 2);
   ASSERT_TRUE(pool.ok());
   const StateLayout& layout = (*pool)->layout();

@@ -4,7 +4,9 @@
 #include <benchmark/benchmark.h>
 
 #include <random>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/attention.h"
@@ -59,34 +61,48 @@ void CeilingMultiplyAdd(benchmark::State& state) {
   const cpu::PackedMatrix matrix(WeightType::kF32, n, k);
   const auto x = RandomValues(size_t(rows) * k);
   std::vector<float> y(size_t(rows) * n);
-  for (auto _ : state) cpu::MatMul({x.data(), y.data(), rows, false}, matrix, Pool());
+  cpu::MatMulWorkspace workspace;
+  for (auto _ : state) {
+    cpu::MatMul({x.data(), y.data(), rows, false}, matrix, cpu::kFp32Kernel, workspace, Pool());
+  }
   SetRates(state, 2.0 * rows * n * k, 0);
 }
 BENCHMARK(CeilingMultiplyAdd)->UseRealTime();
 
-// Arguments: rows, n, k, weight type.
-void MatMul(benchmark::State& state) {
-  const int32_t rows = state.range(0), n = state.range(1), k = state.range(2);
-  const auto type = state.range(3) == 0 ? WeightType::kF32 : WeightType::kBF16;
+void MatMul(benchmark::State& state, WeightType type, const cpu::MatMulKernel* kernel, int32_t rows,
+            int32_t n, int32_t k) {
   cpu::PackedMatrix matrix(type, n, k);
   const auto row_values = RandomValues(k);
   for (int32_t row = 0; row < n; ++row) matrix.SetRow(row, row_values);
   const auto x = RandomValues(size_t(rows) * k);
   std::vector<float> y(size_t(rows) * n);
-  for (auto _ : state) cpu::MatMul({x.data(), y.data(), rows, false}, matrix, Pool());
+  cpu::MatMulWorkspace workspace;
+  for (auto _ : state) {
+    cpu::MatMul({x.data(), y.data(), rows, false}, matrix, *kernel, workspace, Pool());
+  }
   SetRates(state, 2.0 * rows * n * k, static_cast<double>(matrix.bytes()));
 }
-BENCHMARK(MatMul)
-    ->ArgNames({"rows", "n", "k", "bf16"})
-    ->Args({1, 960, 576, 1})
-    ->Args({1, 3072, 576, 1})
-    ->Args({1, 49152, 576, 1})
-    ->Args({1, 49152, 576, 0})
-    ->Args({8, 3072, 576, 1})
-    ->Args({512, 3072, 576, 1})
-    ->Args({512, 3072, 576, 0})
-    ->Args({512, 576, 1536, 1})
-    ->UseRealTime();
+
+// Every kernel that runs here, at the shapes of decoding and of prefill.
+void RegisterMatMul() {
+  constexpr int32_t kShapes[][3] = {{1, 960, 576},    {1, 3072, 576},  {1, 576, 1536},
+                                    {1, 49152, 576},  {8, 3072, 576},  {512, 960, 576},
+                                    {512, 3072, 576}, {512, 576, 1536}};
+  constexpr std::pair<WeightType, const char*> kTypes[] = {{WeightType::kF32, "fp32"},
+                                                           {WeightType::kBF16, "bf16"},
+                                                           {WeightType::kInt8, "int8"},
+                                                           {WeightType::kInt4, "int4"}};
+  for (const auto& [type, type_name] : kTypes) {
+    for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(type)) {
+      for (const auto& [rows, n, k] : kShapes) {
+        const std::string name = std::string("MatMul/weights:") + type_name +
+                                 "/kernel:" + kernel->name + "/rows:" + std::to_string(rows) +
+                                 "/n:" + std::to_string(n) + "/k:" + std::to_string(k);
+        benchmark::RegisterBenchmark(name.c_str(), MatMul, type, kernel, rows, n, k)->UseRealTime();
+      }
+    }
+  }
+}
 
 // One layer's attention of `rows` more tokens after `context`. form 0: softmax; 1: groups and
 // window of 128, 4 sinks, hedgehog, joint, decay, 32 taps.
@@ -155,3 +171,10 @@ BENCHMARK(Attention)
 
 }  // namespace
 }  // namespace treeline
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  treeline::RegisterMatMul();
+  benchmark::RunSpecifiedBenchmarks();
+}

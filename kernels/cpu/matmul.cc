@@ -5,109 +5,87 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "kernels/cpu/matmul.h"
 #include "kernels/float_types.h"
+#include "kernels/quantization.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace treeline::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Panels are read in slices of at most 16 floats, so wider vectors than AVX-512's gain nothing.
-using Tag = hn::CappedTag<float, 16>;
+using FloatTag = hn::CappedTag<float, 16>;
+using IntTag = hn::RebindToSigned<FloatTag>;
+using WordTag = hn::RebindToUnsigned<FloatTag>;
 
-template <class D>
-hn::Vec<D> LoadWeights(D d, const float* weights) {
-  return hn::Load(d, weights);
-}
-// A bf16 is the upper half of an fp32.
-template <class D>
-hn::Vec<D> LoadWeights(D d, const uint16_t* weights) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::Rebind<uint32_t, D> d32;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::Load(d16, weights))));
-}
-
-// kRows rows times one panel. Tile size: kRows * kPanel/lanes accumulators, which must fit
-// the registers (32 of AVX-512, 16 of AVX2).
-template <int kRows, int kVectors, class Weight>
-void Tile(const float* HWY_RESTRICT x, int32_t k, const Weight* HWY_RESTRICT panel,
-          float* HWY_RESTRICT y, int32_t n, int32_t columns, bool accumulate) {
-  const Tag d;
+// What FloatToBf16 does to every value.
+void ConvertToBf16(const float* HWY_RESTRICT x, int32_t k, uint16_t* HWY_RESTRICT out) {
+  const FloatTag d;
+  const WordTag du;
+  const hn::Rebind<uint16_t, FloatTag> d16;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
-  for (int32_t first = 0; first < PackedMatrix::kPanel; first += kVectors * lanes) {
-    if (first >= columns) return;
-    hn::Vec<Tag> sums[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kVectors; ++c) sums[r][c] = hn::Zero(d);
-    }
-    const Weight* HWY_RESTRICT w = panel + first;
-    for (int32_t i = 0; i < k; ++i, w += PackedMatrix::kPanel) {
-      hn::Vec<Tag> weights[kVectors];
-      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights(d, w + c * lanes);
-      for (int r = 0; r < kRows; ++r) {
-        const auto value = hn::Set(d, x[int64_t{r} * k + i]);
-        for (int c = 0; c < kVectors; ++c) {
-          sums[r][c] = hn::MulAdd(value, weights[c], sums[r][c]);
-        }
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kVectors; ++c) {
-        const int32_t column = first + c * lanes;
-        float* HWY_RESTRICT out = y + int64_t{r} * n + column;
-        if (column + lanes <= columns) {
-          hn::StoreU(accumulate ? hn::Add(hn::LoadU(d, out), sums[r][c]) : sums[r][c], d, out);
-          continue;
-        }
-        HWY_ALIGN float edge[16] = {};
-        hn::Store(sums[r][c], d, edge);
-        for (int32_t i = 0; i < columns - column; ++i) {
-          out[i] = accumulate ? out[i] + edge[i] : edge[i];
-        }
-      }
-    }
+  int32_t i = 0;
+  for (; i + lanes <= k; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    const auto bits = hn::BitCast(du, v);
+    const auto last_kept_bit = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+    const auto rounded = hn::Add(bits, hn::Add(hn::Set(du, 0x7fff), last_kept_bit));
+    const auto nan = hn::Or(bits, hn::Set(du, 0x00400000));
+    const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), nan, rounded);
+    hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(kept)), d16, out + i);
   }
+  for (; i < k; ++i) out[i] = FloatToBf16(x[i]);
 }
 
-// Vectors of a panel held in registers at once, and the rows beside them.
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-constexpr int kVectors = 2;
-constexpr int kMaxRows = 12;
-#else
-constexpr int kVectors = 2;
-constexpr int kMaxRows = 4;
-#endif
-
-template <class Weight>
-void PanelRows(const float* x, int32_t rows, int32_t k, const Weight* panel, float* y, int32_t n,
-               int32_t columns, bool accumulate) {
-  int32_t row = 0;
-  const auto tile = [&](auto tile_rows) {
-    constexpr int kRows = decltype(tile_rows)::value;
-    for (; row + kRows <= rows; row += kRows) {
-      Tile<kRows, kVectors>(x + int64_t{row} * k, k, panel, y + int64_t{row} * n, n, columns,
-                            accumulate);
-    }
-  };
-  tile(std::integral_constant<int, kMaxRows>());
-  tile(std::integral_constant<int, 4>());
-  tile(std::integral_constant<int, 1>());
-}
-
-void PanelProduct(const MatMulParams& params, const PackedMatrix& matrix, int32_t first_row,
-                  int32_t rows, int32_t panel) {
-  const int32_t n = matrix.n(), k = matrix.k(), column = panel * PackedMatrix::kPanel;
-  const float* x = params.x + int64_t{first_row} * k;
-  float* y = params.y + int64_t{first_row} * n + column;
-  const int32_t columns = std::min(PackedMatrix::kPanel, n - column);
-  if (matrix.type() == WeightType::kF32) {
-    PanelRows(x, rows, k, static_cast<const float*>(matrix.panel(panel)), y, n, columns,
-              params.accumulate);
-  } else {
-    PanelRows(x, rows, k, static_cast<const uint16_t*>(matrix.panel(panel)), y, n, columns,
-              params.accumulate);
+// What QuantizeInt8 does, with the sums of codes over groups.
+float ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT codes,
+                    float* HWY_RESTRICT group_sums) {
+  const FloatTag d;
+  const IntTag di;
+  const hn::Rebind<int8_t, FloatTag> d8;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
+  const int32_t whole = k - k % kInt4Group;
+  auto largest = hn::Zero(d);
+  auto finite = hn::Zero(d);  // 0 x: NaN where x is not finite.
+  for (int32_t i = 0; i < whole; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    largest = hn::Max(largest, hn::Abs(v));
+    finite = hn::MulAdd(v, hn::Zero(d), finite);
   }
+  float most = hn::GetLane(hn::MaxOfLanes(d, largest));
+  float zero = hn::GetLane(hn::SumOfLanes(d, finite));
+  for (int32_t i = whole; i < k; ++i) {
+    most = std::max(most, std::abs(x[i]));
+    zero += 0 * x[i];
+  }
+  const bool is_finite = zero == 0;
+  if (!is_finite || most == 0) {
+    std::fill(codes, codes + k, int8_t{0});
+    std::fill(group_sums, group_sums + (k + kInt4Group - 1) / kInt4Group, 0.0f);
+    return is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+  const float inverse = 127.0f / most;
+  const auto scale = hn::Set(d, inverse), bound = hn::Set(d, 127.0f);
+  for (int32_t begin = 0; begin < whole; begin += kInt4Group) {
+    auto sum = hn::Zero(di);
+    for (int32_t i = begin; i < begin + kInt4Group; i += lanes) {
+      const auto scaled = hn::Mul(hn::LoadU(d, x + i), scale);
+      const auto code = hn::NearestInt(hn::Max(hn::Neg(bound), hn::Min(bound, scaled)));
+      sum = hn::Add(sum, code);
+      hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i);
+    }
+    *group_sums++ = static_cast<float>(hn::GetLane(hn::SumOfLanes(di, sum)));
+  }
+  if (whole == k) return most / 127.0f;
+  int32_t sum = 0;
+  for (int32_t i = whole; i < k; ++i) {
+    codes[i] = static_cast<int8_t>(std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)));
+    sum += codes[i];
+  }
+  *group_sums = static_cast<float>(sum);
+  return most / 127.0f;
 }
 
 }  // namespace treeline::cpu::HWY_NAMESPACE
@@ -117,70 +95,117 @@ HWY_AFTER_NAMESPACE();
 namespace treeline::cpu {
 namespace {
 
-HWY_EXPORT(PanelProduct);
+HWY_EXPORT(ConvertToBf16);
+HWY_EXPORT(ConvertToInt8);
 
-// Rows whose activations stay in the second-level cache while every panel passes by.
+// Rows whose activations stay in the second-level cache while every panel passes by: a multiple
+// of every kernel's tile.
 constexpr int32_t kRowBlock = 96;
-// Panels a task takes.
-constexpr int32_t kPanelsPerTask = 4;
+constexpr int32_t kRowsPerConversion = 8;
 
-size_t ElementSize(WeightType type) {
-  return type == WeightType::kF32 ? sizeof(float) : sizeof(uint16_t);
+int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int64_t stride,
+                MatMulWorkspace& workspace) {
+  std::byte* out = workspace.x[0].bytes + row * stride;
+  if (type == ActivationType::kBF16) {
+    HWY_DYNAMIC_DISPATCH(ConvertToBf16)(x, k, reinterpret_cast<uint16_t*>(out));
+    std::fill(out + int64_t{k} * 2, out + stride, std::byte{0});
+    return;
+  }
+  const int32_t groups = CeilDiv(k, kInt4Group);
+  float* group_sums = workspace.group_sums.data() + int64_t{row} * groups;
+  workspace.scales[row] =
+      HWY_DYNAMIC_DISPATCH(ConvertToInt8)(x, k, reinterpret_cast<int8_t*>(out), group_sums);
+  std::fill(out + k, out + stride, std::byte{0});
+  float sum = 0;  // Of integers below 2^24: exact.
+  for (int32_t i = 0; i < groups; ++i) sum += group_sums[i];
+  workspace.sums[row] = static_cast<int32_t>(sum);
 }
 
-int32_t NumPanels(int32_t n) { return (n + PackedMatrix::kPanel - 1) / PackedMatrix::kPanel; }
+// Makes params.x what the kernel takes and points `product` at it.
+void ConvertActivations(const MatMulParams& params, int32_t k, ActivationType type,
+                        MatMulWorkspace& workspace, ThreadPool& pool, PanelProduct& product) {
+  product.x = params.x;
+  product.x_stride = int64_t{k} * sizeof(float);
+  if (type == ActivationType::kF32) return;
+  const int32_t bytes = type == ActivationType::kBF16 ? 2 * k : k;
+  product.x_stride = int64_t{CeilDiv(bytes, kActivationBytes)} * kActivationBytes;
+  const size_t lines = params.rows * product.x_stride / sizeof(MatMulWorkspace::CacheLine);
+  if (workspace.x.size() < lines) workspace.x.resize(lines);
+  product.x = workspace.x.data();
+  if (type == ActivationType::kInt8) {
+    const size_t rows = params.rows;
+    if (workspace.scales.size() < rows) {
+      workspace.scales.resize(rows);
+      workspace.sums.resize(rows);
+    }
+    const size_t groups = rows * CeilDiv(k, kInt4Group);
+    if (workspace.group_sums.size() < groups) workspace.group_sums.resize(groups);
+    product.x_scales = workspace.scales.data();
+    product.x_sums = workspace.sums.data();
+    product.x_group_sums = workspace.group_sums.data();
+  }
+  pool.ParallelFor(CeilDiv(params.rows, kRowsPerConversion), [&](int64_t task, int32_t) {
+    const int32_t begin = static_cast<int32_t>(task) * kRowsPerConversion;
+    for (int32_t row = begin; row < std::min(begin + kRowsPerConversion, params.rows); ++row) {
+      ConvertRow(params.x + int64_t{row} * k, k, type, row, product.x_stride, workspace);
+    }
+  });
+}
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(WeightType type, int32_t n, int32_t k)
-    : type_(type),
-      n_(n),
-      k_(k),
-      data_(size_t(NumPanels(n)) * k * kPanel * ElementSize(type) / sizeof(CacheLine)) {}
-
-const void* PackedMatrix::panel(int32_t p) const {
-  return reinterpret_cast<const std::byte*>(data_.data()) +
-         size_t(p) * k_ * kPanel * ElementSize(type_);
-}
-
-size_t PackedMatrix::ElementOffset(int32_t row) const {
-  return size_t(row / kPanel) * k_ * kPanel + row % kPanel;
-}
-
-void PackedMatrix::SetRow(int32_t row, std::span<const float> values) {
-  const size_t offset = ElementOffset(row);
-  if (type_ == WeightType::kF32) {
-    float* out = reinterpret_cast<float*>(data_.data()) + offset;
-    for (size_t i = 0; i < values.size(); ++i) out[i * kPanel] = values[i];
-  } else {
-    uint16_t* out = reinterpret_cast<uint16_t*>(data_.data()) + offset;
-    for (size_t i = 0; i < values.size(); ++i) out[i * kPanel] = FloatToBf16(values[i]);
+std::vector<const MatMulKernel*> MatMulKernels(WeightType type) {
+  std::vector<const MatMulKernel*> kernels;
+  for (const MatMulKernel* kernel : {
+         &kFp32Kernel,
+#if defined(__x86_64__)
+             &kBf16Avx512Kernel, &kBf16AmxKernel,
+#endif
+             &kInt8Kernel,
+#if defined(__x86_64__)
+             &kInt8AvxVnniKernel, &kInt8Avx512VnniKernel, &kInt8AmxKernel,
+#endif
+       }) {
+    if (kernel->Takes(type) && kernel->is_supported()) kernels.push_back(kernel);
   }
+  return kernels;
 }
 
-void PackedMatrix::GetRow(int32_t row, std::span<float> values) const {
-  const size_t offset = ElementOffset(row);
-  if (type_ == WeightType::kF32) {
-    const float* in = reinterpret_cast<const float*>(data_.data()) + offset;
-    for (size_t i = 0; i < values.size(); ++i) values[i] = in[i * kPanel];
-  } else {
-    const uint16_t* in = reinterpret_cast<const uint16_t*>(data_.data()) + offset;
-    for (size_t i = 0; i < values.size(); ++i) values[i] = Bf16ToFloat(in[i * kPanel]);
-  }
-}
+void MatMul(const MatMulParams& params, const PackedMatrix& matrix, const MatMulKernel& kernel,
+            MatMulWorkspace& workspace, ThreadPool& pool) {
+  const int32_t n = matrix.n(), k = matrix.k();
+  PanelProduct whole = {};
+  ConvertActivations(params, k, kernel.activations, workspace, pool, whole);
+  whole.k = k;
+  whole.y_stride = n;
+  whole.accumulate = params.accumulate;
+  const MatMulKernel::Run run = kernel.run[static_cast<int>(matrix.type())];
 
-void MatMul(const MatMulParams& params, const PackedMatrix& matrix, ThreadPool& pool) {
-  const int32_t panels = NumPanels(matrix.n());
-  const int32_t panel_tasks = (panels + kPanelsPerTask - 1) / kPanelsPerTask;
-  for (int32_t first_row = 0; first_row < params.rows; first_row += kRowBlock) {
-    const int32_t rows = std::min(kRowBlock, params.rows - first_row);
-    pool.ParallelFor(panel_tasks, [&](int64_t task, int32_t) {
-      const int32_t begin = static_cast<int32_t>(task) * kPanelsPerTask;
-      for (int32_t p = begin; p < std::min(begin + kPanelsPerTask, panels); ++p) {
-        HWY_DYNAMIC_DISPATCH(PanelProduct)(params, matrix, first_row, rows, p);
-      }
-    });
-  }
+  const int32_t panels = matrix.num_panels(), blocks = CeilDiv(params.rows, kRowBlock);
+  // Neighbouring panels are streamed by one thread; enough tasks that no thread waits long.
+  const int32_t panels_per_task = std::max(1, panels / (8 * pool.num_threads()));
+  const int32_t tasks = CeilDiv(panels, panels_per_task);
+  pool.ParallelFor(int64_t{blocks} * tasks, [&](int64_t i, int32_t) {
+    const int32_t first_row = static_cast<int32_t>(i / tasks) * kRowBlock;
+    const int32_t first_panel = static_cast<int32_t>(i % tasks) * panels_per_task;
+    const int32_t groups = CeilDiv(k, kInt4Group);
+    PanelProduct product = whole;
+    product.x = static_cast<const std::byte*>(whole.x) + first_row * whole.x_stride;
+    product.rows = std::min(kRowBlock, params.rows - first_row);
+    if (whole.x_scales != nullptr) {
+      product.x_scales += first_row;
+      product.x_sums += first_row;
+      product.x_group_sums += int64_t{first_row} * groups;
+    }
+    for (int32_t p = first_panel; p < std::min(first_panel + panels_per_task, panels); ++p) {
+      product.panel = matrix.panel(p);
+      product.y = params.y + int64_t{first_row} * n + p * kPanelColumns;
+      product.columns = std::min(kPanelColumns, n - p * kPanelColumns);
+      run(product);
+    }
+  });
 }
 
 }  // namespace treeline::cpu

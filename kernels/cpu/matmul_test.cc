@@ -2,15 +2,22 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/float_types.h"
+#include "kernels/quantization.h"
 #include "kernels/reference/ops.h"
 
 namespace treeline {
 namespace {
+
+constexpr WeightType kTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kInt8,
+                                 WeightType::kInt4};
 
 std::vector<float> RandomValues(size_t n, std::mt19937& rng) {
   std::normal_distribution<float> normal;
@@ -19,42 +26,88 @@ std::vector<float> RandomValues(size_t n, std::mt19937& rng) {
   return values;
 }
 
+// What a row of k weights becomes when it is held as `type`: kernels/quantization.h.
+void RoundWeights(WeightType type, std::span<float> row) {
+  switch (type) {
+    case WeightType::kF32:
+      return;
+    case WeightType::kBF16:
+      for (float& w : row) w = Bf16ToFloat(FloatToBf16(w));
+      return;
+    case WeightType::kInt8: {
+      std::vector<int8_t> codes(row.size());
+      const float scale = QuantizeInt8(row, codes.data());
+      for (size_t i = 0; i < row.size(); ++i) row[i] = scale * codes[i];
+      return;
+    }
+    case WeightType::kInt4:
+      for (size_t begin = 0; begin < row.size(); begin += kInt4Group) {
+        const auto part = row.subspan(begin, std::min<size_t>(kInt4Group, row.size() - begin));
+        const Int4Group group = QuantizeInt4(part);
+        for (size_t i = 0; i < part.size(); ++i) part[i] = group.Value(static_cast<int32_t>(i));
+      }
+      return;
+  }
+}
+
+void RoundActivations(cpu::ActivationType type, std::span<float> row) {
+  if (type == cpu::ActivationType::kBF16) RoundWeights(WeightType::kBF16, row);
+  if (type == cpu::ActivationType::kInt8) RoundWeights(WeightType::kInt8, row);
+}
+
 struct Shape {
   int32_t rows, n, k;
 };
 
 class MatMulTest : public testing::TestWithParam<Shape> {
  protected:
-  // A matrix and the values it holds after rounding.
+  // A matrix of random weights, which become what it holds after rounding.
   cpu::PackedMatrix Pack(WeightType type, std::vector<float>& weight) {
     const auto [rows, n, k] = GetParam();
-    if (type == WeightType::kBF16) {
-      for (float& w : weight) w = Bf16ToFloat(FloatToBf16(w));
-    }
     cpu::PackedMatrix matrix(type, n, k);
     for (int32_t row = 0; row < n; ++row) {
-      matrix.SetRow(row, std::span<const float>(weight).subspan(size_t(row) * k, k));
+      const auto values = std::span<float>(weight).subspan(size_t(row) * k, k);
+      matrix.SetRow(row, values);
+      RoundWeights(type, values);
     }
     return matrix;
   }
+
+  std::vector<float> Run(const cpu::PackedMatrix& matrix, const cpu::MatMulKernel& kernel,
+                         const std::vector<float>& x, std::vector<float> y, bool accumulate,
+                         ThreadPool& pool) {
+    const int32_t rows = static_cast<int32_t>(x.size()) / matrix.k();
+    cpu::MatMul({x.data(), y.data(), rows, accumulate}, matrix, kernel, workspace_, pool);
+    return y;
+  }
+
+  cpu::MatMulWorkspace workspace_;
+  ThreadPool pool_{2}, one_thread_{1}, three_threads_{3};
 };
 
-TEST_P(MatMulTest, MatchesTheReference) {
+TEST_P(MatMulTest, EveryKernelMatchesTheReference) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n + k);
-  ThreadPool pool(2);
-  for (const auto type : {WeightType::kF32, WeightType::kBF16}) {
-    for (const bool accumulate : {false, true}) {
-      std::vector<float> weight = RandomValues(size_t(n) * k, rng);
-      const cpu::PackedMatrix matrix = Pack(type, weight);
+  for (const WeightType type : kTypes) {
+    std::vector<float> weight = RandomValues(size_t(n) * k, rng);
+    const cpu::PackedMatrix matrix = Pack(type, weight);
+    for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(type)) {
+      SCOPED_TRACE(std::string(kernel->name) + ", type " + std::to_string(int(type)));
       const std::vector<float> x = RandomValues(size_t(rows) * k, rng);
-      std::vector<float> actual = RandomValues(size_t(rows) * n, rng), expected = actual;
-      cpu::MatMul({x.data(), actual.data(), rows, accumulate}, matrix, pool);
-      reference::MatMul({x.data(), expected.data(), rows, accumulate}, weight.data(), n, k);
-      // One chain of k additions of terms of variance 1.
-      const double tolerance = 1e-6 * k;
-      for (size_t i = 0; i < actual.size(); ++i) {
-        ASSERT_NEAR(actual[i], expected[i], tolerance) << "element " << i;
+      std::vector<float> rounded = x;
+      for (int32_t row = 0; row < rows; ++row) {
+        RoundActivations(kernel->activations,
+                         std::span<float>(rounded).subspan(size_t(row) * k, k));
+      }
+      for (const bool accumulate : {false, true}) {
+        std::vector<float> expected = RandomValues(size_t(rows) * n, rng);
+        const std::vector<float> actual = Run(matrix, *kernel, x, expected, accumulate, pool_);
+        reference::MatMul({rounded.data(), expected.data(), rows, accumulate}, weight.data(), n, k);
+        // One chain of k additions of terms of variance 1.
+        const double tolerance = 1e-6 * k + 1e-6;
+        for (size_t i = 0; i < actual.size(); ++i) {
+          ASSERT_NEAR(actual[i], expected[i], tolerance) << "element " << i;
+        }
       }
     }
   }
@@ -63,24 +116,43 @@ TEST_P(MatMulTest, MatchesTheReference) {
 TEST_P(MatMulTest, ARowsBitsDependOnThatRowAlone) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n + k);
+  for (const WeightType type : kTypes) {
+    std::vector<float> weight = RandomValues(size_t(n) * k, rng);
+    const cpu::PackedMatrix matrix = Pack(type, weight);
+    const std::vector<float> x = RandomValues(size_t(rows) * k, rng);
+    for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(type)) {
+      const std::vector<float> together =
+          Run(matrix, *kernel, x, std::vector<float>(size_t(rows) * n), false, three_threads_);
+      for (int32_t row = 0; row < rows; ++row) {
+        const std::vector<float> x_row(x.begin() + size_t(row) * k,
+                                       x.begin() + size_t(row + 1) * k);
+        const std::vector<float> alone =
+            Run(matrix, *kernel, x_row, std::vector<float>(n), false, one_thread_);
+        const std::vector<float> same_row(together.begin() + size_t(row) * n,
+                                          together.begin() + size_t(row + 1) * n);
+        ASSERT_EQ(alone, same_row) << kernel->name << ", row " << row;
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, AllInt8KernelsGiveTheSameBits) {
+  const auto [rows, n, k] = GetParam();
+  std::mt19937 rng(n + k);
   std::vector<float> weight = RandomValues(size_t(n) * k, rng);
-  const cpu::PackedMatrix matrix = Pack(WeightType::kBF16, weight);
+  const cpu::PackedMatrix matrix = Pack(WeightType::kInt8, weight);
   const std::vector<float> x = RandomValues(size_t(rows) * k, rng);
-  std::vector<float> together(size_t(rows) * n), alone(n);
-  ThreadPool many(3), one(1);
-  cpu::MatMul({x.data(), together.data(), rows, false}, matrix, many);
-  for (int32_t row = 0; row < rows; ++row) {
-    cpu::MatMul({x.data() + size_t(row) * k, alone.data(), 1, false}, matrix, one);
-    const std::vector<float> same_row(together.begin() + size_t(row) * n,
-                                      together.begin() + size_t(row + 1) * n);
-    ASSERT_EQ(alone, same_row) << "row " << row;
+  const std::vector<float> zeros(size_t(rows) * n);
+  const std::vector<float> portable = Run(matrix, cpu::kInt8Kernel, x, zeros, false, pool_);
+  for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(WeightType::kInt8)) {
+    EXPECT_EQ(Run(matrix, *kernel, x, zeros, false, pool_), portable) << kernel->name;
   }
 }
 
 TEST_P(MatMulTest, RowsReadBackAsStored) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n);
-  for (const auto type : {WeightType::kF32, WeightType::kBF16}) {
+  for (const WeightType type : kTypes) {
     std::vector<float> weight = RandomValues(size_t(n) * k, rng);
     const cpu::PackedMatrix matrix = Pack(type, weight);
     std::vector<float> row(k);
@@ -92,11 +164,31 @@ TEST_P(MatMulTest, RowsReadBackAsStored) {
   }
 }
 
-// Odd sizes on every side of the tiles and panels.
+// Odd sizes on every side of the tiles, panels, groups and blocks of rows.
 INSTANTIATE_TEST_SUITE_P(Shapes, MatMulTest,
                          testing::Values(Shape{1, 1, 1}, Shape{1, 31, 7}, Shape{2, 33, 8},
                                          Shape{5, 64, 17}, Shape{13, 100, 64}, Shape{64, 65, 48},
-                                         Shape{97, 96, 33}, Shape{200, 40, 5}));
+                                         Shape{97, 96, 33}, Shape{200, 40, 5}, Shape{17, 33, 160},
+                                         Shape{3, 32, 130}));
+
+TEST(MatMul, ARowThatIsNotFiniteGivesNan) {
+  ThreadPool pool(1);
+  cpu::MatMulWorkspace workspace;
+  cpu::PackedMatrix matrix(WeightType::kInt8, 4, 40);
+  const std::vector<float> row(40, 1.0f);
+  for (int32_t i = 0; i < 4; ++i) matrix.SetRow(i, row);
+  for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    for (const int32_t place : {3, 39}) {
+      std::vector<float> x(80, 1.0f), y(8);
+      x[place] = bad;
+      for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(WeightType::kInt8)) {
+        cpu::MatMul({x.data(), y.data(), 2, false}, matrix, *kernel, workspace, pool);
+        EXPECT_TRUE(std::isnan(y[0])) << kernel->name;
+        EXPECT_NEAR(y[4], 40, 1e-3) << kernel->name;
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace treeline
