@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/bench/ceilings.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/matmul.h"
 
@@ -38,34 +39,16 @@ void SetRates(benchmark::State& state, double flops, double bytes) {
 }
 
 void CeilingMemoryRead(benchmark::State& state) {
-  const std::vector<uint64_t> data(size_t{64} << 20, 1);  // 512 MiB, past any cache.
-  const int64_t parts = 64, part = static_cast<int64_t>(data.size()) / parts;
-  std::vector<uint64_t> sums(parts);
-  for (auto _ : state) {
-    Pool().ParallelFor(parts, [&](int64_t i, int32_t) {
-      uint64_t sum[8] = {};
-      for (int64_t j = i * part; j < (i + 1) * part; j += 8) {
-        for (int k = 0; k < 8; ++k) sum[k] += data[j + k];
-      }
-      sums[i] = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
-    });
-    benchmark::DoNotOptimize(sums.data());
-  }
-  SetRates(state, 0, static_cast<double>(data.size()) * sizeof(uint64_t));
+  const std::vector<float> data(size_t{128} << 20, 1.0f);  // 512 MiB, past any cache.
+  for (auto _ : state) benchmark::DoNotOptimize(ReadMemory(data, Pool()));
+  SetRates(state, 0, static_cast<double>(data.size()) * sizeof(float));
 }
 BENCHMARK(CeilingMemoryRead)->UseRealTime();
 
-// A product whose operands stay in the first-level cache: what the tile can do at best.
 void CeilingMultiplyAdd(benchmark::State& state) {
-  const int32_t rows = 96, n = 32 * Pool().num_threads() * 4, k = 64;
-  const cpu::PackedMatrix matrix(WeightType::kF32, n, k);
-  const auto x = RandomValues(size_t(rows) * k);
-  std::vector<float> y(size_t(rows) * n);
-  cpu::MatMulWorkspace workspace;
-  for (auto _ : state) {
-    cpu::MatMul({x.data(), y.data(), rows, false}, matrix, cpu::kFp32Kernel, workspace, Pool());
-  }
-  SetRates(state, 2.0 * rows * n * k, 0);
+  double flops = 0;
+  for (auto _ : state) flops = MultiplyAddRegisters(Pool());
+  SetRates(state, flops, 0);
 }
 BENCHMARK(CeilingMultiplyAdd)->UseRealTime();
 

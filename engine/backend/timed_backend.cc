@@ -1,0 +1,29 @@
+#include "engine/backend/timed_backend.h"
+
+namespace treeline {
+namespace {
+
+template <typename Operation>
+double Seconds(const Clock& clock, const Operation& operation) {
+  const TimePoint start = clock.Now();
+  operation();
+  return ToSeconds(clock.Now() - start);
+}
+
+}  // namespace
+
+void TimedBackend::MatMul(const MatMulParams& params, const Matrix& matrix) {
+  times_.dense_seconds += Seconds(clock_, [&] { backend_->MatMul(params, matrix); });
+  times_.dense_operations += 2.0 * params.rows * matrix.n() * matrix.k();
+  times_.dense_weight_bytes += static_cast<double>(matrix.bytes());
+}
+
+void TimedBackend::Attention(const AttentionParams& params) {
+  times_.attention_seconds += Seconds(clock_, [&] { backend_->Attention(params); });
+}
+
+void TimedBackend::Commit(const CommitParams& params) {
+  times_.attention_seconds += Seconds(clock_, [&] { backend_->Commit(params); });
+}
+
+}  // namespace treeline

@@ -1,0 +1,180 @@
+#include "engine/bench/throughput.h"
+
+#include <algorithm>
+#include <random>
+#include <span>
+#include <utility>
+
+namespace treeline {
+namespace {
+
+int32_t Largest(const std::vector<int32_t>& values) {
+  return *std::max_element(values.begin(), values.end());
+}
+
+Status CheckFits(const ThroughputOptions& options, const EngineLimits& limits) {
+  if (options.longest() > limits.max_context) {
+    return InvalidArgument(
+        "--context {} and what follows it take {} tokens, but the engine holds {} a sequence; "
+        "lower --context or raise --max-context",
+        Largest(options.contexts), options.longest(), limits.max_context);
+  }
+  if (Largest(options.sequences) > limits.num_slots) {
+    return InvalidArgument(
+        "--sequences {}: there are {} states; raise --max-slots and --state-memory, or lower "
+        "--context",
+        Largest(options.sequences), limits.num_slots);
+  }
+  return OkStatus();
+}
+
+class Measurer {
+ public:
+  Measurer(const ThroughputOptions& options, const ThroughputProgress& progress, const Clock& clock,
+           ModelEngine& engine, TimedBackend& backend)
+      : options_(options),
+        progress_(progress),
+        clock_(clock),
+        engine_(engine),
+        backend_(backend),
+        token_(0, engine.limits().vocab_size - 1) {}
+
+  StatusOr<std::vector<Throughput>> Run() {
+    for (int32_t i = 0; i < Largest(options_.sequences); ++i) {
+      TREELINE_ASSIGN_OR_RETURN(StateSlot slot, engine_.AcquireSlot());
+      slots_.push_back(std::move(slot));
+    }
+    std::vector<int32_t> contexts = options_.contexts;
+    std::sort(contexts.begin(), contexts.end());
+    int32_t held = 0;  // Tokens in the first slot; a longer context continues a shorter one.
+    for (const int32_t context : contexts) {
+      TREELINE_RETURN_IF_ERROR(Prefill(context - held, /*sample=*/false));
+      held = context;
+      TREELINE_ASSIGN_OR_RETURN(const StateSnapshot start, engine_.pool().Snapshot(slots_[0]));
+      TREELINE_RETURN_IF_ERROR(MeasureAt(start));
+      engine_.pool().Restore(slots_[0], start);
+    }
+    return std::move(results_);
+  }
+
+ private:
+  struct Repeat {
+    double seconds;
+    OperationTimes operations;
+  };
+
+  Status MeasureAt(const StateSnapshot& start) {
+    Throughput next;
+    next.context = start.length();
+    if (options_.prompt > 0) {
+      next.work = Work::kPrefill;
+      next.steps = (options_.prompt + options_.max_batch_tokens - 1) / options_.max_batch_tokens;
+      next.tokens = options_.prompt;
+      const auto prefill = [&] { return Prefill(options_.prompt, /*sample=*/true); };
+      TREELINE_RETURN_IF_ERROR(Measure(next, start, prefill));
+    }
+    for (const int32_t sequences : options_.sequences) {
+      if (options_.output == 0) break;
+      next.work = Work::kDecode;
+      next.sequences = sequences;
+      next.steps = options_.output;
+      next.tokens = sequences * options_.output;
+      TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Decode(sequences); }));
+    }
+    return OkStatus();
+  }
+
+  // Runs `work` options_.repeats times, and once before to warm up.
+  template <typename WorkFunction>
+  Status Measure(Throughput result, const StateSnapshot& start, const WorkFunction& work) {
+    if (progress_) progress_(result);
+    std::vector<Repeat> repeats;
+    for (int32_t i = 0; i <= options_.repeats; ++i) {
+      for (int32_t s = 0; s < result.sequences; ++s) engine_.pool().Restore(slots_[s], start);
+      backend_.Take();
+      const TimePoint begin = clock_.Now();
+      TREELINE_RETURN_IF_ERROR(work());
+      const double seconds = ToSeconds(clock_.Now() - begin);
+      if (i > 0) repeats.push_back({seconds, backend_.Take()});
+    }
+    std::sort(repeats.begin(), repeats.end(),
+              [](const Repeat& a, const Repeat& b) { return a.seconds < b.seconds; });
+    const Repeat& median = repeats[repeats.size() / 2];
+    result.tokens_per_second = result.tokens / median.seconds;
+    result.slowest = result.tokens / repeats.back().seconds;
+    result.fastest = result.tokens / repeats.front().seconds;
+    result.seconds = median.seconds;
+    result.operations = median.operations;
+    results_.push_back(result);
+    return OkStatus();
+  }
+
+  // Feeds random tokens to the first slot; `sample` draws what would follow.
+  Status Prefill(int32_t tokens, bool sample) {
+    for (int32_t left = tokens; left > 0;) {
+      const int32_t count = std::min(left, options_.max_batch_tokens);
+      left -= count;
+      Batch batch;
+      batch.AddChain(slots_[0].index(), RandomTokens(count));
+      if (sample && left == 0) batch.requests.push_back(Greedy(count - 1));
+      TREELINE_RETURN_IF_ERROR(Step(batch));
+    }
+    return OkStatus();
+  }
+
+  Status Decode(int32_t sequences) {
+    for (int32_t step = 0; step < options_.output; ++step) {
+      Batch batch;
+      for (int32_t s = 0; s < sequences; ++s) {
+        const int32_t row = batch.AddChain(slots_[s].index(), RandomTokens(1));
+        batch.requests.push_back(Greedy(row));
+      }
+      TREELINE_RETURN_IF_ERROR(Step(batch));
+    }
+    return OkStatus();
+  }
+
+  Status Step(const Batch& batch) {
+    TREELINE_ASSIGN_OR_RETURN(const std::vector<RowResult> results, engine_.Step(batch));
+    for (const RowResult& result : results) TREELINE_RETURN_IF_ERROR(result.status);
+    return OkStatus();
+  }
+
+  RowRequest Greedy(int32_t row) const {
+    RowRequest request;
+    request.row = row;
+    request.sampling = &greedy_;
+    return request;
+  }
+
+  std::vector<int32_t> RandomTokens(int32_t count) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens) token = token_(random_);
+    return tokens;
+  }
+
+  const ThroughputOptions& options_;
+  const ThroughputProgress& progress_;
+  const Clock& clock_;
+  ModelEngine& engine_;
+  TimedBackend& backend_;
+  const SamplingParams greedy_{.temperature = 0};
+  std::mt19937 random_;
+  std::uniform_int_distribution<int32_t> token_;
+  std::vector<StateSlot> slots_;
+  std::vector<Throughput> results_;
+};
+
+}  // namespace
+
+int32_t ThroughputOptions::longest() const { return Largest(contexts) + std::max(prompt, output); }
+
+StatusOr<std::vector<Throughput>> MeasureThroughput(const ThroughputOptions& options,
+                                                    const ThroughputProgress& progress,
+                                                    const Clock& clock, ModelEngine& engine,
+                                                    TimedBackend& backend) {
+  TREELINE_RETURN_IF_ERROR(CheckFits(options, engine.limits()));
+  return Measurer(options, progress, clock, engine, backend).Run();
+}
+
+}  // namespace treeline

@@ -1,0 +1,63 @@
+// How fast a model runs: prefill and decode at given contexts, alone and in batches.
+// Every repeat of a measurement starts from the same states, which are reached once
+// and kept as snapshots.
+#ifndef TREELINE_ENGINE_BENCH_THROUGHPUT_H_
+#define TREELINE_ENGINE_BENCH_THROUGHPUT_H_
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "engine/backend/timed_backend.h"
+#include "engine/base/clock.h"
+#include "engine/base/status.h"
+#include "engine/model_engine.h"
+
+namespace treeline {
+
+struct ThroughputOptions {
+  int32_t prompt = 512;                  // Tokens of a prefill; 0: none is measured.
+  int32_t output = 128;                  // Steps of a decode; 0: none is measured.
+  std::vector<int32_t> contexts = {0};   // Tokens that sequences hold before.
+  std::vector<int32_t> sequences = {1};  // Decoded at once.
+  int32_t repeats = 5;
+  int32_t max_batch_tokens = 512;  // Tokens of a prefill's step.
+
+  // Tokens that a sequence comes to hold.
+  int32_t longest() const;
+};
+
+enum class Work { kPrefill, kDecode };
+
+struct Throughput {
+  Work work = Work::kPrefill;
+  int32_t context = 0;
+  int32_t sequences = 1;
+  int32_t steps = 0;
+  int32_t tokens = 0;  // Of all sequences and steps.
+
+  // Of the repeats, at least one. The median is a repeat (of an even number the slower one in
+  // the middle); the times below are its.
+  double tokens_per_second = 0, slowest = 0, fastest = 0;
+  double seconds = 0;
+  OperationTimes operations;
+
+  double other_seconds() const {
+    return seconds - operations.dense_seconds - operations.attention_seconds;
+  }
+};
+
+// Called before each measurement, with what was asked of it so far filled in.
+using ThroughputProgress = std::function<void(const Throughput& next)>;
+
+// Measures contexts in ascending order, prefill before decode. `engine` must run on `backend` and
+// be otherwise idle. INVALID_ARGUMENT naming the flag of `treeline bench` where a context or a
+// number of sequences does not fit the engine; errors of the engine as they come.
+StatusOr<std::vector<Throughput>> MeasureThroughput(const ThroughputOptions& options,
+                                                    const ThroughputProgress& progress,
+                                                    const Clock& clock, ModelEngine& engine,
+                                                    TimedBackend& backend);
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_BENCH_THROUGHPUT_H_
