@@ -37,6 +37,15 @@ std::vector<RowRange> Rows(const AttentionParams& params, const Segment& segment
 
 }  // namespace
 
+RowRange Skip(const RowRange& range, int32_t rows) {
+  RowRange rest = range;
+  rest.data = static_cast<const std::byte*>(range.data) +
+              rows * range.stride * static_cast<int64_t>(ElementSize(range.type));
+  rest.first_column += rows;
+  rest.count -= rows;
+  return rest;
+}
+
 RowRange RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows, int32_t kv_head,
                   int32_t position, int32_t count) {
   const int64_t offset = int64_t{position % ring_rows} * layer.head_dim;

@@ -25,6 +25,9 @@ struct RowRange {
   int32_t count = 0;
 };
 
+// The range without its first `rows` rows.
+RowRange Skip(const RowRange& range, int32_t rows);
+
 // Rows of one tree that are attended to together, from a state of `length` tokens. Columns
 // are ordered [sink rows | ring rows from v_begin | the segment's own rows]; along any path
 // that is the order of positions (sinks first).

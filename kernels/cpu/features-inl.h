@@ -59,8 +59,9 @@ float InverseNorm(const float* x, int32_t dim) {
 }
 
 // softmax over [y, -y] for one row y of dim values; out: 2 dim values.
-void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT out) {
-  const DimTag d;
+template <class D>
+HWY_INLINE void SignedSoftmaxOf(D d, const float* HWY_RESTRICT y, int32_t dim,
+                                float* HWY_RESTRICT out) {
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   auto largest = hn::Zero(d);
   for (int32_t i = 0; i < dim; i += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(d, y + i)));
@@ -77,6 +78,14 @@ void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT
   const auto scale = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sum));
   for (int32_t i = 0; i < 2 * dim; i += lanes) {
     hn::StoreU(hn::Mul(hn::LoadU(d, out + i), scale), d, out + i);
+  }
+}
+
+void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT out) {
+  if (dim % 16 == 0) {
+    SignedSoftmaxOf(hn::CappedTag<float, 16>(), y, dim, out);
+  } else {
+    SignedSoftmaxOf(DimTag(), y, dim, out);
   }
 }
 

@@ -52,7 +52,6 @@ class QueryBlock {
     const int32_t lanes = static_cast<int32_t>(hn::Lanes(QueryTag()));
     padded_ = (num_queries + lanes - 1) / lanes * lanes;
     const int32_t group = layer_.heads / layer_.kv_heads;
-    int32_t last_row = 0;
     for (int32_t q = 0; q < padded_; ++q) {
       // Lanes past the end repeat the last query; their results are not stored.
       const int32_t query = first_query + std::min(q, num_queries - 1);
@@ -62,21 +61,21 @@ class QueryBlock {
       group_[q] = GroupOf(form_, position_[q]);
       crossings_[q] = group_[q] - GroupOf(form_, segment.length);
       crosses_ |= crossings_[q] > 0;
-      last_row = std::max(last_row, row_[q]);
       const uint64_t ancestors = segment.is_chain ? 0 : segment.ancestors[row_[q]];
       ancestors_low_[q] = static_cast<int32_t>(ancestors);
       ancestors_high_[q] = static_cast<int32_t>(ancestors >> 32);
     }
-    // Rows after the block's last one are invisible to all of it.
-    columns_ = segment.node_column(last_row + 1);
+    FindColumns();
   }
 
   void Run() {
     LoadQueries();
     weights_ = thread_.weights.Resize(int64_t{columns_} * padded_);
-    std::fill(weights_, weights_ + int64_t{columns_} * padded_, 0.0f);
-    if (form_.local != Local::kNone) LocalWeights();
-    if (form_.has_linear()) LinearWeights();
+    const bool has_local = form_.local != Local::kNone;
+    std::fill(Weights(has_local ? segment_.num_sinks : 0),
+              Weights(has_local ? local_begin_ : columns_), 0.0f);
+    if (has_local) ComputeLocalWeights();
+    if (form_.has_linear()) ComputeLinearWeights();
     Normalise();
     if (form_.conv_taps() > 0) AddConvolution();
     SumValues();
@@ -92,22 +91,71 @@ class QueryBlock {
            head_[q] * layer_.head_dim;
   }
 
+  // Which columns can be local or linear to any query of the block, and which are to all of them:
+  // the others need no mask. Positions ascend along the columns, but among a tree's nodes.
+  void FindColumns() {
+    const auto [first_row, last_row] = std::minmax_element(row_, row_ + padded_);
+    const auto [first, last] = std::minmax_element(position_, position_ + padded_);
+    // Rows after the block's last one are invisible to all of it.
+    columns_ = segment_.node_column(*last_row + 1);
+    const int32_t ring = segment_.column_of(segment_.k_begin);
+    const int32_t ordered_end = segment_.is_chain ? columns_ : segment_.node_column(0);
+    // Of positions, as if all of them had columns; then of those that do.
+    const auto column = [&](int64_t position) {
+      const int64_t c = segment_.num_sinks + position - segment_.v_begin;
+      return static_cast<int32_t>(std::clamp<int64_t>(c, ring, ordered_end));
+    };
+    local_begin_ = column(WindowBegin(*first));
+    linear_begin_ = ring;
+    all_local_begin_ = column(WindowBegin(*last));
+    all_local_end_ = segment_.is_chain ? segment_.node_column(*first_row + 1) : ordered_end;
+    all_linear_end_ = column(WindowBegin(*first));
+    linear_end_ = column(WindowBegin(*last));
+    if (!segment_.is_chain && WindowBegin(*last) > segment_.length) linear_end_ = columns_;
+    if (!form_.has_linear()) linear_end_ = all_linear_end_ = ring;
+    if (segment_.length < form_.sinks) {  // Nodes may be sinks.
+      local_begin_ = all_linear_end_ = ring;
+      all_local_begin_ = all_local_end_ = columns_;
+    }
+  }
+
+  // The first position, sinks aside, that is local to a row at `position`.
+  int64_t WindowBegin(int64_t position) const {
+    if (!form_.has_groups()) return 0;
+    return form_.window == Window::kSliding ? position - form_.window_size + 1
+                                            : position / form_.group_size * form_.group_size;
+  }
+
   // queries_: [head_dim][padded_]; features_: [feature_dim][padded_].
   void LoadQueries() {
     const int32_t dim = layer_.head_dim, m = layer_.feature_dim();
     queries_ = thread_.queries.Resize(int64_t{dim} * padded_);
-    features_ = thread_.features.Resize(int64_t{m} * (padded_ + 1));
-    float* phi = features_ + int64_t{m} * padded_;
     for (int32_t q = 0; q < padded_; ++q) {
       const float* x = QueryRow(q);
       for (int32_t i = 0; i < dim; ++i) queries_[int64_t{i} * padded_ + q] = x[i];
       query_scale_[q] = form_.qk_norm == QkNorm::kL2 ? InverseNorm(x, dim) : 1.0f;
-      if (m == 0) continue;
+    }
+    if (m == 0) return;
+    // Queries of one head have one map: every group-th of the block, in consecutive rows.
+    features_ = thread_.features.Resize(int64_t{m} * (padded_ + num_queries_));
+    float* phi = features_ + int64_t{m} * padded_;
+    const int32_t group = layer_.heads / layer_.kv_heads;
+    for (int32_t first = 0; first < std::min(group, num_queries_); ++first) {
       const float* map = layer_.feature_map_q == nullptr
                              ? nullptr
-                             : layer_.feature_map_q + int64_t{head_[q]} * dim * dim;
-      Features(layer_, x, dim, 1, map, thread_.scratch, phi);
-      for (int32_t i = 0; i < m; ++i) features_[int64_t{i} * padded_ + q] = phi[i];
+                             : layer_.feature_map_q + int64_t{head_[first]} * dim * dim;
+      const int32_t count = (num_queries_ - first + group - 1) / group;
+      Features(layer_, QueryRow(first), params_.q_stride, count, map, thread_.scratch, phi);
+      for (int32_t r = 0; r < count; ++r) {
+        const int32_t q = first + r * group;
+        for (int32_t i = 0; i < m; ++i) {
+          features_[int64_t{i} * padded_ + q] = phi[int64_t{r} * m + i];
+        }
+      }
+    }
+    for (int32_t i = 0; i < m; ++i) {
+      float* row = features_ + int64_t{i} * padded_;
+      std::fill(row + num_queries_, row + padded_, row[num_queries_ - 1]);
     }
   }
 
@@ -151,19 +199,18 @@ class QueryBlock {
 
   // -- The local branch: weights_ holds its numerators.
 
-  bool HasKeyRow(int32_t column) const {
-    return column < segment_.num_sinks || column >= segment_.column_of(segment_.k_begin);
-  }
-
-  void LocalWeights() {
+  void ComputeLocalWeights() {
     for (const RowRange& range : KeyRows(params_, segment_, kv_head_)) {
       RowRange visible = range;
-      visible.count = std::min(range.count, columns_ - range.first_column);
+      if (range.first_column >= segment_.num_sinks) {
+        const int32_t skipped = std::clamp(local_begin_ - range.first_column, 0, range.count);
+        visible = Skip(range, skipped);
+      }
+      visible.count = std::min(visible.count, columns_ - visible.first_column);
       ForEachRowBlock(visible, layer_.head_dim, thread_.rows,
                       [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
-                        Scores(queries_, layer_.head_dim, padded_, rows,
-                               static_cast<int32_t>(stride), count,
-                               weights_ + int64_t{column} * padded_);
+                        Scores(queries_, layer_.head_dim, padded_, rows, stride, count,
+                               Weights(column));
                       });
     }
     const QueryTag d;
@@ -180,26 +227,23 @@ class QueryBlock {
     const QueryTag d;
     const auto scale = hn::Set(d, 1.0f / std::sqrt(static_cast<float>(layer_.head_dim)));
     auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
-    for (int32_t c = 0; c < columns_; ++c) {
-      if (!HasKeyRow(c)) continue;
+    ForEachLocal(lane, [&](int32_t c, QueryMask local) {
       const auto score = hn::Mul(hn::Load(d, Weights(c) + lane), scale);
-      largest = hn::Max(largest, hn::IfThenElse(IsLocal(c, lane), score, largest));
-    }
+      largest = hn::Max(largest, hn::IfThenElse(local, score, largest));
+    });
     auto sum = hn::Zero(d);
-    for (int32_t c = 0; c < columns_; ++c) {
-      if (!HasKeyRow(c)) continue;
+    ForEachLocal(lane, [&](int32_t c, QueryMask local) {
       const auto score = hn::Mul(hn::Load(d, Weights(c) + lane), scale);
-      const auto weight = hn::IfThenElseZero(IsLocal(c, lane), hn::Exp(d, hn::Sub(score, largest)));
+      const auto weight = hn::IfThenElseZero(local, hn::Exp(d, hn::Sub(score, largest)));
       hn::Store(weight, d, Weights(c) + lane);
       sum = hn::Add(sum, weight);
-    }
+    });
     hn::Store(sum, d, local_sum_ + lane);
   }
 
   void ElementwiseLane(int32_t lane) {
     const QueryTag d;
-    for (int32_t c = 0; c < columns_; ++c) {
-      if (!HasKeyRow(c)) continue;
+    ForEachLocal(lane, [&](int32_t c, QueryMask local) {
       const auto score = hn::Load(d, Weights(c) + lane);
       QueryVector weight;
       if (form_.local == Local::kRelu2) {
@@ -210,7 +254,18 @@ class QueryBlock {
       } else {
         weight = Laplace(score);
       }
-      hn::Store(hn::IfThenElseZero(IsLocal(c, lane), weight), d, Weights(c) + lane);
+      hn::Store(hn::IfThenElseZero(local, weight), d, Weights(c) + lane);
+    });
+  }
+
+  // Calls function(column, mask of the queries it is local to) in order.
+  template <class Function>
+  HWY_INLINE void ForEachLocal(int32_t lane, const Function& function) const {
+    const QueryMask all = hn::FirstN(QueryTag(), hn::Lanes(QueryTag()));
+    for (int32_t c = 0; c < segment_.num_sinks; ++c) function(c, all);
+    for (int32_t c = local_begin_; c < columns_; ++c) {
+      const bool to_all = c >= all_local_begin_ && c < all_local_end_;
+      function(c, to_all ? all : IsLocal(c, lane));
     }
   }
 
@@ -229,27 +284,24 @@ class QueryBlock {
 
   // -- The linear branch: linear_weights_ holds u of docs/attention.md.
 
-  void LinearWeights() {
+  void ComputeLinearWeights() {
     const QueryTag d;
     const int32_t m = layer_.feature_dim(), lanes = static_cast<int32_t>(hn::Lanes(d));
-    linear_weights_ = thread_.linear_weights.Resize(int64_t{columns_} * padded_);
     std::fill(linear_sum_, linear_sum_ + padded_, 0.0f);
-    first_linear_ = columns_;
-    last_linear_ = -1;
-    const int32_t linear_end = LinearEnd(form_, segment_);
-    for (int32_t c = segment_.column_of(segment_.k_begin); c < columns_; ++c) {
-      if (segment_.column_position(c) >= linear_end) continue;
-      first_linear_ = std::min(first_linear_, c);
-      for (int32_t gap = std::max(last_linear_ + 1, first_linear_); gap < c; ++gap) {
-        std::fill_n(linear_weights_ + int64_t{gap} * padded_, padded_, 0.0f);
-      }
-      last_linear_ = c;
-      float* weights = linear_weights_ + int64_t{c} * padded_;
-      Scores(features_, m, padded_, key_features_ + int64_t{c} * m, m, 1, weights);
+    const int32_t count = linear_end_ - linear_begin_;
+    linear_weights_ = thread_.linear_weights.Resize(int64_t{count} * padded_);
+    Scores(features_, m, padded_, key_features_ + int64_t{linear_begin_} * m, m, count,
+           linear_weights_);
+    for (int32_t c = linear_begin_; c < linear_end_; ++c) {
+      float* weights = LinearWeights(c);
       if (form_.decay && crosses_) FadeColumn(c, weights);
+      const bool to_all = c < all_linear_end_;
       for (int32_t lane = 0; lane < padded_; lane += lanes) {
-        const auto weight = hn::IfThenElseZero(IsLinear(c, lane), hn::Load(d, weights + lane));
-        hn::Store(weight, d, weights + lane);
+        auto weight = hn::Load(d, weights + lane);
+        if (!to_all) {
+          weight = hn::IfThenElseZero(IsLinear(c, lane), weight);
+          hn::Store(weight, d, weights + lane);
+        }
         hn::Store(hn::Add(hn::Load(d, linear_sum_ + lane), weight), d, linear_sum_ + lane);
       }
     }
@@ -308,9 +360,8 @@ class QueryBlock {
       const auto linear = hn::Load(d, linear_factor_ + lane);
       for (int32_t c = 0; c < columns_; ++c) {
         auto weight = hn::Mul(hn::Load(d, Weights(c) + lane), local);
-        if (c >= first_linear_ && c <= last_linear_) {
-          const float* u = linear_weights_ + int64_t{c} * padded_ + lane;
-          weight = hn::MulAdd(hn::Load(d, u), linear, weight);
+        if (c >= linear_begin_ && c < linear_end_) {
+          weight = hn::MulAdd(hn::Load(d, LinearWeights(c) + lane), linear, weight);
         }
         hn::Store(weight, d, Weights(c) + lane);
       }
@@ -363,6 +414,9 @@ class QueryBlock {
   }
 
   float* Weights(int32_t column) const { return weights_ + int64_t{column} * padded_; }
+  float* LinearWeights(int32_t column) const {
+    return linear_weights_ + int64_t{column - linear_begin_} * padded_;
+  }
 
   const AttentionParams& params_;
   const AttentionLayer& layer_;
@@ -376,12 +430,16 @@ class QueryBlock {
   int32_t padded_ = 0;   // Queries rounded up to whole vectors.
   int32_t columns_ = 0;  // Columns that any query of the block may see.
   bool crosses_ = false;
-  int32_t first_linear_ = std::numeric_limits<int32_t>::max(), last_linear_ = -1;
+  // Sinks are local to all. Columns local to some query: from local_begin_ on; to all:
+  // [all_local_begin_, all_local_end_). Linear to some: [linear_begin_, linear_end_), to all:
+  // those before all_linear_end_.
+  int32_t local_begin_ = 0, all_local_begin_ = 0, all_local_end_ = 0;
+  int32_t linear_begin_ = 0, linear_end_ = 0, all_linear_end_ = 0;
 
   float* queries_ = nullptr;
   float* features_ = nullptr;
   float* weights_ = nullptr;         // [columns_][padded_]
-  float* linear_weights_ = nullptr;  // [columns_][padded_], from first_ to last_linear_
+  float* linear_weights_ = nullptr;  // [linear_end_ - linear_begin_][padded_]
   float* outputs_ = nullptr;         // [num_queries_, head_dim]
 
   // One entry a query.

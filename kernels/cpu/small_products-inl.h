@@ -13,49 +13,85 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
+#include <utility>
+
+#include "kernels/cpu/panel.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace treeline::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+#include "kernels/cpu/unroll-inl.h"
+
 // Lanes hold queries: at most 16 wide, so that a block of queries pads little.
 using QueryTag = hn::CappedTag<float, 16>;
 
-// kColumns columns against one vector of queries.
-template <int kColumns>
-HWY_INLINE void ScoreColumns(const float* HWY_RESTRICT queries, int32_t dim, int32_t query_stride,
-                             const float* HWY_RESTRICT rows, int32_t row_stride,
-                             float* HWY_RESTRICT scores) {
+// kColumns columns against kVectors vectors of queries.
+template <int kVectors, int kColumns>
+HWY_INLINE void ScoreTile(const float* HWY_RESTRICT queries, int32_t dim, int32_t num_queries,
+                          const float* HWY_RESTRICT rows, int64_t row_stride,
+                          float* HWY_RESTRICT scores) {
   const QueryTag d;
-  hn::Vec<QueryTag> sums[kColumns];
-  for (int c = 0; c < kColumns; ++c) sums[c] = hn::Zero(d);
-  for (int32_t i = 0; i < dim; ++i) {
-    const auto query = hn::Load(d, queries + int64_t{i} * query_stride);
-    for (int c = 0; c < kColumns; ++c) {
-      sums[c] = hn::MulAdd(hn::Set(d, rows[int64_t{c} * row_stride + i]), query, sums[c]);
-    }
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
+  hn::Vec<QueryTag> sums[kColumns][kVectors];
+  Unroll<kColumns>([&](auto c) KERNEL_INLINE {
+    Unroll<kVectors>([&](auto v) KERNEL_INLINE { sums[c][v] = hn::Zero(d); });
+  });
+  for (int32_t i = 0; i < dim; ++i, queries += num_queries) {
+    hn::Vec<QueryTag> query[kVectors];
+    Unroll<kVectors>([&](auto v) KERNEL_INLINE { query[v] = hn::Load(d, queries + v * lanes); });
+    Unroll<kColumns>([&](auto c) KERNEL_INLINE {
+      const auto value = hn::Set(d, rows[c * row_stride + i]);
+      Unroll<kVectors>([&](auto v) KERNEL_INLINE {
+        sums[c][v] = hn::MulAdd(value, query[v], sums[c][v]);
+      });
+    });
   }
-  for (int c = 0; c < kColumns; ++c) hn::Store(sums[c], d, scores + int64_t{c} * query_stride);
+  Unroll<kColumns>([&](auto c) KERNEL_INLINE {
+    Unroll<kVectors>([&](auto v) KERNEL_INLINE {
+      hn::Store(sums[c][v], d, scores + int64_t{c} * num_queries + v * lanes);
+    });
+  });
+}
+
+template <int kVectors>
+HWY_INLINE void ScoreColumns(const float* HWY_RESTRICT queries, int32_t dim, int32_t num_queries,
+                             const float* HWY_RESTRICT rows, int64_t row_stride, int32_t columns,
+                             float* HWY_RESTRICT scores) {
+  // As many sums as the registers hold.
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  constexpr int kColumns = 12;
+#else
+  constexpr int kColumns = 12 / kVectors / 2 * 2;
+#endif
+  int32_t column = 0;
+  for (; column + kColumns <= columns; column += kColumns) {
+    ScoreTile<kVectors, kColumns>(queries, dim, num_queries, rows + column * row_stride, row_stride,
+                                  scores + int64_t{column} * num_queries);
+  }
+  for (; column + 4 <= columns; column += 4) {
+    ScoreTile<kVectors, 4>(queries, dim, num_queries, rows + column * row_stride, row_stride,
+                           scores + int64_t{column} * num_queries);
+  }
+  for (; column < columns; ++column) {
+    ScoreTile<kVectors, 1>(queries, dim, num_queries, rows + column * row_stride, row_stride,
+                           scores + int64_t{column} * num_queries);
+  }
 }
 
 // scores[column][query] = sum_i queries[i][query] * rows[column][i].
 // queries: [dim][num_queries], scores: [columns][num_queries]; num_queries a multiple of the
 // lanes.
 HWY_INLINE void Scores(const float* HWY_RESTRICT queries, int32_t dim, int32_t num_queries,
-                       const float* HWY_RESTRICT rows, int32_t row_stride, int32_t columns,
+                       const float* HWY_RESTRICT rows, int64_t row_stride, int32_t columns,
                        float* HWY_RESTRICT scores) {
-  constexpr int kColumns = 8;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(QueryTag()));
-  for (int32_t query = 0; query < num_queries; query += lanes) {
-    int32_t column = 0;
-    for (; column + kColumns <= columns; column += kColumns) {
-      ScoreColumns<kColumns>(queries + query, dim, num_queries, rows + int64_t{column} * row_stride,
-                             row_stride, scores + int64_t{column} * num_queries + query);
-    }
-    for (; column < columns; ++column) {
-      ScoreColumns<1>(queries + query, dim, num_queries, rows + int64_t{column} * row_stride,
-                      row_stride, scores + int64_t{column} * num_queries + query);
-    }
+  int32_t query = 0;
+  for (; query + 2 * lanes <= num_queries; query += 2 * lanes) {
+    ScoreColumns<2>(queries + query, dim, num_queries, rows, row_stride, columns, scores + query);
+  }
+  if (query < num_queries) {
+    ScoreColumns<1>(queries + query, dim, num_queries, rows, row_stride, columns, scores + query);
   }
 }
 
@@ -72,60 +108,69 @@ HWY_INLINE void WeightedSumTile(D d, WeightsView weights, const float* HWY_RESTR
                                 int32_t dim) {
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   hn::Vec<D> sums[kOutputs][kVectors];
-  for (int o = 0; o < kOutputs; ++o) {
-    for (int c = 0; c < kVectors; ++c) {
+  Unroll<kOutputs>([&](auto o) KERNEL_INLINE {
+    Unroll<kVectors>([&](auto c) KERNEL_INLINE {
       sums[o][c] = hn::LoadU(d, outputs + int64_t{o} * dim + c * lanes);
-    }
-  }
-  for (int32_t r = 0; r < num_rows; ++r) {
+    });
+  });
+  const float* HWY_RESTRICT weight = weights.data;
+  for (int32_t r = 0; r < num_rows; ++r, rows += row_stride, weight += weights.row_stride) {
     hn::Vec<D> values[kVectors];
-    for (int c = 0; c < kVectors; ++c) {
-      values[c] = hn::LoadU(d, rows + r * row_stride + c * lanes);
-    }
-    for (int o = 0; o < kOutputs; ++o) {
-      const auto weight =
-          hn::Set(d, weights.data[r * weights.row_stride + o * weights.output_stride]);
-      for (int c = 0; c < kVectors; ++c) sums[o][c] = hn::MulAdd(weight, values[c], sums[o][c]);
-    }
+    Unroll<kVectors>([&](auto c) KERNEL_INLINE { values[c] = hn::LoadU(d, rows + c * lanes); });
+    Unroll<kOutputs>([&](auto o) KERNEL_INLINE {
+      const auto factor = hn::Set(d, weight[o * weights.output_stride]);
+      Unroll<kVectors>([&](auto c) KERNEL_INLINE {
+        sums[o][c] = hn::MulAdd(factor, values[c], sums[o][c]);
+      });
+    });
   }
-  for (int o = 0; o < kOutputs; ++o) {
-    for (int c = 0; c < kVectors; ++c) {
+  Unroll<kOutputs>([&](auto o) KERNEL_INLINE {
+    Unroll<kVectors>([&](auto c) KERNEL_INLINE {
       hn::StoreU(sums[o][c], d, outputs + int64_t{o} * dim + c * lanes);
+    });
+  });
+}
+
+// Outputs from `first` on in tiles of kOutputs; returns how many are done.
+template <class D, int kOutputs>
+HWY_INLINE int32_t WeightedSumTiles(D d, WeightsView weights, const float* HWY_RESTRICT rows,
+                                    int64_t row_stride, int32_t num_rows, int32_t first,
+                                    float* HWY_RESTRICT outputs, int32_t num_outputs,
+                                    int32_t dim) {
+  constexpr int kVectors = 4;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
+  for (; first + kOutputs <= num_outputs; first += kOutputs) {
+    WeightsView tile_weights = weights;
+    tile_weights.data += first * weights.output_stride;
+    float* tile = outputs + int64_t{first} * dim;
+    int32_t i = 0;
+    for (; i + kVectors * lanes <= dim; i += kVectors * lanes) {
+      WeightedSumTile<D, kOutputs, kVectors>(d, tile_weights, rows + i, row_stride, num_rows,
+                                             tile + i, dim);
+    }
+    for (; i < dim; i += lanes) {
+      WeightedSumTile<D, kOutputs, 1>(d, tile_weights, rows + i, row_stride, num_rows, tile + i,
+                                      dim);
     }
   }
+  return first;
 }
 
 template <class D>
 HWY_INLINE void WeightedSumsOf(D d, WeightsView weights, const float* HWY_RESTRICT rows,
                                int64_t row_stride, int32_t num_rows, float* HWY_RESTRICT outputs,
                                int32_t num_outputs, int32_t dim) {
-  constexpr int kOutputs = 4, kVectors = 4;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
-  for (int32_t first = 0; first < num_outputs;) {
-    const bool whole_tile = first + kOutputs <= num_outputs;
-    WeightsView tile_weights = weights;
-    tile_weights.data += first * weights.output_stride;
-    float* tile = outputs + int64_t{first} * dim;
-    int32_t i = 0;
-    for (; i + kVectors * lanes <= dim; i += kVectors * lanes) {
-      if (whole_tile) {
-        WeightedSumTile<D, kOutputs, kVectors>(d, tile_weights, rows + i, row_stride, num_rows,
-                                               tile + i, dim);
-      } else {
-        WeightedSumTile<D, 1, kVectors>(d, tile_weights, rows + i, row_stride, num_rows, tile + i,
-                                        dim);
-      }
-    }
-    for (; i < dim; i += lanes) {
-      if (whole_tile) {
-        WeightedSumTile<D, kOutputs, 1>(d, tile_weights, rows + i, row_stride, num_rows, tile + i,
-                                        dim);
-      } else {
-        WeightedSumTile<D, 1, 1>(d, tile_weights, rows + i, row_stride, num_rows, tile + i, dim);
-      }
-    }
-    first += whole_tile ? kOutputs : 1;
-  }
+  // As many sums as the registers hold.
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  constexpr int kOutputs = 6;
+#else
+  constexpr int kOutputs = 3;
+#endif
+  int32_t done = WeightedSumTiles<D, kOutputs>(d, weights, rows, row_stride, num_rows, 0, outputs,
+                                               num_outputs, dim);
+  done = WeightedSumTiles<D, 3>(d, weights, rows, row_stride, num_rows, done, outputs, num_outputs,
+                                dim);
+  WeightedSumTiles<D, 1>(d, weights, rows, row_stride, num_rows, done, outputs, num_outputs, dim);
 }
 
 // outputs[o] += sum_r w(r, o) * rows[r]. rows: [num_rows] of dim floats, row_stride apart;
