@@ -19,20 +19,23 @@ HWY_BEFORE_NAMESPACE();
 namespace treeline::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// What queries need of the keys beyond their rows, for every column: [num_columns] factors
-// that normalise the keys, then [num_columns, feature_dim] phi of the keys that may be linear.
+// What queries need of the keys beyond their rows, for the columns from `begin` to `end`; keys:
+// [num_columns] factors that normalise the keys, then [num_columns, feature_dim] phi of the keys
+// that may be linear.
 void PrepareKeys(const AttentionParams& params, const Segment& segment, int32_t kv_head,
-                 AttentionWorkspace::Thread& thread, FloatBuffer& buffer) {
+                 int32_t begin, int32_t end, AttentionWorkspace::Thread& thread, float* keys) {
   const AttentionLayer& layer = *params.layer;
   const AttentionForm& form = layer.form;
-  const int32_t columns = segment.num_columns(), m = layer.feature_dim();
-  float* scales = buffer.Resize(int64_t{columns} * (1 + m));
-  float* features = scales + columns;
+  const int32_t m = layer.feature_dim();
+  float* scales = keys;
+  float* features = scales + segment.num_columns();
   const bool needs_scales = form.local == Local::kRelu2;
   const int32_t linear_end = form.has_linear() ? LinearEnd(form, segment) : 0;
   for (const RowRange& range : KeyRows(params, segment, kv_head)) {
+    RowRange part = Skip(range, std::clamp(begin - range.first_column, 0, range.count));
+    part.count = std::clamp(end - part.first_column, 0, part.count);
     ForEachRowBlock(
-        range, layer.head_dim, thread.rows,
+        part, layer.head_dim, thread.rows,
         [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
           for (int32_t r = 0; r < count && needs_scales; ++r) {
             scales[column + r] =
@@ -41,13 +44,13 @@ void PrepareKeys(const AttentionParams& params, const Segment& segment, int32_t 
           if (column < segment.num_sinks) return;
           // A run of columns at a time: positions of a tree's rows need not ascend.
           for (int32_t first = 0; first < count;) {
-            int32_t end = first;
-            while (end < count && segment.column_position(column + end) < linear_end) ++end;
-            if (end > first) {
-              Features(layer, rows + first * stride, stride, end - first, KeyMap(layer, kv_head),
-                       thread.scratch, features + int64_t{column + first} * m);
+            int32_t last = first;
+            while (last < count && segment.column_position(column + last) < linear_end) ++last;
+            if (last > first) {
+              Features(layer, rows + first * stride, stride, last - first, KeyMap(layer, kv_head),
+                       thread.scratch, features + int64_t{column + first} * m, m);
             }
-            first = end + 1;
+            first = last + 1;
           }
         });
   }
@@ -82,7 +85,7 @@ void FoldGroup(const AttentionLayer& layer, const LayerState& state, int32_t len
   ForEachRowBlock(keys, dim, thread.rows,
                   [&](int32_t first, const float* rows, int64_t stride, int32_t rows_count) {
                     Features(layer, rows, stride, rows_count, KeyMap(layer, kv_head),
-                             thread.scratch, features + int64_t{first} * m);
+                             thread.scratch, features + int64_t{first} * m, m);
                   });
   for (int32_t done = 0; done < count;) {
     const int32_t slot = (begin + done) % layer.v_ring_rows;
@@ -172,64 +175,105 @@ std::vector<Segment> NextSegments(const AttentionParams& params, std::vector<int
   return segments;
 }
 
-struct AttendTask {
-  int32_t segment, kv_head, first_query, num_queries;
+// The queries of one segment and KV head, and their keys.
+struct HeadTask {
+  const Segment* segment;
+  int32_t kv_head;
+  int32_t num_queries;
+  float* keys;  // What PrepareKeys makes; null where the form needs nothing of it.
 };
 
-std::vector<AttendTask> AttendTasks(const AttentionLayer& layer,
-                                    const std::vector<Segment>& segments) {
-  std::vector<AttendTask> tasks;
-  for (int32_t s = 0; s < static_cast<int32_t>(segments.size()); ++s) {
-    const int32_t queries = segments[s].num_rows * (layer.heads / layer.kv_heads);
-    for (int32_t first = 0; first < queries; first += kQueryBlock) {
-      for (int32_t kv_head = 0; kv_head < layer.kv_heads; ++kv_head) {
-        tasks.push_back({s, kv_head, first, std::min(kQueryBlock, queries - first)});
-      }
+void CommitSegment(const AttentionParams& params, const HeadTask& task,
+                   AttentionWorkspace::Thread& thread) {
+  const Segment& segment = *task.segment;
+  if (!segment.tree->commit) return;
+  CommitParams commit;
+  commit.layer = params.layer;
+  commit.state = segment.tree->state;
+  commit.length = segment.length;
+  commit.k = params.k + int64_t{segment.first_row} * params.kv_stride;
+  commit.v = params.v + int64_t{segment.first_row} * params.kv_stride;
+  commit.kv_stride = params.kv_stride;
+  commit.num_rows = segment.num_rows;
+  CommitHead(commit, task.kv_head, thread);
+}
+
+void Prepare(const AttentionParams& params, const HeadTask& task, int32_t begin, int32_t end,
+             AttentionWorkspace::Thread& thread) {
+  HWY_DYNAMIC_DISPATCH(PrepareKeys)
+  (params, *task.segment, task.kv_head, begin, end, thread, task.keys);
+}
+
+void AttendBlock(const AttentionParams& params, const HeadTask& task, int32_t first_query,
+                 AttentionWorkspace::Thread& thread) {
+  HWY_DYNAMIC_DISPATCH(Attend)
+  (params, *task.segment, task.kv_head, first_query,
+   std::min(kQueryBlock, task.num_queries - first_query), task.keys, thread);
+}
+
+// One block of queries: all of it in one task. This is decoding.
+void RunWhole(const AttentionParams& params, const HeadTask& task,
+              AttentionWorkspace::Thread& thread) {
+  if (task.keys != nullptr) Prepare(params, task, 0, task.segment->num_columns(), thread);
+  AttendBlock(params, task, 0, thread);
+  CommitSegment(params, task, thread);
+}
+
+// Many blocks: the keys first, then the blocks, then the state, each by all threads.
+void RunInPhases(const AttentionParams& params, const std::vector<HeadTask>& tasks,
+                 AttentionWorkspace& workspace, ThreadPool& pool) {
+  struct Part {
+    const HeadTask* task;
+    int32_t begin;
+  };
+  std::vector<Part> key_parts, blocks;
+  for (const HeadTask& task : tasks) {
+    for (int32_t c = 0; task.keys != nullptr && c < task.segment->num_columns(); c += kRowBlock) {
+      key_parts.push_back({&task, c});
     }
+    for (int32_t q = 0; q < task.num_queries; q += kQueryBlock) blocks.push_back({&task, q});
   }
-  return tasks;
+  pool.ParallelFor(static_cast<int64_t>(key_parts.size()), [&](int64_t i, int32_t thread) {
+    const auto [task, begin] = key_parts[i];
+    const int32_t end = std::min(begin + kRowBlock, task->segment->num_columns());
+    Prepare(params, *task, begin, end, workspace.per_thread[thread]);
+  });
+  pool.ParallelFor(static_cast<int64_t>(blocks.size()), [&](int64_t i, int32_t thread) {
+    AttendBlock(params, *blocks[i].task, blocks[i].begin, workspace.per_thread[thread]);
+  });
+  pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i, int32_t thread) {
+    CommitSegment(params, tasks[i], workspace.per_thread[thread]);
+  });
 }
 
 }  // namespace
 
 void Attention(const AttentionParams& params, AttentionWorkspace& workspace, ThreadPool& pool) {
   const AttentionLayer& layer = *params.layer;
+  const bool needs_keys = layer.form.has_linear() || layer.form.local == Local::kRelu2;
   std::vector<int32_t> done(params.num_trees, 0);
   for (;;) {
     const std::vector<Segment> segments = NextSegments(params, done);
     if (segments.empty()) return;
-    const int64_t heads = static_cast<int64_t>(segments.size()) * layer.kv_heads;
-    if (static_cast<int64_t>(workspace.keys.size()) < heads) workspace.keys.resize(heads);
+    const size_t heads = segments.size() * layer.kv_heads;
+    if (workspace.keys.size() < heads) workspace.keys.resize(heads);
 
-    if (layer.form.has_linear() || layer.form.local == Local::kRelu2) {
-      pool.ParallelFor(heads, [&](int64_t i, int32_t thread) {
-        HWY_DYNAMIC_DISPATCH(PrepareKeys)
-        (params, segments[i / layer.kv_heads], static_cast<int32_t>(i % layer.kv_heads),
-         workspace.per_thread[thread], workspace.keys[i]);
-      });
+    std::vector<HeadTask> small, large;
+    for (const Segment& segment : segments) {
+      const int32_t queries = segment.num_rows * (layer.heads / layer.kv_heads);
+      for (int32_t kv_head = 0; kv_head < layer.kv_heads; ++kv_head) {
+        HeadTask task = {&segment, kv_head, queries, nullptr};
+        if (needs_keys) {
+          task.keys = workspace.keys[small.size() + large.size()].Resize(
+              int64_t{segment.num_columns()} * (1 + layer.feature_dim()));
+        }
+        (queries <= kQueryBlock ? small : large).push_back(task);
+      }
     }
-    const std::vector<AttendTask> tasks = AttendTasks(layer, segments);
-    pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i, int32_t thread) {
-      const AttendTask& task = tasks[i];
-      const FloatBuffer& keys =
-          workspace.keys[int64_t{task.segment} * layer.kv_heads + task.kv_head];
-      HWY_DYNAMIC_DISPATCH(Attend)
-      (params, segments[task.segment], task.kv_head, task.first_query, task.num_queries,
-       keys.data(), workspace.per_thread[thread]);
+    pool.ParallelFor(static_cast<int64_t>(small.size()), [&](int64_t i, int32_t thread) {
+      RunWhole(params, small[i], workspace.per_thread[thread]);
     });
-    pool.ParallelFor(heads, [&](int64_t i, int32_t thread) {
-      const Segment& segment = segments[i / layer.kv_heads];
-      if (!segment.tree->commit) return;
-      CommitParams commit;
-      commit.layer = &layer;
-      commit.state = segment.tree->state;
-      commit.length = segment.length;
-      commit.k = params.k + int64_t{segment.first_row} * params.kv_stride;
-      commit.v = params.v + int64_t{segment.first_row} * params.kv_stride;
-      commit.kv_stride = params.kv_stride;
-      commit.num_rows = segment.num_rows;
-      CommitHead(commit, static_cast<int32_t>(i % layer.kv_heads), workspace.per_thread[thread]);
-    });
+    if (!large.empty()) RunInPhases(params, large, workspace, pool);
   }
 }
 

@@ -36,8 +36,6 @@ class FloatBuffer {
     return data_.get();
   }
 
-  const float* data() const { return data_.get(); }
-
  private:
   hwy::AlignedFreeUniquePtr<float[]> data_;
   size_t capacity_ = 0;

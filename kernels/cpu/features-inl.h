@@ -89,37 +89,38 @@ void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT
   }
 }
 
-// phi of `count` rows; out: [count, feature_dim]. map: the hedgehog matrix [dim, dim].
+// phi of `count` rows; out: [count] rows of feature_dim, out_stride apart. map: the hedgehog
+// matrix [dim, dim].
 void Features(const AttentionLayer& layer, const float* rows, int64_t stride, int32_t count,
-              const float* map, FloatBuffer& scratch, float* out) {
+              const float* map, FloatBuffer& scratch, float* out, int64_t out_stride) {
   const int32_t dim = layer.head_dim;
   float* x = scratch.Resize(2 * int64_t{count} * dim);
+  float* y = x + int64_t{count} * dim;
   for (int32_t r = 0; r < count; ++r) {
     const float* row = rows + r * stride;
     const float scale = layer.form.qk_norm == QkNorm::kL2 ? InverseNorm(row, dim) : 1.0f;
     for (int32_t i = 0; i < dim; ++i) x[r * dim + i] = row[i] * scale;
   }
-  const int64_t values = int64_t{count} * dim;
-  switch (layer.form.feature_map) {
-    case FeatureMap::kNone:
-      return;
-    case FeatureMap::kIdentity:
-      std::copy(x, x + values, out);
-      return;
-    case FeatureMap::kRelu:
-      for (int64_t i = 0; i < values; ++i) out[i] = std::max(x[i], 0.0f);
-      return;
-    case FeatureMap::kElu1:
-      for (int64_t i = 0; i < values; ++i) out[i] = x[i] > 0 ? x[i] + 1 : std::exp(x[i]);
-      return;
-    case FeatureMap::kHedgehog: {
-      float* y = x + values;
-      std::fill(y, y + values, 0.0f);
-      WeightedSums({x, 1, dim}, map, dim, dim, y, count, dim);
-      for (int32_t r = 0; r < count; ++r) {
-        SignedSoftmax(y + int64_t{r} * dim, dim, out + int64_t{r} * 2 * dim);
-      }
-      return;
+  if (layer.form.feature_map == FeatureMap::kHedgehog) {
+    std::fill(y, y + int64_t{count} * dim, 0.0f);
+    WeightedSums({x, 1, dim}, map, dim, dim, y, count, dim);
+  }
+  for (int32_t r = 0; r < count; ++r, x += dim, y += dim, out += out_stride) {
+    switch (layer.form.feature_map) {
+      case FeatureMap::kNone:
+        break;
+      case FeatureMap::kIdentity:
+        std::copy(x, x + dim, out);
+        break;
+      case FeatureMap::kRelu:
+        for (int32_t i = 0; i < dim; ++i) out[i] = std::max(x[i], 0.0f);
+        break;
+      case FeatureMap::kElu1:
+        for (int32_t i = 0; i < dim; ++i) out[i] = x[i] > 0 ? x[i] + 1 : std::exp(x[i]);
+        break;
+      case FeatureMap::kHedgehog:
+        SignedSoftmax(y, dim, out);
+        break;
     }
   }
 }

@@ -130,32 +130,39 @@ class QueryBlock {
   void LoadQueries() {
     const int32_t dim = layer_.head_dim, m = layer_.feature_dim();
     queries_ = thread_.queries.Resize(int64_t{dim} * padded_);
+    const float* rows[kQueryBlock];
     for (int32_t q = 0; q < padded_; ++q) {
-      const float* x = QueryRow(q);
-      for (int32_t i = 0; i < dim; ++i) queries_[int64_t{i} * padded_ + q] = x[i];
-      query_scale_[q] = form_.qk_norm == QkNorm::kL2 ? InverseNorm(x, dim) : 1.0f;
+      rows[q] = QueryRow(q);
+      query_scale_[q] = form_.qk_norm == QkNorm::kL2 ? InverseNorm(rows[q], dim) : 1.0f;
     }
+    Transpose(rows, dim, queries_);
     if (m == 0) return;
     // Queries of one head have one map: every group-th of the block, in consecutive rows.
     features_ = thread_.features.Resize(int64_t{m} * (padded_ + num_queries_));
-    float* phi = features_ + int64_t{m} * padded_;
+    float* phi = features_ + int64_t{m} * padded_;  // [num_queries_][m]
     const int32_t group = layer_.heads / layer_.kv_heads;
     for (int32_t first = 0; first < std::min(group, num_queries_); ++first) {
       const float* map = layer_.feature_map_q == nullptr
                              ? nullptr
                              : layer_.feature_map_q + int64_t{head_[first]} * dim * dim;
       const int32_t count = (num_queries_ - first + group - 1) / group;
-      Features(layer_, QueryRow(first), params_.q_stride, count, map, thread_.scratch, phi);
-      for (int32_t r = 0; r < count; ++r) {
-        const int32_t q = first + r * group;
-        for (int32_t i = 0; i < m; ++i) {
-          features_[int64_t{i} * padded_ + q] = phi[int64_t{r} * m + i];
-        }
-      }
+      Features(layer_, rows[first], params_.q_stride, count, map, thread_.scratch, phi + first * m,
+               int64_t{group} * m);
     }
-    for (int32_t i = 0; i < m; ++i) {
-      float* row = features_ + int64_t{i} * padded_;
-      std::fill(row + num_queries_, row + padded_, row[num_queries_ - 1]);
+    for (int32_t q = 0; q < padded_; ++q) {
+      rows[q] = phi + int64_t{std::min(q, num_queries_ - 1)} * m;
+    }
+    Transpose(rows, m, features_);
+  }
+
+  // out: [dim][padded_] from rows of dim values.
+  void Transpose(const float* const (&rows)[kQueryBlock], int32_t dim, float* out) const {
+    int32_t q = 0;
+    for (; q + 4 <= padded_; q += 4) {
+      TransposeFourRows({rows[q], rows[q + 1], rows[q + 2], rows[q + 3]}, dim, padded_, out + q);
+    }
+    for (; q < padded_; ++q) {  // Where vectors are shorter than 4.
+      for (int32_t i = 0; i < dim; ++i) out[int64_t{i} * padded_ + q] = rows[q][i];
     }
   }
 
@@ -369,6 +376,10 @@ class QueryBlock {
   }
 
   void AddConvolution() {
+    if (segment_.is_chain && segment_.length >= form_.sinks) {
+      AddConvolutionOfChain();
+      return;
+    }
     const int32_t taps = form_.conv_taps();
     for (int32_t q = 0; q < num_queries_; ++q) {
       const float* tap = layer_.conv_taps + int64_t{head_[q]} * taps;
@@ -380,6 +391,31 @@ class QueryBlock {
         if (in_tree) row = segment_.is_chain ? row - 1 : segment_.tree->parents[row];
       }
     }
+  }
+
+  // Column by column: a query's tap is its distance to the column.
+  void AddConvolutionOfChain() {
+    const QueryTag d;
+    const PositionTag di;
+    const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), taps = form_.conv_taps();
+    const auto first = std::min_element(position_, position_ + padded_);
+    const int32_t begin = segment_.column_of(std::max(segment_.v_begin, *first - taps + 1));
+    const auto add = [&](int32_t column, int32_t position) {
+      for (int32_t lane = 0; lane < padded_; lane += lanes) {
+        const auto distance = hn::Sub(hn::Load(di, position_ + lane), hn::Set(di, position));
+        const auto reached =
+            hn::And(hn::Gt(distance, hn::Set(di, -1)), hn::Lt(distance, hn::Set(di, taps)));
+        const auto index = hn::Add(hn::Mul(hn::Load(di, head_ + lane), hn::Set(di, taps)),
+                                   hn::IfThenElseZero(reached, distance));
+        const auto tap = hn::IfThenElseZero(hn::RebindMask(d, reached),
+                                            hn::GatherIndex(d, layer_.conv_taps, index));
+        hn::Store(hn::Add(hn::Load(d, Weights(column) + lane), tap), d, Weights(column) + lane);
+      }
+    };
+    for (int32_t c = 0; c < segment_.num_sinks; ++c) {
+      if (c > *first - taps) add(c, c);
+    }
+    for (int32_t c = begin; c < columns_; ++c) add(c, segment_.column_position(c));
   }
 
   void SumValues() {
@@ -396,9 +432,15 @@ class QueryBlock {
                       });
     }
     if (!HasFolded(form_, segment_.length)) return;
-    for (int32_t q = 0; q < padded_; ++q) {
-      const float factor = linear_factor_[q] * Fade(crossings_[q]);
-      for (int32_t i = 0; i < m; ++i) features_[int64_t{i} * padded_ + q] *= factor;
+    const QueryTag d;
+    for (int32_t q = 0; q < padded_; ++q)
+      state_factor_[q] = linear_factor_[q] * Fade(crossings_[q]);
+    for (int32_t i = 0; i < m; ++i) {
+      float* row = features_ + int64_t{i} * padded_;
+      for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
+        hn::Store(hn::Mul(hn::Load(d, row + lane), hn::Load(d, state_factor_ + lane)), d,
+                  row + lane);
+      }
     }
     const float* s = segment_.tree->state.s + int64_t{kv_head_} * m * dim;
     WeightedSums({features_, padded_, 1}, s, dim, m, outputs_, num_queries_, dim);
@@ -450,6 +492,7 @@ class QueryBlock {
   HWY_ALIGN float query_scale_[kQueryBlock];
   HWY_ALIGN float local_sum_[kQueryBlock], linear_sum_[kQueryBlock], state_sum_[kQueryBlock];
   HWY_ALIGN float local_factor_[kQueryBlock], linear_factor_[kQueryBlock];
+  HWY_ALIGN float state_factor_[kQueryBlock];
 };
 
 }  // namespace treeline::cpu::HWY_NAMESPACE

@@ -26,6 +26,33 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Lanes hold queries: at most 16 wide, so that a block of queries pads little.
 using QueryTag = hn::CappedTag<float, 16>;
 
+// out[i][r] = rows[r][i] for 4 rows of `dim` values. REQUIRES: dim is a multiple of 4.
+HWY_INLINE void TransposeFourRows(const float* const (&rows)[4], int32_t dim, int64_t out_stride,
+                                  float* HWY_RESTRICT out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int32_t i = 0; i < dim; ++i) {
+    for (int r = 0; r < 4; ++r) out[i * out_stride + r] = rows[r][i];
+  }
+#else
+  const hn::FixedTag<float, 4> d;
+  const hn::RepartitionToWide<decltype(d)> pairs;
+  for (int32_t i = 0; i < dim; i += 4, out += 4 * out_stride) {
+    const auto a = hn::LoadU(d, rows[0] + i), b = hn::LoadU(d, rows[1] + i);
+    const auto c = hn::LoadU(d, rows[2] + i), e = hn::LoadU(d, rows[3] + i);
+    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
+    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+    const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+    const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, out);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, out + out_stride);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d,
+               out + 2 * out_stride);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d,
+               out + 3 * out_stride);
+  }
+#endif
+}
+
 // kColumns columns against kVectors vectors of queries.
 template <int kVectors, int kColumns>
 HWY_INLINE void ScoreTile(const float* HWY_RESTRICT queries, int32_t dim, int32_t num_queries,
@@ -42,9 +69,8 @@ HWY_INLINE void ScoreTile(const float* HWY_RESTRICT queries, int32_t dim, int32_
     Unroll<kVectors>([&](auto v) KERNEL_INLINE { query[v] = hn::Load(d, queries + v * lanes); });
     Unroll<kColumns>([&](auto c) KERNEL_INLINE {
       const auto value = hn::Set(d, rows[c * row_stride + i]);
-      Unroll<kVectors>([&](auto v) KERNEL_INLINE {
-        sums[c][v] = hn::MulAdd(value, query[v], sums[c][v]);
-      });
+      Unroll<kVectors>([&](auto v)
+                           KERNEL_INLINE { sums[c][v] = hn::MulAdd(value, query[v], sums[c][v]); });
     });
   }
   Unroll<kColumns>([&](auto c) KERNEL_INLINE {
@@ -119,9 +145,8 @@ HWY_INLINE void WeightedSumTile(D d, WeightsView weights, const float* HWY_RESTR
     Unroll<kVectors>([&](auto c) KERNEL_INLINE { values[c] = hn::LoadU(d, rows + c * lanes); });
     Unroll<kOutputs>([&](auto o) KERNEL_INLINE {
       const auto factor = hn::Set(d, weight[o * weights.output_stride]);
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        sums[o][c] = hn::MulAdd(factor, values[c], sums[o][c]);
-      });
+      Unroll<kVectors>(
+          [&](auto c) KERNEL_INLINE { sums[o][c] = hn::MulAdd(factor, values[c], sums[o][c]); });
     });
   }
   Unroll<kOutputs>([&](auto o) KERNEL_INLINE {
@@ -135,8 +160,7 @@ HWY_INLINE void WeightedSumTile(D d, WeightsView weights, const float* HWY_RESTR
 template <class D, int kOutputs>
 HWY_INLINE int32_t WeightedSumTiles(D d, WeightsView weights, const float* HWY_RESTRICT rows,
                                     int64_t row_stride, int32_t num_rows, int32_t first,
-                                    float* HWY_RESTRICT outputs, int32_t num_outputs,
-                                    int32_t dim) {
+                                    float* HWY_RESTRICT outputs, int32_t num_outputs, int32_t dim) {
   constexpr int kVectors = 4;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   for (; first + kOutputs <= num_outputs; first += kOutputs) {
