@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes tests/testdata/tokenizers: texts.json, and each tokenizer's vectors.json.
+"""Writes tests/testdata/tokenizers: texts.json, nfc.json, and each tokenizer's vectors.json.
 
-The ids are those of Hugging Face's tokenizers package (pip install tokenizers). texts.json is
-made only where it is missing, from the texts below and from lines of --lines (the raw test
-split of WikiText-2); delete it to draw anew.
+The ids are those of Hugging Face's tokenizers package and, for a tokenizer.model, of Google's
+sentencepiece (pip install tokenizers sentencepiece). texts.json is made only where it is missing,
+from the texts below and from lines of --lines (the raw test split of WikiText-2); delete it to
+draw anew.
 
   python3 tools/make_tokenizer_vectors.py --lines wiki.test.raw
 """
@@ -12,9 +13,11 @@ import argparse
 import json
 import pathlib
 import random
+import unicodedata
 
+import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "tests/testdata/tokenizers"
 
@@ -76,6 +79,25 @@ def draw_texts(lines_path):
     return texts
 
 
+# Texts for one tokenizer alone.
+OWN_TEXTS = {
+    "llama3": [
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi there!<|eot_id|>",
+        " tokenizer here lambda Python Donau 你好",
+        "tokenizer There lambdas  Python",
+    ],
+    "qwen2": ["e\u0301<|im_start|>o\u0308\u0301 \u1112\u1161\u11ab", "\u212b \u0344 q\u0323\u0307 \u0958"],
+    "sentencepiece": ["a<sep>b <sep> <sep><sep>", "<s>a</s>", "<0x0A>", "▁a ▁ b", "<unk>x<unk>"],
+    "unigram": ["<s>a</s>", "ﷺ ㌀ ① Ａ\u3000ｶﾞ", " \u200b ", "<unk>"],
+    "llama2": ["<s>a</s> b<s> c", "<s>", "<s> a", "a<unk>b", "▁a ▁ b"],
+    "mistral": ["<s>a</s> b<s> c", "<s>", "<s> a", "a<unk>b", "▁a ▁ b"],
+}
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def load(folder):
     if (folder / "tokenizer.json").exists():
         return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -83,13 +105,54 @@ def load(folder):
         models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
+    special = ["<|endoftext|>"]
+    if folder.name == "qwen2":
+        special += ["<|im_start|>", "<|im_end|>"]
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(tokenizers.Regex(QWEN2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
 def encode(tokenizer, text, parse_special):
     tokenizer.encode_special_tokens = not parse_special
     return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def huggingface_vector(tokenizer, text):
+    """The ids with special tokens as plain text and, where they differ, with them found."""
+    ids = {"plain": encode(tokenizer, text, False), "special": encode(tokenizer, text, True)}
+    if ids["special"] == ids["plain"]:
+        del ids["special"]
+    return ids
+
+
+def sentencepiece_vector(processor, text):
+    """The ids and, where it is another, the text that they decode to, if they are all known."""
+    ids = {"plain": processor.encode(text)}
+    decoded = processor.decode(ids["plain"])
+    is_known = processor.unk_id() not in ids["plain"]
+    return ids | {"decoded": decoded} if is_known and decoded != text else ids
+
+
+def nfc_cases(texts):
+    """Every character that changes, random runs of marks, and the texts above."""
+    rng = random.Random(9)
+    marks = [chr(c) for c in range(0x300, 0x1200) if unicodedata.combining(chr(c))]
+    starters = "aeoqAΩяक한ᄒ각ᅡ각\u09c7\u0f71\u1b05"
+    cases = texts + [
+        "".join(rng.choices(starters, k=2)) + "".join(rng.choices(marks + list(starters), k=5))
+        for _ in range(300)
+    ]
+    every = [chr(c) for c in range(0x110000)
+             if not 0xD800 <= c < 0xE000 and unicodedata.normalize("NFD", chr(c)) != chr(c)]
+    every = [c for c in every if not 0xAC00 <= ord(c) < 0xD7A4 or rng.random() < 0.01]
+    decomposed = [unicodedata.normalize("NFD", c) for c in every]
+    cases += ["|".join(every[i:i + 40]) for i in range(0, len(every), 40)]
+    cases += ["|".join(decomposed[i:i + 40]) for i in range(0, len(every), 40)]
+    return [[c, unicodedata.normalize("NFC", c)] for c in cases]
 
 
 def main():
@@ -102,17 +165,19 @@ def main():
             parser.error("texts.json is missing: --lines is needed")
         write(texts_path, draw_texts(args.lines))
     texts = json.loads(texts_path.read_text(encoding="utf-8"))
-    for name in ["smollm2", "gpt2"]:
-        tokenizer = load(ROOT / name)
-        write(ROOT / name / "vectors.json", [vector(tokenizer, t) for t in texts])
+    write(ROOT / "nfc.json", nfc_cases(texts))
+    for name in ["smollm2", "gpt2", "llama3", "qwen2", "llama2", "mistral"]:
+        write_vectors(name, texts, load(ROOT / name), huggingface_vector)
+    for name in ["sentencepiece", "unigram"]:
+        path = str(ROOT / name / "tokenizer.model")
+        processor = sentencepiece.SentencePieceProcessor(model_file=path)
+        write_vectors(name, texts, processor, sentencepiece_vector)
 
 
-def vector(tokenizer, text):
-    """The ids with special tokens as plain text and, where they differ, with them found."""
-    ids = {"plain": encode(tokenizer, text, False), "special": encode(tokenizer, text, True)}
-    if ids["special"] == ids["plain"]:
-        del ids["special"]
-    return ids
+def write_vectors(name, texts, tokenizer, vector):
+    vectors = [vector(tokenizer, t) for t in texts]
+    vectors += [{"text": t} | vector(tokenizer, t) for t in OWN_TEXTS.get(name, [])]
+    write(ROOT / name / "vectors.json", vectors)
 
 
 def write(path, values):

@@ -12,25 +12,6 @@ namespace {
 // Bounds the search at each place of a text; real ones stay under 100.
 constexpr size_t kMaxContentBytes = 1024;
 
-StatusOr<AddedToken> ParseToken(const Json& json, const std::string& where) {
-  TREELINE_RETURN_IF_ERROR(CheckObject(json, where));
-  AddedToken token;
-  TREELINE_ASSIGN_OR_RETURN(token.id, AsTokenId(Member(json, "id"), where + ".id"));
-  TREELINE_ASSIGN_OR_RETURN(token.content, StringMember(json, "content", where));
-  TREELINE_ASSIGN_OR_RETURN(token.special, BoolMember(json, "special", false, where));
-  TREELINE_ASSIGN_OR_RETURN(token.lstrip, BoolMember(json, "lstrip", false, where));
-  TREELINE_ASSIGN_OR_RETURN(token.rstrip, BoolMember(json, "rstrip", false, where));
-  TREELINE_ASSIGN_OR_RETURN(token.normalized,
-                            BoolMember(json, "normalized", !token.special, where));
-  TREELINE_ASSIGN_OR_RETURN(const bool single_word, BoolMember(json, "single_word", false, where));
-  if (single_word) return InvalidArgument("{}.single_word: not supported", where);
-  if (token.content.empty() || token.content.size() > kMaxContentBytes) {
-    return InvalidArgument("{}.content: {} bytes long, must be 1 to {}", where,
-                           token.content.size(), kMaxContentBytes);
-  }
-  return token;
-}
-
 size_t SpaceAtStart(std::string_view text) {
   size_t length = 0;
   while (length < text.size()) {
@@ -54,92 +35,110 @@ size_t SpaceAtEnd(std::string_view text) {
 
 }  // namespace
 
-StatusOr<AddedTokens> AddedTokens::FromJson(const Json& json) {
+StatusOr<AddedToken> ReadAddedToken(const Json& json, const std::string& where) {
+  TREELINE_RETURN_IF_ERROR(CheckObject(json, where));
+  AddedToken token;
+  TREELINE_ASSIGN_OR_RETURN(token.content, StringMember(json, "content", where));
+  TREELINE_ASSIGN_OR_RETURN(token.special, BoolMember(json, "special", false, where));
+  TREELINE_ASSIGN_OR_RETURN(token.lstrip, BoolMember(json, "lstrip", false, where));
+  TREELINE_ASSIGN_OR_RETURN(token.rstrip, BoolMember(json, "rstrip", false, where));
+  TREELINE_ASSIGN_OR_RETURN(token.normalized,
+                            BoolMember(json, "normalized", !token.special, where));
+  TREELINE_ASSIGN_OR_RETURN(const bool single_word, BoolMember(json, "single_word", false, where));
+  if (single_word) return InvalidArgument("{}.single_word: not supported", where);
+  return token;
+}
+
+StatusOr<AddedTokens> AddedTokens::Create(std::vector<AddedToken> tokens,
+                                          const Normalizer& normalizer, const std::string& where) {
   AddedTokens result;
-  if (json.is_null()) return result;
-  const std::string array = "tokenizer.json: added_tokens";
-  TREELINE_RETURN_IF_ERROR(CheckArray(json, array));
   std::unordered_set<int32_t> ids;
-  std::unordered_set<std::string> contents;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const std::string where = fmt::format("{}[{}]", array, i);
-    TREELINE_ASSIGN_OR_RETURN(AddedToken token, ParseToken(json[i], where));
-    if (!ids.insert(token.id).second || !contents.insert(token.content).second) {
-      return InvalidArgument("{}: the id {} or the content '{}' was given before", where, token.id,
-                             token.content);
+  std::unordered_set<std::string_view> contents;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const AddedToken& token = tokens[i];
+    if (token.content.empty() || token.content.size() > kMaxContentBytes) {
+      return InvalidArgument("{}[{}].content: {} bytes long, must be 1 to {}", where, i,
+                             token.content.size(), kMaxContentBytes);
     }
-    Trie& trie = token.normalized ? result.normalized_ : result.raw_;
-    trie.Insert(token.content, static_cast<int32_t>(i));
-    result.tokens_.push_back(std::move(token));
+    if (!ids.insert(token.id).second || !contents.insert(token.content).second) {
+      return InvalidArgument("{}[{}]: the id {} or the content '{}' was given before", where, i,
+                             token.id, token.content);
+    }
+    if (!token.normalized) {
+      result.raw_.Insert(token.content, static_cast<int32_t>(i));
+      continue;
+    }
+    TREELINE_ASSIGN_OR_RETURN(const std::string content, normalizer.Apply(token.content, true));
+    if (!content.empty()) result.normalized_.Insert(content, static_cast<int32_t>(i));
   }
+  result.tokens_ = std::move(tokens);
   return result;
 }
 
-std::vector<AddedTokens::Segment> AddedTokens::Split(std::string_view text,
-                                                     bool parse_special) const {
-  std::vector<Segment> raw;
-  SplitBy(raw_, text, parse_special, &raw);
-  std::vector<Segment> segments;
-  for (const Segment& segment : raw) {
-    if (segment.token != nullptr) {
-      segments.push_back(segment);
-    } else {
-      SplitBy(normalized_, segment.text, parse_special, &segments);
-    }
+StatusOr<AddedTokens> AddedTokens::FromJson(const Json& json, const Normalizer& normalizer) {
+  const std::string where = "tokenizer.json: added_tokens";
+  std::vector<AddedToken> tokens;
+  if (!json.is_null()) TREELINE_RETURN_IF_ERROR(CheckArray(json, where));
+  for (size_t i = 0; i < json.size(); ++i) {
+    const std::string token_where = fmt::format("{}[{}]", where, i);
+    TREELINE_ASSIGN_OR_RETURN(AddedToken token, ReadAddedToken(json[i], token_where));
+    TREELINE_ASSIGN_OR_RETURN(token.id, AsTokenId(Member(json[i], "id"), token_where + ".id"));
+    tokens.push_back(std::move(token));
   }
-  return segments;
+  return Create(std::move(tokens), normalizer, where);
 }
 
-void AddedTokens::SplitBy(const Trie& trie, std::string_view text, bool parse_special,
-                          std::vector<Segment>* segments) const {
+Status AddedTokens::Split(std::string_view text, bool parse_special, const Normalizer& normalizer,
+                          const std::function<Status(const Segment&)>& visit) const {
+  for (const Segment& raw : SplitBy(raw_, text, parse_special)) {
+    if (raw.token != nullptr) {
+      TREELINE_RETURN_IF_ERROR(visit(raw));
+      continue;
+    }
+    std::string normalized;
+    std::string_view rest = raw.text;
+    if (!normalizer.changes_nothing()) {
+      TREELINE_ASSIGN_OR_RETURN(normalized, normalizer.Apply(rest, raw.at_start));
+      rest = normalized;
+    }
+    for (Segment segment : SplitBy(normalized_, rest, parse_special)) {
+      segment.at_start = segment.at_start && raw.at_start;
+      TREELINE_RETURN_IF_ERROR(visit(segment));
+    }
+  }
+  return OkStatus();
+}
+
+std::vector<AddedTokens::Segment> AddedTokens::SplitBy(const ByteTrie& trie, std::string_view text,
+                                                       bool parse_special) const {
+  std::vector<Segment> segments;
   size_t text_begin = 0;  // Of the text since the last token.
   size_t position = 0;
-  const auto take_text = [&](size_t end) {
-    if (end > text_begin) segments->push_back({text.substr(text_begin, end - text_begin), nullptr});
+  const auto take = [&](size_t begin, size_t end, const AddedToken* token) {
+    if (end > begin) segments.push_back({text.substr(begin, end - begin), token, begin == 0});
   };
   while (position < text.size()) {
-    const AddedToken* token = trie.Longest(text.substr(position), parse_special, tokens_);
+    const AddedToken* token = nullptr;
+    size_t length = 0;
+    trie.ForEachPrefix(text.substr(position), [&](size_t prefix_length, int32_t index) {
+      if (tokens_[index].special && !parse_special) return;
+      token = &tokens_[index];
+      length = prefix_length;
+    });
     if (token == nullptr) {
       ++position;
       continue;
     }
     size_t begin = position;
-    size_t end = position + token->content.size();
+    size_t end = position + length;
     if (token->lstrip) begin -= SpaceAtEnd(text.substr(text_begin, position - text_begin));
     if (token->rstrip) end += SpaceAtStart(text.substr(end));
-    take_text(begin);
-    segments->push_back({text.substr(begin, end - begin), token});
+    take(text_begin, begin, nullptr);
+    take(begin, end, token);
     text_begin = position = end;
   }
-  take_text(text.size());
-}
-
-void AddedTokens::Trie::Insert(std::string_view key, int32_t value) {
-  first_bytes_.set(static_cast<unsigned char>(key[0]));
-  uint64_t node = 0;
-  for (const char byte : key) {
-    const uint64_t edge = node << 8 | static_cast<unsigned char>(byte);
-    const auto [it, is_new] = children_.try_emplace(edge, values_.size());
-    if (is_new) values_.push_back(kNoValue);
-    node = it->second;
-  }
-  values_[node] = value;
-}
-
-const AddedToken* AddedTokens::Trie::Longest(std::string_view text, bool parse_special,
-                                             const std::vector<AddedToken>& tokens) const {
-  if (!first_bytes_.test(static_cast<unsigned char>(text[0]))) return nullptr;
-  const AddedToken* longest = nullptr;
-  uint64_t node = 0;
-  for (const char byte : text) {
-    const auto it = children_.find(node << 8 | static_cast<unsigned char>(byte));
-    if (it == children_.end()) break;
-    node = it->second;
-    if (values_[node] == kNoValue) continue;
-    const AddedToken& token = tokens[values_[node]];
-    if (parse_special || !token.special) longest = &token;
-  }
-  return longest;
+  take(text_begin, text.size(), nullptr);
+  return segments;
 }
 
 }  // namespace treeline

@@ -4,25 +4,26 @@
 #ifndef TREELINE_ENGINE_TEXT_ADDED_TOKENS_H_
 #define TREELINE_ENGINE_TEXT_ADDED_TOKENS_H_
 
-#include <bitset>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "engine/base/json.h"
 #include "engine/base/status.h"
+#include "engine/text/byte_trie.h"
+#include "engine/text/normalizer.h"
 
 namespace treeline {
 
 struct AddedToken {
-  int32_t id;
+  int32_t id = 0;
   std::string content;
-  bool special;     // A mark, not text.
-  bool lstrip;      // Takes the white space before it.
-  bool rstrip;      // Takes the white space after it.
-  bool normalized;  // Looked for after normalization, so where no other token was found.
+  bool special = false;     // A mark, not text.
+  bool lstrip = false;      // Takes the white space before it.
+  bool rstrip = false;      // Takes the white space after it.
+  bool normalized = false;  // Looked for after normalization, so where no other token was found.
 };
 
 class AddedTokens {
@@ -30,42 +31,37 @@ class AddedTokens {
   struct Segment {
     std::string_view text;
     const AddedToken* token;  // Null: text still to be tokenized.
+    bool at_start;            // Nothing stands before it.
   };
 
-  // From tokenizer.json's "added_tokens", which may be null. INVALID_ARGUMENT for what is
-  // malformed, given twice, or not supported (single_word).
-  static StatusOr<AddedTokens> FromJson(const Json& json);
+  // INVALID_ARGUMENT, beginning with `where`, for an id or content that is given twice. The
+  // contents of tokens that are `normalized` go through the normalizer, too.
+  static StatusOr<AddedTokens> Create(std::vector<AddedToken> tokens, const Normalizer& normalizer,
+                                      const std::string& where);
+  // From tokenizer.json's "added_tokens", which may be null.
+  static StatusOr<AddedTokens> FromJson(const Json& json, const Normalizer& normalizer);
 
-  // Cuts `text` into added tokens and what lies between, never empty: from left to right the
-  // longest token at each place. Special tokens are text unless parse_special. The segments
-  // point into `text` and into this.
-  std::vector<Segment> Split(std::string_view text, bool parse_special) const;
+  // Cuts `text` into added tokens and what lies between, normalized and never empty: from left to
+  // right the longest token at each place. Special tokens are text unless parse_special. A
+  // segment's text may be used within the call only. Stops at the first error of `visit`.
+  // REQUIRES: `normalizer` is the one of Create.
+  Status Split(std::string_view text, bool parse_special, const Normalizer& normalizer,
+               const std::function<Status(const Segment&)>& visit) const;
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }
 
  private:
-  // Finds the longest of a set of strings that a text begins with.
-  class Trie {
-   public:
-    void Insert(std::string_view key, int32_t value);  // value: an index of tokens_.
-    // The token at the start of `text`; null where there is none.
-    const AddedToken* Longest(std::string_view text, bool parse_special,
-                              const std::vector<AddedToken>& tokens) const;
-
-   private:
-    static constexpr int32_t kNoValue = -1;
-    std::vector<int32_t> values_{kNoValue};            // By node; the root is 0.
-    std::unordered_map<uint64_t, uint32_t> children_;  // By node << 8 | byte.
-    std::bitset<256> first_bytes_;                     // Spares most places a lookup.
-  };
-
-  void SplitBy(const Trie& trie, std::string_view text, bool parse_special,
-               std::vector<Segment>* segments) const;
+  std::vector<Segment> SplitBy(const ByteTrie& trie, std::string_view text,
+                               bool parse_special) const;
 
   std::vector<AddedToken> tokens_;
-  Trie raw_;
-  Trie normalized_;
+  ByteTrie raw_;  // Their values are indices of tokens_.
+  ByteTrie normalized_;
 };
+
+// One added token as tokenizer.json writes it, but for its id: tokenizer_config.json has that
+// elsewhere. INVALID_ARGUMENT for what is malformed or not supported (single_word).
+StatusOr<AddedToken> ReadAddedToken(const Json& json, const std::string& where);
 
 }  // namespace treeline
 

@@ -12,13 +12,18 @@ using Parts = std::vector<std::string>;
 
 // The segments, tokens in brackets.
 Parts Split(const std::string& json, std::string_view text, bool parse_special = true) {
-  auto tokens = AddedTokens::FromJson(Json::parse(json));
+  const Normalizer normalizer;
+  auto tokens = AddedTokens::FromJson(Json::parse(json), normalizer);
   EXPECT_TRUE(tokens.ok()) << tokens.status();
   Parts parts;
-  for (const AddedTokens::Segment& segment : tokens->Split(text, parse_special)) {
-    const std::string part(segment.text);
-    parts.push_back(segment.token != nullptr ? "[" + part + "]" : part);
-  }
+  EXPECT_TRUE(tokens
+                  ->Split(text, parse_special, normalizer,
+                          [&](const AddedTokens::Segment& segment) {
+                            const std::string part(segment.text);
+                            parts.push_back(segment.token != nullptr ? "[" + part + "]" : part);
+                            return OkStatus();
+                          })
+                  .ok());
   return parts;
 }
 
@@ -56,6 +61,44 @@ TEST(AddedTokens, LooksForNormalizedOnesLast) {
   EXPECT_EQ(Split(json, "abc"), (Parts{"a", "[bc]"}));
 }
 
+// "é" is found in both its forms where the token is normalized, and as it is written where not.
+TEST(AddedTokens, NormalizesWhatLiesBetween) {
+  const Normalizer normalizer = *Normalizer::FromJson(Json::parse(R"({"type": "NFC"})"));
+  const auto tokens =
+      AddedTokens::FromJson(Json::parse(R"([{"id": 1, "content": "e\u0301", "normalized": true},
+                                            {"id": 2, "content": "o\u0308", "normalized": false}])"),
+                            normalizer);
+  struct Part {
+    std::string text;
+    int32_t id;
+    bool at_start;
+    bool operator==(const Part&) const = default;
+  };
+  std::vector<Part> parts;
+  const auto visit = [&](const AddedTokens::Segment& segment) {
+    parts.push_back(
+        {std::string(segment.text), segment.token ? segment.token->id : 0, segment.at_start});
+    return OkStatus();
+  };
+  ASSERT_TRUE(tokens->Split("xu\u0308e\u0301yo\u0308é", true, normalizer, visit).ok());
+  EXPECT_EQ(parts, (std::vector<Part>{{"xü", 0, true},
+                                      {"é", 1, false},
+                                      {"y", 0, false},
+                                      {"o\u0308", 2, false},
+                                      {"é", 1, false}}));
+}
+
+TEST(AddedTokens, StopsAtTheFirstError) {
+  const auto tokens = AddedTokens::FromJson(Json::parse(R"([{"id": 1, "content": "b"}])"), {});
+  int visits = 0;
+  const Status status = tokens->Split("abc", true, {}, [&](const AddedTokens::Segment&) {
+    ++visits;
+    return InvalidArgument("no");
+  });
+  EXPECT_EQ(Message(status), "no");
+  EXPECT_EQ(visits, 1);
+}
+
 TEST(AddedTokens, RefusesMalformedOnesByField) {
   struct Case {
     const char* json;
@@ -75,7 +118,7 @@ TEST(AddedTokens, RefusesMalformedOnesByField) {
       {R"([{"id": 1, "content": "a"}, {"id": 2, "content": "a"}])", "added_tokens[1]: the id 2"},
   };
   for (const Case& c : cases) {
-    const Status status = AddedTokens::FromJson(Json::parse(c.json)).status();
+    const Status status = AddedTokens::FromJson(Json::parse(c.json), {}).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << c.json;
     EXPECT_NE(Message(status).find(c.error), std::string::npos) << c.json << ": " << status;
   }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <random>
 #include <string>
 #include <utility>
@@ -93,6 +95,75 @@ TEST(Bpe, DropsBytesOutsideTheVocabularyOrMakesThemUnknown) {
   EXPECT_EQ(Encode(*Bpe::FromJson(model, {}), "axa"), (std::vector<int32_t>{0, 1, 0}));
 }
 
+TEST(Bpe, FusesUnknownRuns) {
+  Json model = Model({"a", "?", "aa"}, {{"a", "a"}});
+  model["unk_token"] = "?";
+  model["fuse_unk"] = true;
+  EXPECT_EQ(Encode(*Bpe::FromJson(model, {}), "axyaz"), (std::vector<int32_t>{0, 1, 0, 1}));
+}
+
+TEST(Bpe, MergesCharactersAndFallsBackToBytes) {
+  Json model = Model({"é", "日", "日é", "<0xE2>", "<0x82>", "<0xAC>", "?"}, {{"日", "é"}});
+  model["unk_token"] = "?";
+  const auto encode = [&](std::string_view text) {
+    return Encode(*Bpe::FromJson(model, {}, Bpe::Alphabet::kCharacters), text);
+  };
+  EXPECT_EQ(encode("é日é€"), (std::vector<int32_t>{0, 2, 6}));
+  model["byte_fallback"] = true;
+  EXPECT_EQ(encode("é日é€"), (std::vector<int32_t>{0, 2, 3, 4, 5}));
+  EXPECT_EQ(encode("x"), (std::vector<int32_t>{6}));  // Its byte has no token.
+  EXPECT_EQ(Bpe::FromJson(model, {}, Bpe::Alphabet::kCharacters)->TakeTokenBytes(),
+            (std::vector<std::string>{"é", "日", "日é", "\xE2", "\x82", "\xAC", "?"}));
+}
+
+// With a merge over the beginning of a word, words cannot be merged one by one.
+TEST(Bpe, MergesOverWordsWhereTheVocabularyDoes) {
+  const std::vector<std::string> tokens = {"▁", "a", "▁a", "a▁", "a▁a"};
+  const auto encode = [&](const std::vector<Pair>& merges, std::string_view text) {
+    return Encode(*Bpe::FromJson(Model(tokens, merges), {}, Bpe::Alphabet::kCharacters), text);
+  };
+  EXPECT_EQ(encode({{"▁", "a"}}, "a▁▁a▁a"), (std::vector<int32_t>{1, 0, 2, 2}));
+  EXPECT_EQ(encode({{"▁", "a"}, {"a", "▁"}}, "a▁▁a▁"), (std::vector<int32_t>{3, 2, 0}));
+  EXPECT_EQ(encode({{"▁", "a"}, {"a", "▁a"}}, "a▁a▁a"), (std::vector<int32_t>{4, 2}));
+}
+
+// SentencePiece's definition: of all neighbours whose text together is a piece, those whose piece
+// has the best score, the leftmost of equals, become that piece.
+TEST(Bpe, MergesPiecesByScore) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 200; ++round) {
+    SentencePieceModel model;
+    std::map<std::string, float> scores;
+    for (const char* text : {"a", "b", "▁", "aa", "ab"}) scores[text] = -1.0f * (random() % 4);
+    while (scores.size() < 14) {
+      const auto left = std::next(scores.begin(), random() % scores.size());
+      const auto right = std::next(scores.begin(), random() % scores.size());
+      scores[left->first + right->first] = -1.0f * (random() % 6);
+    }
+    for (const auto& [text, score] : scores) model.pieces.push_back({text, score});
+    std::vector<std::string> symbols;
+    std::string text;
+    for (int i = 0; i < 50; ++i) {
+      symbols.push_back(std::vector<std::string>{"a", "b", "▁"}[random() % 3]);
+      text += symbols.back();
+    }
+    while (true) {
+      size_t best = SIZE_MAX;
+      for (size_t i = 0; i + 1 < symbols.size(); ++i) {
+        const auto it = scores.find(symbols[i] + symbols[i + 1]);
+        if (it == scores.end()) continue;
+        if (best == SIZE_MAX || it->second > scores[symbols[best] + symbols[best + 1]]) best = i;
+      }
+      if (best == SIZE_MAX) break;
+      symbols[best] += symbols[best + 1];
+      symbols.erase(symbols.begin() + best + 1);
+    }
+    std::vector<std::string> merged;
+    for (int32_t id : Encode(Bpe::FromPieces(model), text)) merged.push_back(model.pieces[id].text);
+    EXPECT_EQ(merged, symbols) << text;
+  }
+}
+
 TEST(Bpe, KeepsWholeTokensWhereMergesAreIgnored) {
   Json model = Model({"a", "b", "ab", "aba"}, {{"a", "b"}});
   EXPECT_EQ(Encode(*Bpe::FromJson(model, {}), "aba"), (std::vector<int32_t>{2, 0}));
@@ -151,7 +222,7 @@ TEST(Bpe, RefusesMalformedModelsByField) {
       {R"({"merges": ["b a"]})", "model.merges[0]: 'ba' is not in the vocabulary"},
       {R"({"dropout": 0.1})", "model.dropout"},
       {R"({"byte_fallback": true})", "model.byte_fallback"},
-      {R"({"fuse_unk": true})", "model.fuse_unk"},
+      {R"({"fuse_unk": 1})", "model.fuse_unk: expected a boolean"},
       {R"({"ignore_merges": 1})", "model.ignore_merges: expected a boolean"},
       {R"({"continuing_subword_prefix": "##"})", "model.continuing_subword_prefix"},
       {R"({"end_of_word_suffix": "</w>"})", "model.end_of_word_suffix"},

@@ -9,7 +9,11 @@ namespace treeline {
 std::string Detokenizer::Push(int32_t id) {
   std::string text;
   if (skip_special_ && tokenizer_.IsSpecial(id)) return text;
-  pending_.append(tokenizer_.TokenBytes(id));
+  std::string_view bytes = tokenizer_.TokenBytes(id);
+  if (!bytes.empty() && std::exchange(strips_space_, false) && bytes[0] == ' ') {
+    bytes.remove_prefix(1);
+  }
+  pending_.append(bytes);
   DrainUtf8(&pending_, &text);
   return text;
 }

@@ -13,9 +13,13 @@ namespace treeline {
 
 class Detokenizer {
  public:
-  // Special tokens give no text when skip_special. `tokenizer` must outlive this.
-  Detokenizer(const Tokenizer& tokenizer, bool skip_special)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  // Special tokens give no text when skip_special. at_text_start: no text stands before the first
+  // token, so a space that the tokenizer puts before every text is not part of it; false where the
+  // tokens continue a prompt. `tokenizer` must outlive this.
+  Detokenizer(const Tokenizer& tokenizer, bool skip_special, bool at_text_start = false)
+      : tokenizer_(tokenizer),
+        skip_special_(skip_special),
+        strips_space_(at_text_start && tokenizer.adds_space_prefix()) {}
 
   // The text that `id` completes; empty while a character is unfinished. Bytes that
   // cannot become UTF-8 come out as U+FFFD.
@@ -26,6 +30,7 @@ class Detokenizer {
  private:
   const Tokenizer& tokenizer_;
   const bool skip_special_;
+  bool strips_space_;    // Until the first byte.
   std::string pending_;  // The bytes of an unfinished character, at most 3.
 };
 

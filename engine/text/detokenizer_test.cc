@@ -78,6 +78,33 @@ TEST(Detokenizer, LeavesSpecialTokensOutWhereAsked) {
   EXPECT_EQ(keeping.Push(-5), "");
 }
 
+// SentencePiece's tokens begin with the space before a word.
+class SpacePrefixTokenizer : public ByteTokenizer {
+ public:
+  bool adds_space_prefix() const override { return true; }
+};
+
+TEST(Detokenizer, DropsTheSpaceBeforeATextNotWithinOne) {
+  const SpacePrefixTokenizer tokenizer;
+  EXPECT_EQ(tokenizer.Decode({' ', 'a', ' ', 'b'}, true), "a b");
+  EXPECT_EQ(tokenizer.Decode({' ', ' ', 'a'}, true), " a");
+  EXPECT_EQ(tokenizer.Decode({kSpecial, ' ', 'a'}, true), "a");
+  EXPECT_EQ(tokenizer.Decode({kSpecial, ' ', 'a'}, false), "<end> a");
+
+  Detokenizer at_start(tokenizer, true, /*at_text_start=*/true);
+  EXPECT_EQ(at_start.Push(kSpecial), "");
+  EXPECT_EQ(at_start.Push(' '), "");
+  EXPECT_EQ(at_start.Push(' '), " ");
+  EXPECT_EQ(at_start.Push('a'), "a");
+  Detokenizer no_space(tokenizer, true, /*at_text_start=*/true);
+  EXPECT_EQ(no_space.Push('a'), "a");
+  EXPECT_EQ(no_space.Push(' '), " ");
+  Detokenizer continuing(tokenizer, true);
+  EXPECT_EQ(continuing.Push(' '), " ");
+  const ByteTokenizer without_prefix;
+  EXPECT_EQ(Detokenizer(without_prefix, true, /*at_text_start=*/true).Push(' '), " ");
+}
+
 // Every text of up to four of these bytes, which hold each class of lead and continuation.
 TEST(Detokenizer, StreamsWhatDecodeGives) {
   const ByteTokenizer tokenizer;

@@ -3,7 +3,8 @@
 namespace treeline {
 namespace {
 
-constexpr uint32_t kMatchLimit = 1'000'000;  // Backtracking steps in one match.
+// Backtracking steps in one match; Mistral-Nemo's pattern takes as many as a word has letters.
+constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 
 std::string ErrorText(int code) {

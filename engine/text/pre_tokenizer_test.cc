@@ -18,13 +18,18 @@ std::string Then(const std::string& steps) {
          R"(, {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})";
 }
 
-StatusOr<Pieces> Split(const std::string& json, std::string_view text) {
+StatusOr<Pieces> Split(const PreTokenizer& pre_tokenizer, std::string_view text,
+                       bool at_start = true) {
+  Pieces pieces;
+  TREELINE_RETURN_IF_ERROR(pre_tokenizer.Split(
+      text, at_start, [&](std::string_view piece) { pieces.emplace_back(piece); }));
+  return pieces;
+}
+
+StatusOr<Pieces> Split(const std::string& json, std::string_view text, bool at_start = true) {
   TREELINE_ASSIGN_OR_RETURN(const PreTokenizer pre_tokenizer,
                             PreTokenizer::FromJson(Json::parse(json)));
-  Pieces pieces;
-  TREELINE_RETURN_IF_ERROR(
-      pre_tokenizer.Split(text, [&](std::string_view piece) { pieces.emplace_back(piece); }));
-  return pieces;
+  return Split(pre_tokenizer, text, at_start);
 }
 
 std::string ErrorOf(const std::string& json) {
@@ -72,6 +77,53 @@ TEST(PreTokenizer, CutsByPatterns) {
             (Pieces{"a", ".*", "b"}));
 }
 
+// The pieces are those of Hugging Face's tokenizers.
+TEST(PreTokenizer, MarksSpaces) {
+  const auto metaspace = [](const std::string& options) {
+    return R"({"type": "Metaspace", "replacement": "▁")" + options + "}";
+  };
+  const std::string whole = R"(, "split": false)";
+  EXPECT_EQ(*Split(metaspace(""), "a  b c"), (Pieces{"▁a", "▁", "▁b", "▁c"}));
+  EXPECT_EQ(*Split(metaspace(whole), "a  b"), (Pieces{"▁a▁▁b"}));
+  EXPECT_EQ(*Split(metaspace(whole), " a"), (Pieces{"▁a"}));
+  EXPECT_EQ(*Split(metaspace(whole), "a", false), (Pieces{"▁a"}));
+  EXPECT_EQ(*Split(metaspace(whole + R"(, "add_prefix_space": false)"), "a"), (Pieces{"a"}));
+  EXPECT_EQ(*Split(metaspace(whole + R"(, "prepend_scheme": "never")"), "a b"), (Pieces{"a▁b"}));
+  EXPECT_EQ(*Split(metaspace(whole + R"(, "prepend_scheme": "first")"), "a"), (Pieces{"▁a"}));
+  EXPECT_EQ(*Split(metaspace(whole + R"(, "prepend_scheme": "first")"), "a b", false),
+            (Pieces{"a▁b"}));
+}
+
+TEST(PreTokenizer, CutsNothingWhereThereIsNone) {
+  EXPECT_EQ(*Split("null", "a b"), (Pieces{"a b"}));
+  EXPECT_FALSE(PreTokenizer::FromJson(nullptr)->is_byte_level());
+  EXPECT_TRUE(PreTokenizer::FromJson(Json::parse(kByteLevel))->is_byte_level());
+}
+
+// The cuts of the models' own tokenizer.json files, by Hugging Face's tokenizers.
+TEST(PreTokenizer, KnowsTheNamesOfGgufFiles) {
+  const auto split = [](const std::string& name, std::string_view text) {
+    const auto pre_tokenizer = PreTokenizer::FromName(name);
+    EXPECT_TRUE(pre_tokenizer.ok()) << pre_tokenizer.status();
+    EXPECT_TRUE(pre_tokenizer->is_byte_level());
+    return *Split(*pre_tokenizer, text);
+  };
+  const std::string_view text = "I'M 1234 (ok)!\n\n  fooBar/\n";
+  EXPECT_EQ(split("gpt-2", text),
+            (Pieces{"I", "'", "M", " 1234", " (", "ok", ")!", "\n\n ", " fooBar", "/", "\n"}));
+  EXPECT_EQ(split("smollm", text), (Pieces{"I", "'", "M", " ", "1", "2", "3", "4", " (", "ok", ")!",
+                                           "\n\n ", " fooBar", "/", "\n"}));
+  EXPECT_EQ(split("llama-bpe", text),
+            (Pieces{"I", "'M", " ", "123", "4", " (", "ok", ")!\n\n", " ", " fooBar", "/\n"}));
+  EXPECT_EQ(split("qwen2", text), (Pieces{"I", "'M", " ", "1", "2", "3", "4", " (", "ok", ")!\n\n",
+                                          " ", " fooBar", "/\n"}));
+  EXPECT_EQ(split("tekken", text), (Pieces{"I", "'M", " ", "1", "2", "3", "4", " (", "ok", ")!\n\n",
+                                           " ", " foo", "Bar", "/\n"}));
+  const Status status = PreTokenizer::FromName("unheard-of").status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(status).find("tokenizer.ggml.pre: 'unheard-of'"), std::string::npos);
+}
+
 // Llama-3's pattern; the pieces are those of Hugging Face's tokenizers.
 TEST(PreTokenizer, CutsLlama3Words) {
   const std::string json =
@@ -86,14 +138,16 @@ TEST(PreTokenizer, CutsLlama3Words) {
 // Each would take hours if a match looked at all of the text.
 TEST(PreTokenizer, LongRunsStayCheap) {
   const size_t size = 2 << 20;
-  for (const char* unit : {"a", " ", "\n", "!", "1", "é", "a ", " \n", "\n ", "'"}) {
+  for (const char* unit : {"a", "A", "日", " ", "\n", "!", "1", "é", "a ", " \n", "\n ", "'"}) {
     std::string text;
     while (text.size() < size) text += unit;
-    auto pieces = Split(kByteLevel, text);
-    ASSERT_TRUE(pieces.ok()) << pieces.status();
-    size_t total = 0;
-    for (const std::string& piece : *pieces) total += piece.size();
-    EXPECT_EQ(total, text.size());
+    for (const char* name : {"gpt-2", "llama-bpe", "qwen2", "smollm", "tekken"}) {
+      auto pieces = Split(*PreTokenizer::FromName(name), text);
+      ASSERT_TRUE(pieces.ok()) << name << " " << unit << ": " << pieces.status();
+      size_t total = 0;
+      for (const std::string& piece : *pieces) total += piece.size();
+      EXPECT_EQ(total, text.size());
+    }
   }
 }
 
@@ -115,12 +169,15 @@ TEST(PreTokenizer, RefusesWhatItDoesNotKnowByName) {
     const char* error;
   };
   const std::vector<Case> cases = {
-      {"null", "pre_tokenizer: expected an object, found null"},
+      {"[]", "pre_tokenizer: expected an object, found array"},
       {"{}", "pre_tokenizer.type: expected a string, found null"},
-      {R"({"type": "Metaspace"})", "the step 'Metaspace' is not supported"},
-      {R"({"type": "Digits"})", "no ByteLevel step"},
+      {R"({"type": "Whitespace"})", "the step 'Whitespace' is not supported"},
+      {R"({"type": "Metaspace"})", "pre_tokenizer.replacement: expected a string"},
+      {R"({"type": "Metaspace", "replacement": "_"})", "replacement: '_' is not supported"},
+      {R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "last"})",
+       "prepend_scheme: 'last' is none of"},
+      {R"({"type": "Metaspace", "replacement": "▁", "split": 1})", "split: expected a boolean"},
       {R"({"type": "Sequence"})", "pre_tokenizer.pretokenizers: expected an array"},
-      {R"({"type": "Sequence", "pretokenizers": []})", "no ByteLevel step"},
       {Then(kByteLevel), "pretokenizers[1]: a ByteLevel step after ByteLevel"},
       {R"({"type": "ByteLevel", "use_regex": 1})", "pre_tokenizer.use_regex: expected a boolean"},
       {split(R"({"Regex": "("})", R"("Isolated")"),

@@ -18,12 +18,13 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Loads the tokenizer of a Hugging Face model folder: tokenizer.json, or GPT-2's older pair
-  // of vocab.json and merges.txt, with tokenizer_config.json where present. NOT_FOUND where the
-  // folder has none, INVALID_ARGUMENT naming the file and the part for what is malformed or not
-  // supported.
+  // Loads the tokenizer of a Hugging Face model folder: tokenizer.json, or else SentencePiece's
+  // tokenizer.model, or else the older pair of vocab.json and merges.txt of GPT-2 and Qwen2, with
+  // tokenizer_config.json and added_tokens.json where present. NOT_FOUND where the folder has
+  // none, INVALID_ARGUMENT naming the file and the part for what is malformed or not supported.
   static StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
-  // The same from the parsed files; `config` is null where there is no tokenizer_config.json.
+  // The same from a parsed tokenizer.json; `config` is null where there is no
+  // tokenizer_config.json.
   static StatusOr<std::unique_ptr<Tokenizer>> FromJson(const Json& tokenizer, const Json& config);
 
   // The ids of UTF-8 `text`. Special tokens written out in the text become their ids when
@@ -42,12 +43,16 @@ class Tokenizer {
   // The id of a token by its exact content, as TokenBytes gives it, e.g. "<|im_end|>".
   virtual std::optional<int32_t> TokenId(std::string_view content) const = 0;
 
+  // True where Encode puts a space before a text, as SentencePiece does, that Decode takes away.
+  virtual bool adds_space_prefix() const { return false; }
+
   // One past the largest id.
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<int32_t> bos_id() const = 0;
   virtual std::optional<int32_t> eos_id() const = 0;
 
-  // The text of ids: the tokens' bytes joined, invalid UTF-8 replaced by U+FFFD.
+  // The text of ids from its start: the tokens' bytes joined, but for a space that Encode put
+  // before the text, and invalid UTF-8 replaced by U+FFFD.
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const;
 };
 

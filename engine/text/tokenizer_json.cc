@@ -51,4 +51,18 @@ StatusOr<std::string> StringMember(const Json& object, const std::string& name,
   return value.get<std::string>();
 }
 
+StatusOr<Replacement> ReadReplacement(const Json& step, const std::string& where) {
+  const Json& pattern = Member(step, "pattern");
+  TREELINE_RETURN_IF_ERROR(CheckObject(pattern, where + ".pattern"));
+  Replacement result;
+  TREELINE_ASSIGN_OR_RETURN(result.from, StringMember(pattern, "String", where + ".pattern"));
+  TREELINE_ASSIGN_OR_RETURN(result.to, StringMember(step, "content", where));
+  if (result.from.empty()) return InvalidArgument("{}.pattern.String: is empty", where);
+  if (result.to.size() > kMaxReplacementBytes) {
+    return InvalidArgument("{}.content: {} bytes long; the limit is {}", where, result.to.size(),
+                           kMaxReplacementBytes);
+  }
+  return result;
+}
+
 }  // namespace treeline

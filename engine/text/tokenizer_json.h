@@ -29,6 +29,16 @@ StatusOr<bool> BoolMember(const Json& object, const std::string& name, bool fall
 StatusOr<std::string> StringMember(const Json& object, const std::string& name,
                                    const std::string& where);
 
+inline constexpr size_t kMaxReplacementBytes = 64;
+
+// The fields of a Replace step, of the normalizer or of the decoder.
+struct Replacement {
+  std::string from;  // Not empty.
+  std::string to;
+};
+// INVALID_ARGUMENT for patterns that are regular expressions.
+StatusOr<Replacement> ReadReplacement(const Json& step, const std::string& where);
+
 }  // namespace treeline
 
 #endif  // TREELINE_ENGINE_TEXT_TOKENIZER_JSON_H_

@@ -9,20 +9,13 @@
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/text/token_type.h"
 #include "engine/text/tokenizer.h"
 
 namespace treeline {
 
 struct TokenizerSpec {
-  // The values are those of tokenizer.ggml.token_type; any other is refused.
-  enum class TokenType : int32_t {
-    kNormal = 1,
-    kUnknown = 2,      // What text outside the vocabulary becomes.
-    kControl = 3,      // A mark, not text: <|im_end|>.
-    kUserDefined = 4,  // Text that is found whole wherever it stands.
-    kUnused = 5,       // Never made of text.
-    kByte = 6,         // "<0x0A>": one byte of a character that has no token.
-  };
+  using TokenType = treeline::TokenType;
 
   // tokenizer.ggml.model: "gpt2", byte-level BPE with tokens spelled in GPT-2's alphabet and
   // merges in the order of their rank, or "llama", SentencePiece's BPE, where of all neighbours
@@ -30,12 +23,12 @@ struct TokenizerSpec {
   std::string model;
   std::string pre_tokenizer;        // tokenizer.ggml.pre, e.g. "llama-bpe"; of "gpt2" only.
   std::vector<std::string> tokens;  // By id.
-  std::vector<TokenType> types;     // By id; empty: all are normal.
+  std::vector<TokenType> types;     // tokenizer.ggml.token_type, by id; empty: all are normal.
   std::vector<float> scores;        // By id, of "llama" only.
   std::vector<std::string> merges;  // "left right", of "gpt2" only.
   std::optional<int32_t> bos_id;
   std::optional<int32_t> eos_id;
-  std::optional<int32_t> unknown_id;     // Of "llama"; none: the first token of type kUnknown.
+  std::optional<int32_t> unknown_id;     // Of "llama"; none: the token of type kUnknown.
   std::optional<bool> add_bos;           // None: what model and pre_tokenizer imply.
   std::optional<bool> add_space_prefix;  // Of "llama"; none: true.
 };

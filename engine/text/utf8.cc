@@ -69,6 +69,25 @@ void DrainUtf8(std::string* bytes, std::string* out) {
   bytes->erase(0, bytes->size() - rest.size());
 }
 
+void AppendUtf8(char32_t c, std::string* out) {
+  if (c < 0x80) {
+    *out += static_cast<char>(c);
+    return;
+  }
+  if (c < 0x800) {
+    *out += static_cast<char>(0xC0 | c >> 6);
+  } else {
+    if (c < 0x10000) {
+      *out += static_cast<char>(0xE0 | c >> 12);
+    } else {
+      *out += static_cast<char>(0xF0 | c >> 18);
+      *out += static_cast<char>(0x80 | (c >> 12 & 0x3F));
+    }
+    *out += static_cast<char>(0x80 | (c >> 6 & 0x3F));
+  }
+  *out += static_cast<char>(0x80 | (c & 0x3F));
+}
+
 bool IsUnicodeSpace(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||

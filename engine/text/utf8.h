@@ -31,6 +31,9 @@ size_t ValidUtf8Prefix(std::string_view text);
 // unfinished character at the end, which stays in `bytes` (at most 3 bytes).
 void DrainUtf8(std::string* bytes, std::string* out);
 
+// Appends a character. REQUIRES: `code_point` is a Unicode scalar value.
+void AppendUtf8(char32_t code_point, std::string* out);
+
 // Unicode's White_Space property.
 bool IsUnicodeSpace(char32_t code_point);
 

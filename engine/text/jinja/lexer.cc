@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/text/jinja/unicode.h"
+#include "engine/text/utf8.h"
 
 namespace treeline::jinja {
 namespace {

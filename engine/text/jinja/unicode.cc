@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "engine/text/jinja/unicode_tables.h"
+#include "engine/text/utf8.h"
 
 namespace treeline::jinja {
 namespace {
@@ -57,23 +58,6 @@ Character FirstCharacter(std::string_view text) {
   const bool surrogate = code >= 0xD800 && code <= 0xDFFF;
   if (code < kSmallest[size] || code > 0x10FFFF || surrogate) return {kInvalidCode, 1};
   return {code, size};
-}
-
-void AppendUtf8(char32_t code, std::string* out) {
-  if (code < 0x80) {
-    *out += static_cast<char>(code);
-    return;
-  }
-  if (code >= 0x10000) {
-    *out += static_cast<char>(0xF0 | code >> 18);
-    *out += static_cast<char>(0x80 | (code >> 12 & 0x3F));
-  } else if (code >= 0x800) {
-    *out += static_cast<char>(0xE0 | code >> 12);
-  } else {
-    *out += static_cast<char>(0xC0 | code >> 6);
-  }
-  if (code >= 0x800) *out += static_cast<char>(0x80 | (code >> 6 & 0x3F));
-  *out += static_cast<char>(0x80 | (code & 0x3F));
 }
 
 bool IsUtf8(std::string_view text) {

@@ -19,7 +19,6 @@ struct Character {
 inline constexpr char32_t kInvalidCode = 0xFFFFFFFF;
 Character FirstCharacter(std::string_view text);
 
-void AppendUtf8(char32_t code, std::string* out);
 bool IsUtf8(std::string_view text);
 
 size_t CountCharacters(std::string_view text);
