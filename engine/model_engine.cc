@@ -20,31 +20,65 @@ double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 ModelEngine::ModelEngine(const Options& options, ModelConfig config)
     : options_(options), config_(std::move(config)), max_context_(options.max_context) {}
 
-StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Options& options) {
-  TREELINE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(options.model_dir));
-  std::unique_ptr<ModelEngine> engine(new ModelEngine(options, std::move(config)));
+// The context that was asked for, or the model's own; within what it can compute.
+Status ModelEngine::ChooseContext() {
+  const int32_t trained = config_.max_position_embeddings;
+  const bool linearized = config_.attention.form.has_groups();
+  // Softmax attention here reaches back to the first token: the same as a window reaches only
+  // while all tokens lie inside it.
+  const int32_t window =
+      linearized ? kLongestContext : config_.sliding_window.value_or(kLongestContext);
+  if (max_context_ == 0) {
+    max_context_ = std::min(trained, window);
+    if (max_context_ < trained) {
+      warnings_.push_back(fmt::format(
+          "the context is {} tokens, the model's sliding_window; past it, of {}, sliding-window "
+          "attention would be needed, which is not supported",
+          max_context_, trained));
+    }
+  }
+  if (max_context_ < 1 || max_context_ > kLongestContext) {
+    return InvalidArgument("--max-context {}: it takes 1 to {}", max_context_, kLongestContext);
+  }
+  if (max_context_ > window) {
+    return Unimplemented(
+        "--max-context {} exceeds the model's sliding_window {}; sliding-window attention is not "
+        "supported, but up to --max-context {} it is the same as full attention",
+        max_context_, window, window);
+  }
+  const int32_t longest = config_.rope.LongestContext(trained);
+  if (max_context_ <= longest || options_.any_context) return OkStatus();
+  if (!linearized) {
+    return InvalidArgument(
+        "--max-context {} exceeds the {} tokens of the model's max_position_embeddings and "
+        "rope_scaling; only linearized models run past it",
+        max_context_, longest);
+  }
+  warnings_.push_back(fmt::format(
+      "--max-context {} is longer than the {} tokens the model was made for; quality past that is "
+      "the model's own matter",
+      max_context_, longest));
+  return OkStatus();
+}
+
+StatusOr<std::unique_ptr<Backend>> ModelEngine::CreateBackend(const Options& options) {
+  return CreateCpuBackend({.threads = options.threads, .matmul_kernel = options.matmul_kernel});
+}
+
+StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& checkpoint,
+                                                         const Options& options) {
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(options));
+  return Load(checkpoint, options, std::move(backend));
+}
+
+StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& checkpoint,
+                                                         const Options& options,
+                                                         std::unique_ptr<Backend> backend) {
+  std::unique_ptr<ModelEngine> engine(new ModelEngine(options, checkpoint.config()));
+  TREELINE_RETURN_IF_ERROR(engine->ChooseContext());
   const ModelConfig& model_config = engine->config_;
 
-  const int32_t trained = model_config.max_position_embeddings;
-  if (engine->max_context_ == 0) engine->max_context_ = trained;
-  if (engine->max_context_ < 1 || engine->max_context_ > kLongestContext) {
-    return InvalidArgument("--max-context {}: it takes 1 to {}", engine->max_context_,
-                           kLongestContext);
-  }
-  if (engine->max_context_ > trained) {
-    if (!model_config.attention.form.has_groups()) {
-      return InvalidArgument(
-          "--max-context {} exceeds the model's max_position_embeddings {}; only linearized "
-          "models run past it",
-          engine->max_context_, trained);
-    }
-    engine->warnings_.push_back(
-        fmt::format("--max-context {} is longer than the {} tokens the model was made for; "
-                    "quality past that is the model's own matter",
-                    engine->max_context_, trained));
-  }
-
-  engine->backend_ = CreateCpuBackend(options.threads);
+  engine->backend_ = std::move(backend);
   const StateLayout layout = LayoutFor(model_config, options.state_type, engine->max_context_);
   const size_t budget =
       options.state_memory > 0 ? options.state_memory : engine->backend_->DefaultStateMemory();
@@ -62,8 +96,8 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Options& options)
   model_options.state_type = options.state_type;
   model_options.max_context = engine->max_context_;
   model_options.progress = options.progress;
-  TREELINE_ASSIGN_OR_RETURN(
-      engine->model_, LoadModel(options.model_dir, model_config, model_options, *engine->backend_));
+  TREELINE_ASSIGN_OR_RETURN(engine->model_,
+                            LoadModel(checkpoint, model_options, *engine->backend_));
   TREELINE_ASSIGN_OR_RETURN(
       engine->pool_,
       StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots));
@@ -77,7 +111,7 @@ std::vector<std::string> ModelEngine::Summary() const {
       fmt::format("{} layers, {} heads of {} ({} for keys and values), attention: {}",
                   config_.num_layers, config_.num_heads, config_.head_dim, config_.num_kv_heads,
                   config_.attention.ToString()),
-      fmt::format("{}; weights {:.1f} MiB", backend_->Describe(), MiB(model_->weight_bytes())),
+      fmt::format("{}; weights {:.1f} MiB", backend_->Describe(), MiB(weight_bytes())),
       fmt::format("{} slots of {:.1f} MiB ({} rings), context {}", pool_->num_slots(),
                   MiB(state_bytes()), options_.state_type == StateType::kF32 ? "fp32" : "bf16",
                   max_context_),

@@ -10,6 +10,7 @@
 
 #include "engine/backend/backend.h"
 #include "engine/engine.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/sampling/sampler.h"
@@ -20,25 +21,35 @@ namespace treeline {
 class ModelEngine : public Engine {
  public:
   struct Options {
-    std::string model_dir;
     std::optional<WeightType> weight_type;  // None: as the checkpoint stores them.
     StateType state_type = StateType::kF32;
     int32_t threads = 0;      // 0: one for each core.
-    int32_t max_context = 0;  // Tokens a sequence; 0: the model's max_position_embeddings.
+    std::string matmul_kernel = "auto";  // Of CpuBackendOptions.
+    int32_t max_context = 0;  // Tokens a sequence; 0: what the model was made for.
     size_t state_memory = 0;  // Bytes for all states; 0: the backend's default.
     int32_t max_slots = 64;   // No more slots than this, whatever the memory.
+    // Softmax models may run past the context they were made for, where only their speed means
+    // anything.
+    bool any_context = false;
     LoadProgress progress;
   };
 
-  // Loads a model folder. INVALID_ARGUMENT naming the flag, file or tensor at fault;
-  // RESOURCE_EXHAUSTED where not one state fits the memory.
-  static StatusOr<std::unique_ptr<ModelEngine>> Load(const Options& options);
+  // Loads a model; the checkpoint may go afterwards. INVALID_ARGUMENT naming the flag, file or
+  // tensor at fault; RESOURCE_EXHAUSTED where not one state fits the memory.
+  static StatusOr<std::unique_ptr<ModelEngine>> Load(const Checkpoint& checkpoint,
+                                                     const Options& options);
+  // The same on the caller's backend: one that options describe, or a decorator of it.
+  static StatusOr<std::unique_ptr<ModelEngine>> Load(const Checkpoint& checkpoint,
+                                                     const Options& options,
+                                                     std::unique_ptr<Backend> backend);
+  static StatusOr<std::unique_ptr<Backend>> CreateBackend(const Options& options);
 
   const ModelConfig& config() const { return config_; }
   // For people, a line each: the device, the weights, "N slots of M MiB".
   std::vector<std::string> Summary() const;
   // Things that a user should know about: a context longer than the model was trained for ...
   const std::vector<std::string>& warnings() const { return warnings_; }
+  size_t weight_bytes() const { return model_->weight_bytes(); }
   size_t state_bytes() const { return pool_->layout().bytes(); }
   StatePool& pool() { return *pool_; }
 
@@ -51,6 +62,7 @@ class ModelEngine : public Engine {
  private:
   ModelEngine(const Options& options, ModelConfig config);
 
+  Status ChooseContext();
   Status Validate(const Batch& batch) const;
   StatusOr<std::vector<RowResult>> Answer(const std::vector<RowRequest>& requests);
 

@@ -24,10 +24,11 @@ LoadProgress LogProgress() {
   };
 }
 
-std::string FolderName(const std::string& dir) {
-  std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
+// The name of the folder, or of the file without ".gguf".
+std::string ModelName(const std::string& model) {
+  std::filesystem::path path = std::filesystem::path(model).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // "models/x/"
-  return path.filename().string();
+  return (path.extension() == ".gguf" ? path.stem() : path.filename()).string();
 }
 
 SamplingParams DefaultsOf(const ModelConfig& config) {
@@ -41,9 +42,9 @@ SamplingParams DefaultsOf(const ModelConfig& config) {
   return params;
 }
 
-// None where the folder has no template, or one that cannot be used: completions work without.
-std::optional<ChatTemplate> LoadChatTemplate(const std::string& dir) {
-  auto chat_template = ChatTemplate::Load(dir);
+// None where the model has no template, or one that cannot be used: completions work without.
+std::optional<ChatTemplate> LoadChatTemplate(const Checkpoint& checkpoint) {
+  auto chat_template = checkpoint.LoadChatTemplate();
   if (chat_template.ok()) return *std::move(chat_template);
   spdlog::warn("no chat: {}", Message(chat_template.status()));
   return std::nullopt;
@@ -56,7 +57,6 @@ StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
     return InvalidArgument("--device cuda: this build runs on cpu only");
   }
   ModelEngine::Options options;
-  options.model_dir = config.model();
   if (config.dtype() == "fp32") options.weight_type = WeightType::kF32;
   if (config.dtype() == "bf16") options.weight_type = WeightType::kBF16;
   options.state_type = config.state_dtype() == "bf16" ? StateType::kBF16 : StateType::kF32;
@@ -76,15 +76,18 @@ StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
   options.progress = LogProgress();
   LoadedModel model;
-  model.name = FolderName(config.model());
+  model.name = ModelName(config.model());
   model.device = config.device();
-  TREELINE_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model()));
-  model.chat_template = LoadChatTemplate(config.model());
-  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<ModelEngine> engine, ModelEngine::Load(options));
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
+                            Checkpoint::Open(config.model()));
+  TREELINE_ASSIGN_OR_RETURN(model.tokenizer, checkpoint->LoadTokenizer());
+  model.chat_template = LoadChatTemplate(*checkpoint);
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<ModelEngine> engine,
+                            ModelEngine::Load(*checkpoint, options));
   if (model.tokenizer->vocab_size() > engine->config().vocab_size) {
     return InvalidArgument(
-        "{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}; the files do "
-        "not belong together",
+        "{}: the tokenizer has ids up to {}, but the model's vocabulary is {}; they do not belong "
+        "together",
         config.model(), model.tokenizer->vocab_size() - 1, engine->config().vocab_size);
   }
   model.sampling_defaults = DefaultsOf(engine->config());

@@ -1,4 +1,4 @@
-// A model's folder, loaded for use: the only place that knows which engine runs it.
+// A model's folder or GGUF file, loaded for use: the only place that knows which engine runs it.
 #ifndef TREELINE_SERVER_OPEN_MODEL_H_
 #define TREELINE_SERVER_OPEN_MODEL_H_
 

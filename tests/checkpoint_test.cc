@@ -8,6 +8,7 @@
 #include <fstream>
 #include <random>
 
+#include "engine/base/file.h"
 #include "engine/base/json.h"
 #include "tests/engine_driver.h"
 
@@ -16,25 +17,24 @@ namespace {
 
 constexpr double kTolerance = 1e-3;
 
-class Checkpoint : public testing::TestWithParam<const char*> {
- protected:
-  std::string dir() const { return std::string("tests/testdata/checkpoints/") + GetParam(); }
-};
+// With the kernel that takes activations as they are. Any other would do where an engine is
+// compared with itself, but engines choose theirs by measuring, and two may choose differently.
+ModelEngine::Options Exact() {
+  ModelEngine::Options options;
+  options.matmul_kernel = "fp32";
+  return options;
+}
 
-TEST_P(Checkpoint, LogProbabilitiesMatchTheFloat64Model) {
-  const auto engine = LoadEngine(dir());
-  ASSERT_NE(engine, nullptr);
-  const StatusOr<Json> oracle = ParseJsonFile(dir() + "/oracle.json");
-  ASSERT_TRUE(oracle.ok()) << oracle.status();
-  const std::vector<int32_t> vocabulary = AllTokens(engine->limits().vocab_size);
+// The largest difference of a log-probability from an oracle.json, over all its prompts, of which
+// one is long.
+double LargestError(ModelEngine& engine, const Json& oracle) {
+  const std::vector<int32_t> vocabulary = AllTokens(engine.limits().vocab_size);
   size_t longest = 0;
-  for (const Json& prompt : (*oracle)["prompts"]) {
+  double worst = 0;
+  for (const Json& prompt : oracle["prompts"]) {
     const auto tokens = prompt["tokens"].get<std::vector<int32_t>>();
     longest = std::max(longest, tokens.size());
-    const auto slot = engine->AcquireSlot();
-    ASSERT_TRUE(slot.ok());
-    const auto rows = ScoreRows(*engine, *slot, tokens, 200, vocabulary);
-    double worst = 0;
+    const auto rows = ScoreRows(engine, *engine.AcquireSlot(), tokens, 200, vocabulary);
     for (size_t i = 0; i + 1 < tokens.size(); ++i) {
       worst =
           std::max(worst, std::abs(rows[i][tokens[i + 1]] - prompt["logprobs"][i].get<double>()));
@@ -43,14 +43,29 @@ TEST_P(Checkpoint, LogProbabilitiesMatchTheFloat64Model) {
       worst =
           std::max(worst, std::abs(rows.back()[id] - prompt["next_logprobs"][id].get<double>()));
     }
-    EXPECT_LE(worst, kTolerance) << tokens.size() << " tokens";
   }
   EXPECT_GE(longest, 1000u);
+  return worst;
+}
+
+class SmallCheckpoint : public testing::TestWithParam<const char*> {
+ protected:
+  std::string dir() const { return std::string("tests/testdata/checkpoints/") + GetParam(); }
+};
+
+TEST_P(SmallCheckpoint, LogProbabilitiesMatchTheFloat64Model) {
+  const StatusOr<Json> oracle = ParseJsonFile(dir() + "/oracle.json");
+  ASSERT_TRUE(oracle.ok()) << oracle.status();
+  ModelEngine::Options options = Exact();
+  options.max_context = oracle->value("max_context", 0);
+  const auto engine = LoadEngine(dir(), options);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_LE(LargestError(*engine, *oracle), kTolerance);
 }
 
 // A row alone, in chunks, in a mixed batch, with other numbers of threads, after a snapshot:
 // the same bits.
-TEST_P(Checkpoint, RowsAreInvariant) {
+TEST_P(SmallCheckpoint, RowsAreInvariant) {
   std::mt19937 rng(3);
   std::vector<int32_t> tokens(150), other(90);
   const auto random_tokens = [&](std::vector<int32_t>& ids) {
@@ -59,7 +74,7 @@ TEST_P(Checkpoint, RowsAreInvariant) {
   random_tokens(tokens);
   random_tokens(other);
 
-  ModelEngine::Options options;
+  ModelEngine::Options options = Exact();
   options.threads = 1;
   const auto engine = LoadEngine(dir(), options);
   ASSERT_NE(engine, nullptr);
@@ -101,8 +116,8 @@ TEST_P(Checkpoint, RowsAreInvariant) {
 
 // An accepted path of a draft tree leaves the state where plain decoding would: the same
 // distributions, but for the reassociation of a fold inside the tree.
-TEST_P(Checkpoint, AcceptedPathsContinueAsPlainDecoding) {
-  const auto engine = LoadEngine(dir());
+TEST_P(SmallCheckpoint, AcceptedPathsContinueAsPlainDecoding) {
+  const auto engine = LoadEngine(dir(), Exact());
   ASSERT_NE(engine, nullptr);
   const std::vector<int32_t> vocabulary = AllTokens(engine->limits().vocab_size);
   std::mt19937 rng(4);
@@ -140,10 +155,71 @@ TEST_P(Checkpoint, AcceptedPathsContinueAsPlainDecoding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Checkpoint,
+INSTANTIATE_TEST_SUITE_P(All, SmallCheckpoint,
                          testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
-                                         "window_wider", "window_narrower"),
+                                         "window_wider", "window_narrower", "llama3_biases",
+                                         "qwen2_yarn", "mistral_linear", "qwen2_window_dynamic"),
                          [](const auto& info) { return std::string(info.param); });
+
+// tests/testdata/gguf/README.md: the same weights as GGUF.
+class SameWeights : public testing::TestWithParam<const char*> {};
+
+TEST_P(SameWeights, GiveTheSameLogitsFromGgufAndFolder) {
+  const std::string name = GetParam();
+  const auto folder = LoadEngine("tests/testdata/checkpoints/" + name, Exact());
+  const auto gguf = LoadEngine("tests/testdata/gguf/" + name + ".gguf", Exact());
+  ASSERT_TRUE(folder != nullptr && gguf != nullptr);
+  ASSERT_EQ(gguf->limits().vocab_size, folder->limits().vocab_size);
+  EXPECT_EQ(gguf->limits().max_context, folder->limits().max_context);
+  EXPECT_EQ(gguf->config().eos_token_ids, folder->config().eos_token_ids);
+  std::mt19937 rng(5);
+  std::vector<int32_t> tokens(300);
+  for (int32_t& id : tokens) id = std::uniform_int_distribution<int32_t>(3, 280)(rng);
+  const std::vector<int32_t> vocabulary = AllTokens(folder->limits().vocab_size);
+  const auto expected = ScoreRows(*folder, *folder->AcquireSlot(), tokens, 100, vocabulary);
+  const auto actual = ScoreRows(*gguf, *gguf->AcquireSlot(), tokens, 100, vocabulary);
+  // A file carries LLaMA 3's scaling as rounded quotients of the frequencies, all else as it is.
+  const bool rounded_frequencies = name == "llama3_biases";
+  for (size_t row = 0; row < tokens.size(); ++row) {
+    for (size_t id = 0; id < vocabulary.size(); ++id) {
+      if (rounded_frequencies) {
+        ASSERT_NEAR(actual[row][id], expected[row][id], 5e-4) << row;
+      } else {
+        ASSERT_EQ(actual[row][id], expected[row][id]) << row;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SameWeights,
+                         testing::Values("softmax", "llama3_biases", "qwen2_yarn",
+                                         "mistral_linear"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Gguf, QuantisedWeightsMatchTheFloat64Model) {
+  const StatusOr<Json> oracle = ParseJsonFile("tests/testdata/gguf/quantized_oracle.json");
+  ASSERT_TRUE(oracle.ok()) << oracle.status();
+  ModelEngine::Options options = Exact();
+  options.weight_type = WeightType::kF32;  // As exact as the file.
+  const auto engine = LoadEngine("tests/testdata/gguf/quantized.gguf", options);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_LE(LargestError(*engine, *oracle), kTolerance);
+}
+
+TEST(Gguf, NamesTensorsAsTheFileDoes) {
+  const std::string source = "tests/testdata/gguf/softmax.gguf";
+  const std::string path = testing::TempDir() + "/unnamed.gguf";
+  std::string bytes = *ReadFile(source);
+  const size_t name = bytes.find("blk.1.ffn_down.weight");
+  ASSERT_NE(name, std::string::npos);
+  bytes[name + 4] = '9';  // Layer 9 of two.
+  std::ofstream(path, std::ios::binary) << bytes;
+  const Status status = OpenEngine(path).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(status).find(path + ": the checkpoint has no tensor blk.1.ffn_down.weight"),
+            std::string::npos)
+      << status;
+}
 
 TEST(ModelEngine, RefusesMalformedBatches) {
   const auto engine = LoadEngine("tests/testdata/checkpoints/window_equal");
@@ -210,6 +286,7 @@ TEST(ModelEngine, RefusesCheckpointsThatDoNotFitTheirConfig) {
       {"softmax", {{"vocab_size", 300}}, {"model.embed_tokens.weight", "288", "300"}},
       {"softmax", {{"intermediate_size", 88}}, {"mlp.gate_proj.weight", "88"}},
       {"softmax", {{"tie_word_embeddings", false}}, {"lm_head.weight"}},
+      {"softmax", {{"attention_bias", true}}, {"self_attn.q_proj.bias"}},
       // A linearized checkpoint must not be read as a softmax one, nor with half of its form.
       {"window_equal", {{"linear_attention", nullptr}}, {"self_attn.", "linear_attention"}},
       {"window_equal", {{"linear_attention", {{"decay", "none"}}}}, {"decay", "linear_attention"}},
@@ -217,9 +294,7 @@ TEST(ModelEngine, RefusesCheckpointsThatDoNotFitTheirConfig) {
       {"released_mha", {{"linear_attention", {{"decay", "head"}}}}, {"self_attn.decay"}},
   };
   for (const auto& c : cases) {
-    ModelEngine::Options options;
-    options.model_dir = WithConfig(c.checkpoint, c.changes);
-    const Status status = ModelEngine::Load(options).status();
+    const Status status = OpenEngine(WithConfig(c.checkpoint, c.changes)).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << c.changes << status;
     for (const char* part : c.in_message) {
       EXPECT_NE(Message(status).find(part), std::string::npos) << c.changes << status;
@@ -259,18 +334,45 @@ TEST(ModelEngine, CommitTakesOnlyPathsOfTheLastStepsTree) {
 
 TEST(ModelEngine, SaysWhichFlagsWhenNoStateFits) {
   ModelEngine::Options options;
-  options.model_dir = "tests/testdata/checkpoints/softmax";
   options.state_memory = 1000;
-  const auto engine = ModelEngine::Load(options);
+  const auto engine = OpenEngine("tests/testdata/checkpoints/softmax", options);
   ASSERT_EQ(engine.status().code(), StatusCode::kResourceExhausted);
   EXPECT_NE(Message(engine.status()).find("--state-memory"), std::string::npos);
+}
+
+// Up to the window, sliding-window attention is full attention.
+TEST(ModelEngine, ServesSlidingWindowsOnlyUpToTheirLength) {
+  const std::string model = WithConfig("mistral_linear", {{"sliding_window", 100}});
+  const auto by_default = LoadEngine(model);
+  ASSERT_NE(by_default, nullptr);
+  EXPECT_EQ(by_default->limits().max_context, 100);
+  EXPECT_EQ(by_default->warnings().size(), 1u);
+  ModelEngine::Options options;
+  options.max_context = 101;
+  const Status status = OpenEngine(model, options).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(Message(status).find("sliding_window 100"), std::string::npos) << status;
+
+  // Longer than the context, or off, it means nothing.
+  EXPECT_TRUE(
+      LoadEngine(WithConfig("mistral_linear", {{"sliding_window", 9999}}))->warnings().empty());
+  EXPECT_TRUE(LoadEngine("tests/testdata/checkpoints/qwen2_yarn")->warnings().empty());
+}
+
+TEST(ModelEngine, ScaledPositionsReachFurther) {
+  ModelEngine::Options options;
+  options.max_context = 4 * 2048;
+  EXPECT_NE(LoadEngine("tests/testdata/checkpoints/mistral_linear", options), nullptr);
+  options.max_context += 1;
+  EXPECT_EQ(OpenEngine("tests/testdata/checkpoints/mistral_linear", options).status().code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST(ModelEngine, OnlyLinearizedModelsRunPastTheirTrainedContext) {
   ModelEngine::Options options;
   options.max_context = 4096;
-  options.model_dir = "tests/testdata/checkpoints/softmax";
-  EXPECT_EQ(ModelEngine::Load(options).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(OpenEngine("tests/testdata/checkpoints/softmax", options).status().code(),
+            StatusCode::kInvalidArgument);
   const auto linearized = LoadEngine("tests/testdata/checkpoints/window_equal", options);
   ASSERT_NE(linearized, nullptr);
   EXPECT_EQ(linearized->limits().max_context, 4096);

@@ -11,14 +11,20 @@
 #include <string>
 #include <vector>
 
+#include "engine/model/checkpoint.h"
 #include "engine/model_engine.h"
 
 namespace treeline {
 
-inline std::unique_ptr<ModelEngine> LoadEngine(const std::string& model_dir,
-                                               ModelEngine::Options options = {}) {
-  options.model_dir = model_dir;
-  StatusOr<std::unique_ptr<ModelEngine>> engine = ModelEngine::Load(options);
+inline StatusOr<std::unique_ptr<ModelEngine>> OpenEngine(const std::string& model,
+                                                         const ModelEngine::Options& options = {}) {
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model));
+  return ModelEngine::Load(*checkpoint, options);
+}
+
+inline std::unique_ptr<ModelEngine> LoadEngine(const std::string& model,
+                                               const ModelEngine::Options& options = {}) {
+  StatusOr<std::unique_ptr<ModelEngine>> engine = OpenEngine(model, options);
   if (!engine.ok()) {
     ADD_FAILURE() << engine.status();
     return nullptr;

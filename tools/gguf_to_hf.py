@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import gguf
+import gguf_file
 import safetensors_io
 
 _CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of special tokens
@@ -50,7 +50,7 @@ _PRE_TOKENIZERS = {
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 
-def convert(source: gguf.GgufFile, output: pathlib.Path, progress: Progress) -> None:
+def convert(source: gguf_file.GgufFile, output: pathlib.Path, progress: Progress) -> None:
     """Writes config.json, generation_config.json, tokenizer.json, tokenizer_config.json and
     model.safetensors into the existing folder `output`. Raises GgufError where the file is not such
     a model."""
@@ -63,7 +63,7 @@ def convert(source: gguf.GgufFile, output: pathlib.Path, progress: Progress) -> 
             "tokenizer_config.json": tokenizer_config(source.metadata),
         }
     except KeyError as error:
-        raise gguf.GgufError(f"metadata key {error} is missing") from error
+        raise gguf_file.GgufError(f"metadata key {error} is missing") from error
     for name, document in documents.items():
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (output / name).write_text(text, encoding="utf-8")
@@ -71,15 +71,15 @@ def convert(source: gguf.GgufFile, output: pathlib.Path, progress: Progress) -> 
     safetensors_io.save(output / "model.safetensors", tensors, {"format": "pt"})
 
 
-def model_config(source: gguf.GgufFile) -> dict[str, Any]:
+def model_config(source: gguf_file.GgufFile) -> dict[str, Any]:
     """config.json."""
     metadata = source.metadata
     if metadata["general.architecture"] != "llama":
-        raise gguf.GgufError(f"architecture {metadata['general.architecture']!r} is not llama")
+        raise gguf_file.GgufError(f"architecture {metadata['general.architecture']!r} is not llama")
     hidden_size = metadata["llama.embedding_length"]
     num_heads = metadata["llama.attention.head_count"]
     if metadata["llama.rope.dimension_count"] * num_heads != hidden_size:
-        raise gguf.GgufError("llama.rope.dimension_count is not the whole head")
+        raise gguf_file.GgufError("llama.rope.dimension_count is not the whole head")
     # The file stores float32: its shortest decimal form is the number that was meant.
     eps = float(str(np.float32(metadata["llama.attention.layer_norm_rms_epsilon"])))
     return {
@@ -121,15 +121,15 @@ def generation_config(metadata: dict[str, Any]) -> dict[str, Any]:
 def tokenizer(metadata: dict[str, Any]) -> dict[str, Any]:
     """tokenizer.json: byte-level BPE from the file's own vocabulary and merges."""
     if metadata["tokenizer.ggml.model"] != "gpt2":
-        raise gguf.GgufError(
+        raise gguf_file.GgufError(
             f"tokenizer {metadata['tokenizer.ggml.model']!r} is not byte-level BPE"
         )
     if metadata["tokenizer.ggml.pre"] not in _PRE_TOKENIZERS:
-        raise gguf.GgufError(f"pre-tokenizer {metadata['tokenizer.ggml.pre']!r} is not known")
+        raise gguf_file.GgufError(f"pre-tokenizer {metadata['tokenizer.ggml.pre']!r} is not known")
     tokens = metadata["tokenizer.ggml.tokens"]
     merges = [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]]
     if any(len(merge) != 2 for merge in merges):
-        raise gguf.GgufError("tokenizer.ggml.merges: an entry is not a pair of tokens")
+        raise gguf_file.GgufError("tokenizer.ggml.merges: an entry is not a pair of tokens")
     return {
         "version": "1.0",
         "truncation": None,
@@ -181,7 +181,7 @@ def tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_tensors(
-    source: gguf.GgufFile, config: dict[str, Any], progress: Progress
+    source: gguf_file.GgufFile, config: dict[str, Any], progress: Progress
 ) -> dict[str, np.ndarray]:
     """Every tensor in bf16 under its Hugging Face name."""
     names = {old: new for old, new in _TENSORS.items() if old in source.tensors}
@@ -189,7 +189,7 @@ def convert_tensors(
         names.update({o.format(i=layer): n.format(i=layer) for o, n in _LAYER_TENSORS.items()})
     unknown = source.tensors.keys() - names.keys()
     if unknown:
-        raise gguf.GgufError(f"tensors {sorted(unknown)[:4]} have no place in a LLaMA model")
+        raise gguf_file.GgufError(f"tensors {sorted(unknown)[:4]} have no place in a LLaMA model")
 
     rotated = {
         ".q_proj.weight": config["num_attention_heads"],

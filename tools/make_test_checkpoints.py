@@ -72,6 +72,35 @@ CHECKPOINTS = {
             "group_size": 16, "window_size": 5, "sinks": 1, **_WINDOWED, "conv_kernel": 3,
         },
     ),
+    # One of each kind of scaling, with positions far past the context that is scaled.
+    "llama3_biases": checkpoint.Shape(
+        48, 2, heads=4, kv_heads=2, linear_attention=None, dtype="bfloat16", seed=7,
+        explicit_head_dim=16,
+        rope_scaling={
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 256,
+        },
+        extra={"attention_bias": True, "mlp_bias": True},
+    ),
+    "qwen2_yarn": checkpoint.Shape(
+        48, 2, heads=6, kv_heads=2, linear_attention=None, tied=False, dtype="bfloat16", seed=8,
+        model_type="qwen2",
+        rope_scaling={"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256},
+        extra={"sliding_window": 64, "use_sliding_window": False},
+    ),
+    "mistral_linear": checkpoint.Shape(
+        48, 2, heads=6, kv_heads=2, linear_attention=None, dtype="bfloat16", tied=False, seed=9,
+        model_type="mistral", rope_scaling={"type": "linear", "factor": 4.0},
+        extra={"sliding_window": None},
+    ),
+    "qwen2_window_dynamic": checkpoint.Shape(
+        48, 2, heads=6, kv_heads=2, dtype="bfloat16", seed=10, model_type="qwen2",
+        linear_attention={
+            "group_size": 8, "window_size": 8, "sinks": 2, **_WINDOWED, "conv_kernel": 3,
+        },
+        rope_scaling={"rope_type": "dynamic", "factor": 2.0}, max_context=1024,
+        extra={"max_position_embeddings": 256},
+    ),
 }  # fmt: skip
 
 Layer = tuple[AttentionSpec, AttentionParameters]
@@ -129,12 +158,20 @@ def _ablations(spec: AttentionSpec) -> dict[str, Ablation]:
 def measure_effects(loaded: model.Model, tokens: list[int]) -> dict[str, float]:
     """The largest change of a chosen token's log-probability when a part is taken away."""
     baseline = chosen(loaded.log_probabilities(tokens), tokens)
-    effects = {}
+    variants = {}
     for name, change in _ablations(loaded.spec).items():
         layers = [change(loaded.spec, own) for own in loaded.attention]
-        changed = dataclasses.replace(
+        variants[name] = dataclasses.replace(
             loaded, spec=layers[0][0], attention=tuple(own for _, own in layers)
         )
+    if loaded.config["rope_scaling"] is not None:
+        unscaled = {**loaded.config, "rope_scaling": None}
+        variants["rope scaling"] = dataclasses.replace(loaded, config=unscaled)
+    for name in sorted({name.split(".", 3)[-1] for name in loaded.weights if "bias" in name}):
+        others = {n: w for n, w in loaded.weights.items() if not n.endswith(name)}
+        variants[name] = dataclasses.replace(loaded, weights=others)
+    effects = {}
+    for name, changed in variants.items():
         difference = chosen(changed.log_probabilities(tokens), tokens) - baseline
         effects[name] = float(np.abs(difference).max())
     return effects
@@ -169,7 +206,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 def make_checkpoint(folder: pathlib.Path, shape: checkpoint.Shape) -> None:
     """Writes one folder and says what its parts contribute."""
     checkpoint.write(folder, shape)
-    loaded = model.load(folder)
+    loaded = dataclasses.replace(model.load(folder), max_context=shape.max_context)
     oracle = make_oracle(loaded, shape.seed)
     longest = oracle["prompts"][-1]
     effects = measure_effects(loaded, longest["tokens"])
@@ -178,6 +215,8 @@ def make_checkpoint(folder: pathlib.Path, shape: checkpoint.Shape) -> None:
     print(f"{folder.name}: effects on log-probabilities: {listed}")
     if min(effects.values()) < _MIN_EFFECT:
         raise SystemExit(f"{folder.name}: a part makes no difference")
+    if shape.max_context > 0:
+        oracle["max_context"] = shape.max_context
     (folder / "oracle.json").write_text(json.dumps(oracle, separators=(",", ":")) + "\n")
 
 

@@ -41,8 +41,8 @@ StatusOr<int32_t> ConfigReader::Integer(const char* key, int32_t min, int32_t ma
   return static_cast<int32_t>(*number);
 }
 
-StatusOr<float> ConfigReader::Number(const char* key, double min, double max,
-                                     std::optional<float> fallback) const {
+StatusOr<double> ConfigReader::Number(const char* key, double min, double max,
+                                      std::optional<double> fallback) const {
   const Json* value = Find(key);
   if (value == nullptr && fallback.has_value()) return *fallback;
   if (value == nullptr) return InvalidArgument("{}: {} is missing", where_, key);
@@ -52,7 +52,7 @@ StatusOr<float> ConfigReader::Number(const char* key, double min, double max,
   if (!(number >= min && number <= max)) {
     return Wrong(key, fmt::format("a number in [{}, {}]", min, max));
   }
-  return static_cast<float>(number);
+  return number;
 }
 
 StatusOr<bool> ConfigReader::Bool(const char* key, bool fallback) const {

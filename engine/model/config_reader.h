@@ -3,7 +3,7 @@
 //
 //   ConfigReader reader(json, "config.json");
 //   TREELINE_ASSIGN_OR_RETURN(int32_t layers, reader.Integer("num_hidden_layers", 1, 1024));
-//   TREELINE_ASSIGN_OR_RETURN(float theta, reader.Number("rope_theta", 1, 1e9, 10000));
+//   TREELINE_ASSIGN_OR_RETURN(double theta, reader.Number("rope_theta", 1, 1e9, 10000));
 #ifndef TREELINE_ENGINE_MODEL_CONFIG_READER_H_
 #define TREELINE_ENGINE_MODEL_CONFIG_READER_H_
 
@@ -29,8 +29,8 @@ class ConfigReader {
   // [min, max].
   StatusOr<int32_t> Integer(const char* key, int32_t min, int32_t max,
                             std::optional<int32_t> fallback = std::nullopt) const;
-  StatusOr<float> Number(const char* key, double min, double max,
-                         std::optional<float> fallback = std::nullopt) const;
+  StatusOr<double> Number(const char* key, double min, double max,
+                          std::optional<double> fallback = std::nullopt) const;
   StatusOr<bool> Bool(const char* key, bool fallback) const;
   StatusOr<std::string> String(const char* key,
                                std::optional<std::string> fallback = std::nullopt) const;

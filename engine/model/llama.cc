@@ -1,18 +1,22 @@
 #include "engine/model/llama.h"
 
-#include <cmath>
-
 #include "engine/model/attention_weights.h"
 
 namespace treeline {
 namespace {
 
+// y = x W^T + bias; without a bias where it is null.
+struct Linear {
+  std::unique_ptr<Matrix> weight;
+  DeviceVector bias;
+};
+
 struct LlamaLayer {
   DeviceVector input_norm, post_attention_norm;  // [hidden]
-  std::unique_ptr<Matrix> qkv;                   // [(heads + 2 kv_heads) * head_dim, hidden]
-  std::unique_ptr<Matrix> o;                     // [hidden, heads * head_dim]
-  std::unique_ptr<Matrix> gate_up;               // [2 * intermediate, hidden]
-  std::unique_ptr<Matrix> down;                  // [hidden, intermediate]
+  Linear qkv;                                    // [(heads + 2 kv_heads) * head_dim, hidden]
+  Linear o;                                      // [hidden, heads * head_dim]
+  Linear gate_up;                                // [2 * intermediate, hidden]
+  Linear down;                                   // [hidden, intermediate]
   AttentionWeights attention;
 };
 
@@ -50,7 +54,7 @@ class Llama : public Model {
         draft_kv_(backend),
         logits_(backend) {}
 
-  Status Load(const SafetensorsFolder& tensors, const ModelOptions& options);
+  Status Load(const Checkpoint& checkpoint, const ModelOptions& options);
 
   const StateLayout& state_layout() const override { return layout_; }
   size_t weight_bytes() const override { return weight_bytes_; }
@@ -75,11 +79,13 @@ class Llama : public Model {
   int32_t kv_size() const { return config_.num_kv_heads * config_.head_dim; }
   int32_t qkv_size() const { return q_size() + 2 * kv_size(); }
 
+  StatusOr<LlamaLayer> LoadLayer(int32_t index, int32_t max_context, WeightReader& reader);
   StatusOr<Workspace> Prepare(const ModelStep& step);
   void AttentionBlock(const LlamaLayer& layer, const Workspace& work,
                       std::vector<AttentionTree>& trees, int32_t rows);
   void MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows);
   void Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows);
+  void Multiply(const MatMulParams& params, const Linear& linear);
 
   const ModelConfig config_;
   Backend& backend_;
@@ -91,6 +97,7 @@ class Llama : public Model {
   std::unique_ptr<Matrix> lm_head_;    // [vocab, hidden]; null: the embedding
   DeviceVector final_norm_;            // [hidden]
   DeviceVector inverse_frequencies_;   // [head_dim / 2]
+  float rope_scale_ = 1.0f;
   std::vector<LlamaLayer> layers_;
 
   Activations hidden_, normed_, qkv_, attention_, gate_up_, activated_, positions_;
@@ -102,33 +109,78 @@ class Llama : public Model {
 
 // -- Loading.
 
-Status Llama::Load(const SafetensorsFolder& tensors, const ModelOptions& options) {
-  WeightReader reader(tensors, backend_, options.weight_type, options.progress);
+using Part = WeightReader::Part;
+
+// The layer's products are stacked: `parts` names their tensors without ".weight" and ".bias".
+StatusOr<Linear> LoadLinear(const std::vector<Part>& parts, int64_t k, bool has_bias,
+                            WeightReader& reader) {
+  const auto named = [&](const char* suffix) {
+    std::vector<Part> tensors = parts;
+    for (Part& part : tensors) part.name += suffix;
+    return tensors;
+  };
+  Linear linear;
+  TREELINE_ASSIGN_OR_RETURN(linear.weight, reader.Rows(named(".weight"), k));
+  if (has_bias) {
+    TREELINE_ASSIGN_OR_RETURN(linear.bias, reader.Concatenated(named(".bias")));
+  }
+  return linear;
+}
+
+// A checkpoint read as another kind than it is would answer nonsense.
+Status CheckUnread(const Checkpoint& checkpoint, const WeightReader& reader) {
+  for (const std::string& name : reader.Unread()) {
+    const std::string shown = checkpoint.NameInFile(name);
+    if (name.ends_with(".bias")) {
+      return Unimplemented(
+          "the checkpoint has tensor {}, which its configuration does not speak of (attention_bias "
+          "and mlp_bias of a llama, the query, key and value of a qwen2 have biases)",
+          shown);
+    }
+    for (const char* parameter :
+         {"dwconv", "global_factor", "feature_map", "linear_factor", "decay"}) {
+      if (name.find(std::string("self_attn.") + parameter) != std::string::npos) {
+        return InvalidArgument(
+            "the checkpoint has tensor {}, but config.json's linear_attention does not use it; "
+            "add or complete the linear_attention block",
+            shown);
+      }
+    }
+  }
+  return OkStatus();
+}
+
+StatusOr<LlamaLayer> Llama::LoadLayer(int32_t index, int32_t max_context, WeightReader& reader) {
   const int64_t hidden = config_.hidden_size, intermediate = config_.intermediate_size;
-  const int64_t vocab = config_.vocab_size;
+  const std::string prefix = fmt::format("model.layers.{}.", index);
+  const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+  LlamaLayer layer;
+  TREELINE_ASSIGN_OR_RETURN(layer.input_norm,
+                            reader.Vector(prefix + "input_layernorm.weight", {hidden}));
+  TREELINE_ASSIGN_OR_RETURN(layer.post_attention_norm,
+                            reader.Vector(prefix + "post_attention_layernorm.weight", {hidden}));
+  TREELINE_ASSIGN_OR_RETURN(layer.qkv, LoadLinear({{attention + "q_proj", q_size()},
+                                                   {attention + "k_proj", kv_size()},
+                                                   {attention + "v_proj", kv_size()}},
+                                                  hidden, config_.qkv_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(
+      layer.o, LoadLinear({{attention + "o_proj", hidden}}, q_size(), config_.o_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(layer.gate_up, LoadLinear({{mlp + "gate_proj", intermediate},
+                                                       {mlp + "up_proj", intermediate}},
+                                                      hidden, config_.mlp_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(layer.down, LoadLinear({{mlp + "down_proj", hidden}}, intermediate,
+                                                   config_.mlp_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(
+      layer.attention, ReadAttentionWeights(config_, state_type_, max_context, attention, reader));
+  return layer;
+}
+
+Status Llama::Load(const Checkpoint& checkpoint, const ModelOptions& options) {
+  WeightReader reader(checkpoint, backend_, options.weight_type, options.progress);
+  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
   std::vector<AttentionLayer> shapes;
   for (int32_t i = 0; i < config_.num_layers; ++i) {
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
-    LlamaLayer layer;
-    TREELINE_ASSIGN_OR_RETURN(layer.input_norm,
-                              reader.Vector(prefix + "input_layernorm.weight", {hidden}));
-    TREELINE_ASSIGN_OR_RETURN(layer.post_attention_norm,
-                              reader.Vector(prefix + "post_attention_layernorm.weight", {hidden}));
-    TREELINE_ASSIGN_OR_RETURN(layer.qkv, reader.Rows({{attention + "q_proj.weight", q_size()},
-                                                      {attention + "k_proj.weight", kv_size()},
-                                                      {attention + "v_proj.weight", kv_size()}},
-                                                     hidden));
-    TREELINE_ASSIGN_OR_RETURN(layer.o,
-                              reader.Rows({{attention + "o_proj.weight", hidden}}, q_size()));
-    TREELINE_ASSIGN_OR_RETURN(layer.gate_up, reader.Rows({{mlp + "gate_proj.weight", intermediate},
-                                                          {mlp + "up_proj.weight", intermediate}},
-                                                         hidden));
-    TREELINE_ASSIGN_OR_RETURN(layer.down,
-                              reader.Rows({{mlp + "down_proj.weight", hidden}}, intermediate));
-    TREELINE_ASSIGN_OR_RETURN(
-        layer.attention,
-        ReadAttentionWeights(config_, state_type_, options.max_context, attention, reader));
+    TREELINE_ASSIGN_OR_RETURN(LlamaLayer layer, LoadLayer(i, options.max_context, reader));
     shapes.push_back(layer.attention.layer);
     layers_.push_back(std::move(layer));
   }
@@ -138,29 +190,12 @@ Status Llama::Load(const SafetensorsFolder& tensors, const ModelOptions& options
   if (!config_.tie_word_embeddings) {
     TREELINE_ASSIGN_OR_RETURN(lm_head_, reader.Rows({{"lm_head.weight", vocab}}, hidden));
   }
+  TREELINE_RETURN_IF_ERROR(CheckUnread(checkpoint, reader));
 
-  std::vector<float> frequencies;
-  for (int32_t i = 0; i < config_.head_dim / 2; ++i) {
-    frequencies.push_back(
-        1.0f / std::pow(config_.rope_theta, static_cast<float>(2 * i) / config_.head_dim));
-  }
-  TREELINE_ASSIGN_OR_RETURN(inverse_frequencies_, reader.Upload(frequencies));
-
-  for (const std::string& name : reader.Unread()) {
-    if (name.ends_with(".bias")) {
-      return Unimplemented("the checkpoint has tensor {}; biases are not supported", name);
-    }
-    // A linearized checkpoint read as a softmax one would answer nonsense.
-    for (const char* parameter :
-         {"dwconv", "global_factor", "feature_map", "linear_factor", "decay"}) {
-      if (name.find(std::string("self_attn.") + parameter) != std::string::npos) {
-        return InvalidArgument(
-            "the checkpoint has tensor {}, but config.json's linear_attention does not use it; "
-            "add or complete the linear_attention block",
-            name);
-      }
-    }
-  }
+  const RopeFrequencies rope =
+      ComputeRopeFrequencies(config_.rope, config_.head_dim, options.max_context);
+  TREELINE_ASSIGN_OR_RETURN(inverse_frequencies_, reader.Upload(rope.inverse));
+  rope_scale_ = rope.scale;
   layout_ = StateLayout(shapes);
   weight_bytes_ = reader.matrix_bytes();
   return backend_.Synchronize();
@@ -224,7 +259,7 @@ Status Llama::Forward(const ModelStep& step) {
 void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
                            std::vector<AttentionTree>& trees, int32_t rows) {
   Norm(work.hidden, layer.input_norm, work.normed, rows);
-  backend_.MatMul({work.normed, work.qkv, rows, false}, *layer.qkv);
+  Multiply({work.normed, work.qkv, rows, false}, layer.qkv);
 
   // Queries and keys are the first heads + kv_heads heads of a row; both are rotated.
   RopeParams rope;
@@ -235,6 +270,7 @@ void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
   rope.row_stride = qkv_size();
   rope.heads = config_.num_heads + config_.num_kv_heads;
   rope.head_dim = config_.head_dim;
+  rope.scale = rope_scale_;
   backend_.Rope(rope);
   backend_.RoundToState(state_type_, work.qkv + q_size(), rows, 2 * kv_size(), qkv_size());
 
@@ -250,18 +286,24 @@ void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
   attention.num_trees = static_cast<int32_t>(trees.size());
   backend_.Attention(attention);
 
-  backend_.MatMul({work.attention, work.hidden, rows, true}, *layer.o);
+  Multiply({work.attention, work.hidden, rows, true}, layer.o);
 }
 
 void Llama::MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows) {
   Norm(work.hidden, layer.post_attention_norm, work.normed, rows);
-  backend_.MatMul({work.normed, work.gate_up, rows, false}, *layer.gate_up);
+  Multiply({work.normed, work.gate_up, rows, false}, layer.gate_up);
   backend_.SwiGlu({work.gate_up, work.activated, rows, config_.intermediate_size});
-  backend_.MatMul({work.activated, work.hidden, rows, true}, *layer.down);
+  Multiply({work.activated, work.hidden, rows, true}, layer.down);
 }
 
 void Llama::Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows) {
   backend_.RmsNorm({x, weight.data(), y, rows, config_.hidden_size, config_.rms_norm_eps});
+}
+
+void Llama::Multiply(const MatMulParams& params, const Linear& linear) {
+  backend_.MatMul(params, *linear.weight);
+  if (linear.bias.data() == nullptr) return;
+  backend_.AddBias({params.y, linear.bias.data(), params.rows, linear.weight->n()});
 }
 
 StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
@@ -297,11 +339,10 @@ Status Llama::Commit(void* slot, int32_t length, std::span<const int32_t> rows) 
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Model>> LoadLlama(const SafetensorsFolder& tensors,
-                                           const ModelConfig& config, const ModelOptions& options,
-                                           Backend& backend) {
-  auto model = std::make_unique<Llama>(config, options, backend);
-  TREELINE_RETURN_IF_ERROR(model->Load(tensors, options));
+StatusOr<std::unique_ptr<Model>> LoadLlama(const Checkpoint& checkpoint,
+                                           const ModelOptions& options, Backend& backend) {
+  auto model = std::make_unique<Llama>(checkpoint.config(), options, backend);
+  TREELINE_RETURN_IF_ERROR(model->Load(checkpoint, options));
   return model;
 }
 

@@ -1,5 +1,5 @@
-// The LLaMA family: RMSNorm, rotary positions, grouped queries, SwiGLU; any
-// AttentionSpec.
+// The LLaMA family, with Mistral and Qwen2: RMSNorm, rotary positions, grouped queries, SwiGLU,
+// biases where the configuration has them; any AttentionSpec.
 #ifndef TREELINE_ENGINE_MODEL_LLAMA_H_
 #define TREELINE_ENGINE_MODEL_LLAMA_H_
 
@@ -10,10 +10,9 @@
 namespace treeline {
 
 // INVALID_ARGUMENT naming the tensor for what is missing, misshapen, or of an attention that
-// config.json does not speak of.
-StatusOr<std::unique_ptr<Model>> LoadLlama(const SafetensorsFolder& tensors,
-                                           const ModelConfig& config, const ModelOptions& options,
-                                           Backend& backend);
+// the configuration does not speak of.
+StatusOr<std::unique_ptr<Model>> LoadLlama(const Checkpoint& checkpoint,
+                                           const ModelOptions& options, Backend& backend);
 
 }  // namespace treeline
 

@@ -13,6 +13,7 @@
 #include "engine/backend/backend.h"
 #include "engine/base/status.h"
 #include "engine/batch.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/model/weights.h"
 #include "engine/state/state_layout.h"
@@ -53,8 +54,8 @@ struct ModelOptions {
   LoadProgress progress;
 };
 
-// Builds the family that config.model_type names from the tensors of `model_dir`.
-StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& model_dir, const ModelConfig& config,
+// Builds the family that the configuration's model_type names; the checkpoint may go afterwards.
+StatusOr<std::unique_ptr<Model>> LoadModel(const Checkpoint& checkpoint,
                                            const ModelOptions& options, Backend& backend);
 
 // The states' layout, without loading anything.

@@ -1,5 +1,6 @@
 #include "engine/model/model_config.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr char kConfigFile[] = "config.json";
 constexpr char kGenerationFile[] = "generation_config.json";
+constexpr const char* kModelTypes[] = {"llama", "mistral", "qwen2"};
 
 // Bounds far beyond any model: products of a few dimensions stay within int64.
 constexpr int32_t kMaxVocabSize = 1 << 22;
@@ -21,7 +23,6 @@ constexpr int32_t kMaxLayers = 1024;
 constexpr int32_t kMaxHeads = 1024;
 constexpr int32_t kMaxHeadDim = 1024;
 constexpr int32_t kMaxPositions = 1 << 24;
-constexpr double kMaxRopeTheta = 1e12;
 
 Status CheckNotQuantized(const ConfigReader& reader) {
   const Json* quantization = reader.Find("quantization_config");
@@ -37,9 +38,10 @@ Status CheckNotQuantized(const ConfigReader& reader) {
 // Refuses what would change the computation and is not built.
 Status CheckSupported(const ConfigReader& reader) {
   TREELINE_ASSIGN_OR_RETURN(const std::string model_type, reader.String("model_type"));
-  if (model_type != "llama") {
-    return Unimplemented("{}: model_type {} is not supported; llama is", kConfigFile,
-                         reader.Show("model_type"));
+  if (std::find(std::begin(kModelTypes), std::end(kModelTypes), model_type) ==
+      std::end(kModelTypes)) {
+    return Unimplemented("{}: model_type {} is not supported; {} are", kConfigFile,
+                         reader.Show("model_type"), fmt::join(kModelTypes, ", "));
   }
   TREELINE_RETURN_IF_ERROR(CheckNotQuantized(reader));
   TREELINE_ASSIGN_OR_RETURN(const std::string activation, reader.String("hidden_act", "silu"));
@@ -47,41 +49,27 @@ Status CheckSupported(const ConfigReader& reader) {
     return Unimplemented("{}: hidden_act {} is not supported; silu is", kConfigFile,
                          reader.Show("hidden_act"));
   }
-  for (const char* key : {"attention_bias", "mlp_bias"}) {
-    TREELINE_ASSIGN_OR_RETURN(const bool bias, reader.Bool(key, false));
-    if (bias) return Unimplemented("{}: {} true is not supported", kConfigFile, key);
-  }
   return OkStatus();
 }
 
-// `rope` is the object rope_scaling (its type under "type" in old files) or rope_parameters.
-Status CheckRopeType(const ConfigReader& reader, const char* key) {
-  const Json* rope = reader.Find(key);
-  if (rope == nullptr) return OkStatus();
-  if (!rope->is_object()) return reader.Wrong(key, "an object or null");
-  const ConfigReader rope_reader(*rope, fmt::format("{}: {}", kConfigFile, key));
-  const char* type_key = rope_reader.Has("rope_type") ? "rope_type" : "type";
-  if (!rope_reader.Has(type_key) && rope_reader.Has("factor")) {
-    return InvalidArgument("{}: {} has a factor but no rope_type", kConfigFile, key);
+// Which keys speak of biases and of a sliding window depends on the model type, as does what
+// transformers makes of them.
+Status ReadVariant(const ConfigReader& reader, ModelConfig& config) {
+  const std::string& type = config.model_type;
+  bool windowed = type == "mistral";
+  if (type == "llama") {
+    TREELINE_ASSIGN_OR_RETURN(config.qkv_bias, reader.Bool("attention_bias", false));
+    config.o_bias = config.qkv_bias;
+    TREELINE_ASSIGN_OR_RETURN(config.mlp_bias, reader.Bool("mlp_bias", false));
+  } else if (type == "qwen2") {
+    config.qkv_bias = true;
+    TREELINE_ASSIGN_OR_RETURN(windowed, reader.Bool("use_sliding_window", false));
   }
-  TREELINE_ASSIGN_OR_RETURN(const std::string type, rope_reader.String(type_key, "default"));
-  if (type != "default") {
-    return Unimplemented("{}: {} of type {} is not supported; only unscaled rotary embeddings are",
-                         kConfigFile, key, rope_reader.Show(type_key));
+  if (windowed && reader.Has("sliding_window")) {
+    TREELINE_ASSIGN_OR_RETURN(config.sliding_window,
+                              reader.Integer("sliding_window", 1, kMaxPositions));
   }
   return OkStatus();
-}
-
-// Newer files put rope_theta inside rope_parameters.
-StatusOr<float> ReadRopeTheta(const ConfigReader& reader) {
-  TREELINE_RETURN_IF_ERROR(CheckRopeType(reader, "rope_scaling"));
-  TREELINE_RETURN_IF_ERROR(CheckRopeType(reader, "rope_parameters"));
-  TREELINE_ASSIGN_OR_RETURN(const float theta,
-                            reader.Number("rope_theta", 1, kMaxRopeTheta, 10000.0f));
-  const Json* parameters = reader.Find("rope_parameters");
-  if (parameters == nullptr) return theta;
-  return ConfigReader(*parameters, fmt::format("{}: rope_parameters", kConfigFile))
-      .Number("rope_theta", 1, kMaxRopeTheta, theta);
 }
 
 Status ReadShape(const ConfigReader& reader, ModelConfig& config) {
@@ -187,11 +175,13 @@ StatusOr<ModelConfig> ModelConfig::FromJson(const Json& config_json, const Json&
   TREELINE_RETURN_IF_ERROR(CheckSupported(reader));
 
   ModelConfig config;
-  config.model_type = "llama";
+  TREELINE_ASSIGN_OR_RETURN(config.model_type, reader.String("model_type"));
   TREELINE_RETURN_IF_ERROR(ReadShape(reader, config));
   TREELINE_RETURN_IF_ERROR(ReadHeads(reader, config));
   TREELINE_ASSIGN_OR_RETURN(config.rms_norm_eps, reader.Number("rms_norm_eps", 1e-12, 1));
-  TREELINE_ASSIGN_OR_RETURN(config.rope_theta, ReadRopeTheta(reader));
+  TREELINE_ASSIGN_OR_RETURN(config.rope,
+                            RopeConfig::FromJson(config_json, config.max_position_embeddings));
+  TREELINE_RETURN_IF_ERROR(ReadVariant(reader, config));
   TREELINE_ASSIGN_OR_RETURN(config.tie_word_embeddings, reader.Bool("tie_word_embeddings", false));
   if (const Json* attention = reader.Find("linear_attention")) {
     auto spec = AttentionSpec::FromJson(*attention);

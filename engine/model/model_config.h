@@ -10,11 +10,12 @@
 #include "engine/base/json.h"
 #include "engine/base/status.h"
 #include "engine/model/attention_spec.h"
+#include "engine/model/rope_frequencies.h"
 
 namespace treeline {
 
 struct ModelConfig {
-  std::string model_type;  // The family: "llama".
+  std::string model_type;  // "llama", "mistral" or "qwen2": one family.
   int32_t vocab_size = 0;
   int32_t hidden_size = 0;
   int32_t intermediate_size = 0;  // Of the MLP.
@@ -24,8 +25,12 @@ struct ModelConfig {
   int32_t head_dim = 0;  // Even.
   int32_t max_position_embeddings = 0;
   float rms_norm_eps = 1e-5f;
-  float rope_theta = 10000.0f;
+  RopeConfig rope;
   bool tie_word_embeddings = false;
+  // Which products have a bias.
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  // Softmax attention that reaches only this many tokens back: longer contexts are not served.
+  std::optional<int32_t> sliding_window;
   AttentionSpec attention;
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's.
 
@@ -37,7 +42,7 @@ struct ModelConfig {
 
   // Reads a model folder. NOT_FOUND without config.json; INVALID_ARGUMENT naming file and key for
   // missing or impossible values; UNIMPLEMENTED naming what is not supported (a model_type, a
-  // rope_scaling, a quantization_config, biases, an activation other than silu).
+  // kind of rope_scaling, a quantization_config, an activation other than silu).
   static StatusOr<ModelConfig> Load(const std::string& model_dir);
   // The same from parsed files; `generation_json` is null where the folder has none.
   static StatusOr<ModelConfig> FromJson(const Json& config_json, const Json& generation_json);

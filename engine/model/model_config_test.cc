@@ -66,7 +66,10 @@ TEST(ModelConfig, ReadsALlama) {
   EXPECT_EQ(config->head_dim, 64);
   EXPECT_EQ(config->max_position_embeddings, 8192);
   EXPECT_EQ(config->rms_norm_eps, 1e-5f);
-  EXPECT_EQ(config->rope_theta, 100000.0f);
+  EXPECT_EQ(config->rope.theta, 100000.0);
+  EXPECT_EQ(config->rope.scaling, RopeConfig::Scaling::kNone);
+  EXPECT_FALSE(config->qkv_bias || config->o_bias || config->mlp_bias);
+  EXPECT_FALSE(config->sliding_window.has_value());
   EXPECT_TRUE(config->tie_word_embeddings);
   EXPECT_EQ(config->eos_token_ids, std::vector<int32_t>{2});
   EXPECT_EQ(config->attention.ToString(), "softmax");
@@ -83,7 +86,7 @@ TEST(ModelConfig, AbsentKeysTakeHuggingFacesDefaults) {
   const auto config = Read(json);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->num_kv_heads, 9);
-  EXPECT_EQ(config->rope_theta, 10000.0f);
+  EXPECT_EQ(config->rope.theta, 10000.0);
   EXPECT_TRUE(config->eos_token_ids.empty());
   EXPECT_FALSE(config->tie_word_embeddings);
 }
@@ -99,7 +102,41 @@ TEST(ModelConfig, ReadsRopeParameters) {
   json["rope_parameters"] = {{"rope_theta", 500000.0}, {"rope_type", "default"}};
   const auto config = Read(json);
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->rope_theta, 500000.0f);
+  EXPECT_EQ(config->rope.theta, 500000.0);
+}
+
+TEST(ModelConfig, ModelTypesDifferInBiases) {
+  const auto biases = [](const char* model_type, bool attention_bias, bool mlp_bias) {
+    Json json = LlamaConfig();
+    json["model_type"] = model_type;
+    json["attention_bias"] = attention_bias;
+    json["mlp_bias"] = mlp_bias;
+    const auto config = Read(json);
+    EXPECT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->model_type, model_type);
+    return std::vector<bool>{config->qkv_bias, config->o_bias, config->mlp_bias};
+  };
+  EXPECT_EQ(biases("llama", true, false), (std::vector<bool>{true, true, false}));
+  EXPECT_EQ(biases("llama", false, true), (std::vector<bool>{false, false, true}));
+  // What transformers does not look at has no effect.
+  EXPECT_EQ(biases("mistral", true, true), (std::vector<bool>{false, false, false}));
+  EXPECT_EQ(biases("qwen2", false, true), (std::vector<bool>{true, false, false}));
+}
+
+TEST(ModelConfig, ModelTypesDifferInSlidingWindows) {
+  const auto window = [](const char* model_type, const Json& keys) {
+    Json json = LlamaConfig();
+    json["model_type"] = model_type;
+    json.merge_patch(keys);
+    const auto config = Read(json);
+    EXPECT_TRUE(config.ok()) << config.status();
+    return config->sliding_window;
+  };
+  EXPECT_EQ(window("mistral", {{"sliding_window", 4096}}), 4096);
+  EXPECT_EQ(window("mistral", {{"sliding_window", nullptr}}), std::nullopt);
+  EXPECT_EQ(window("llama", {{"sliding_window", 4096}}), std::nullopt);
+  EXPECT_EQ(window("qwen2", {{"sliding_window", 4096}}), std::nullopt);
+  EXPECT_EQ(window("qwen2", {{"sliding_window", 4096}, {"use_sliding_window", true}}), 4096);
 }
 
 TEST(ModelConfig, ReadsTheAttentionBlock) {
@@ -137,15 +174,15 @@ struct Case {
 
 TEST(ModelConfig, NamesWhatIsNotSupported) {
   const Case kCases[] = {
-      {"model_type", R"("mistral")", "model_type \"mistral\" is not supported; llama is"},
-      {"attention_bias", "true", "attention_bias"},
-      {"mlp_bias", "true", "mlp_bias"},
+      {"model_type", R"("gemma")",
+       "model_type \"gemma\" is not supported; llama, mistral, qwen2 are"},
       {"hidden_act", R"("gelu")", "hidden_act \"gelu\""},
-      {"rope_scaling", R"({"rope_type": "llama3", "factor": 8})",
-       "rope_scaling of type \"llama3\""},
-      {"rope_scaling", R"({"type": "linear", "factor": 2})", "rope_scaling of type \"linear\""},
-      {"rope_parameters", R"({"rope_type": "yarn", "rope_theta": 1e4})",
-       "rope_parameters of type \"yarn\""},
+      {"rope_scaling", R"({"type": "su", "factor": 2})", "rope_scaling of type \"su\""},
+      {"rope_parameters", R"({"rope_type": "longrope", "rope_theta": 1e4})",
+       "rope_parameters of type \"longrope\""},
+      {"partial_rotary_factor", "0.5", "partial_rotary_factor 0.5"},
+      {"rope_parameters", R"({"rope_type": "default", "partial_rotary_factor": 0.25})",
+       "partial_rotary_factor 0.25"},
       {"quantization_config", R"({"quant_method": "gptq", "bits": 4})", "quant_method \"gptq\""},
       {"quantization_config", R"({"quant_method": null})", "quant_method null"},
       {"quantization_config", "{}", "quant_method null"},
@@ -200,6 +237,21 @@ TEST(ModelConfig, NamesFileAndKeyOfImpossibleValues) {
       {"rope_parameters", R"({"rope_theta": "big"})", "rope_parameters: rope_theta"},
       {"rope_parameters", "[]", "rope_parameters"},
       {"rope_scaling", "2.0", "rope_scaling"},
+      {"rope_scaling", R"({"rope_type": "linear"})", "rope_scaling: factor is missing"},
+      {"rope_scaling", R"({"factor": 2})", "rope_scaling has a factor but no rope_type"},
+      {"rope_scaling", R"({"rope_type": "dynamic", "factor": 0.5})", "rope_scaling: factor"},
+      {"rope_scaling", R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1})",
+       "rope_scaling: high_freq_factor is missing"},
+      {"rope_scaling",
+       R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4})",
+       "high_freq_factor must be above low_freq_factor 4"},
+      {"rope_scaling", R"({"rope_type": "yarn", "factor": 4, "attention_factor": -1})",
+       "rope_scaling: attention_factor"},
+      {"rope_scaling",
+       R"({"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 0})",
+       "rope_scaling: original_max_position_embeddings"},
+      {"rope_scaling", R"({"rope_type": "yarn", "factor": 4, "rope_theta": 1})",
+       "rope_theta must be above 1"},
       {"rope_scaling", R"({"type": 3})", "rope_scaling: type"},
       {"tie_word_embeddings", "1", "tie_word_embeddings"},
       {"attention_bias", "\"no\"", "attention_bias"},

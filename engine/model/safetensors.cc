@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "engine/base/json.h"
-#include "kernels/float_types.h"
 
 namespace treeline {
 namespace {
@@ -223,12 +222,6 @@ Status CheckShard(const std::map<std::string, TensorView>& tensors, const std::s
 
 }  // namespace
 
-int64_t TensorView::num_elements() const {
-  int64_t count = 1;
-  for (const int64_t dimension : shape) count *= dimension;
-  return count;
-}
-
 StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<const std::byte> bytes,
                                                              const std::string& file) {
   TREELINE_ASSIGN_OR_RETURN(const std::string_view text, HeaderText(bytes, file));
@@ -294,36 +287,6 @@ Status SafetensorsFolder::AddShards(const std::string& model_dir, const std::str
 const TensorView* SafetensorsFolder::Find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
-}
-
-void CopyToFloat(const TensorView& view, std::span<float> out) {
-  TREELINE_CHECK(static_cast<int64_t>(out.size()) == view.num_elements());
-  if (out.empty()) return;
-  // Tensors may lie at any byte: elements are copied, never dereferenced in place.
-  const std::byte* source = view.bytes.data();
-  const auto convert = [&]<typename Stored>(auto to_float) {
-    for (float& value : out) {
-      Stored stored;
-      std::memcpy(&stored, source, sizeof(stored));
-      source += sizeof(stored);
-      value = to_float(stored);
-    }
-  };
-  switch (view.type) {
-    case TensorType::kF32:
-      std::memcpy(out.data(), source, out.size_bytes());
-      return;
-    case TensorType::kF16:
-      return convert.operator()<uint16_t>(F16ToFloat);
-    case TensorType::kBF16:
-      return convert.operator()<uint16_t>(Bf16ToFloat);
-    case TensorType::kF64:
-      return convert.operator()<double>([](double value) { return static_cast<float>(value); });
-    case TensorType::kI8:
-    case TensorType::kOther:
-      break;
-  }
-  TREELINE_CHECK(false, "not a floating type");
 }
 
 }  // namespace treeline

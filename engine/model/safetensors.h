@@ -1,10 +1,10 @@
 // Reading safetensors files: one file, or a folder's shards through
-// model.safetensors.index.json. Files are mapped; tensors are views into them.
+// model.safetensors.index.json. Files are mapped; tensors are views into them, valid while the
+// SafetensorsFolder lives, moved or not.
 #ifndef TREELINE_ENGINE_MODEL_SAFETENSORS_H_
 #define TREELINE_ENGINE_MODEL_SAFETENSORS_H_
 
 #include <cstddef>
-#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -13,22 +13,9 @@
 
 #include "engine/base/file.h"
 #include "engine/base/status.h"
+#include "engine/model/tensor.h"
 
 namespace treeline {
-
-// kOther: a type of the format that no kernel takes (integers, booleans, fp8).
-enum class TensorType { kF64, kF32, kF16, kBF16, kI8, kOther };
-
-// A tensor's bytes inside a mapped file, row-major, little-endian, at any alignment (the
-// format promises none). Valid while the SafetensorsFolder it came from lives, moved or not.
-struct TensorView {
-  TensorType type = TensorType::kOther;
-  std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;
-
-  // 1 for a scalar, whose shape is empty.
-  int64_t num_elements() const;
-};
 
 // Parses the header of one file's bytes and checks it whole: header length within the file
 // and at most 100 MB, known types, sizes that match shape and type, no duplicate names, and
@@ -55,10 +42,6 @@ class SafetensorsFolder {
   std::vector<MappedFile> files_;
   std::map<std::string, TensorView> tensors_;
 };
-
-// Copies any floating type to fp32. REQUIRES: out.size() == view.num_elements() and a
-// floating type.
-void CopyToFloat(const TensorView& view, std::span<float> out);
 
 }  // namespace treeline
 

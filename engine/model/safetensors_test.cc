@@ -3,11 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <map>
 #include <span>
 #include <string>
@@ -193,32 +191,6 @@ TEST(ParseSafetensors, RefusesADeepHeader) {
   const Status status = Parse(File(deep, "")).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(Message(status).find("nested deeper"), std::string::npos) << status;
-}
-
-template <typename T>
-std::vector<float> ToFloat(TensorType type, const std::vector<T>& values) {
-  // One byte off: files promise no alignment.
-  std::vector<std::byte> bytes(1 + values.size() * sizeof(T));
-  std::ranges::copy(std::as_bytes(std::span(values)), bytes.begin() + 1);
-  TensorView view{type, {static_cast<int64_t>(values.size())}, std::span(bytes).subspan(1)};
-  std::vector<float> out(values.size());
-  CopyToFloat(view, out);
-  return out;
-}
-
-TEST(CopyToFloat, ConvertsEveryFloatingType) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(ToFloat<float>(TensorType::kF32, {1.5f, -0x1p-149f, kInfinity}),
-            (std::vector<float>{1.5f, -0x1p-149f, kInfinity}));
-  EXPECT_EQ(ToFloat<double>(TensorType::kF64, {1.5, 0.1, -kInfinity}),
-            (std::vector<float>{1.5f, 0.1f, -kInfinity}));
-  EXPECT_EQ(ToFloat<uint16_t>(TensorType::kF16, {0x3c00, 0x0001, 0xfc00, 0x7bff}),
-            (std::vector<float>{1.0f, 0x1p-24f, -kInfinity, 65504.0f}));
-  EXPECT_EQ(ToFloat<uint16_t>(TensorType::kBF16, {0x3f80, 0xc000, 0x7f80, 0x0001}),
-            (std::vector<float>{1.0f, -2.0f, kInfinity, 0x1p-133f}));
-  EXPECT_TRUE(std::isnan(ToFloat<uint16_t>(TensorType::kF16, {0x7e00})[0]));
-  EXPECT_TRUE(std::isnan(ToFloat<uint16_t>(TensorType::kBF16, {0x7fc0})[0]));
-  EXPECT_TRUE(ToFloat<float>(TensorType::kF32, {}).empty());
 }
 
 class SafetensorsFolderTest : public testing::Test {

@@ -8,47 +8,37 @@
 namespace treeline {
 namespace {
 
-bool IsFloating(TensorType type) {
-  return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16 ||
-         type == TensorType::kF64;
-}
-
-// The smallest type that holds every part without loss.
+// The smallest type that holds every part as well as the checkpoint does.
 WeightType NaturalType(const std::vector<const TensorView*>& parts) {
   const bool all_bf16 = std::all_of(parts.begin(), parts.end(), [](const TensorView* part) {
-    return part->type == TensorType::kBF16;
+    return part->type == TensorType::kBF16 || IsQuantized(part->type);
   });
   return all_bf16 ? WeightType::kBF16 : WeightType::kF32;
 }
 
-// Row `row` of a [rows, k] tensor.
-TensorView RowOf(const TensorView& view, int64_t row, int64_t k) {
-  const size_t row_bytes = view.bytes.size() / view.shape[0];
-  return {view.type, {k}, view.bytes.subspan(row * row_bytes, row_bytes)};
-}
-
 }  // namespace
 
-WeightReader::WeightReader(const SafetensorsFolder& tensors, Backend& backend,
+WeightReader::WeightReader(const Checkpoint& checkpoint, Backend& backend,
                            std::optional<WeightType> weight_type, LoadProgress progress)
-    : tensors_(tensors),
+    : checkpoint_(checkpoint),
       backend_(backend),
       weight_type_(weight_type),
-      progress_(std::move(progress)) {
-  for (const auto& [name, view] : tensors.tensors()) bytes_total_ += view.bytes.size();
-}
+      progress_(std::move(progress)),
+      bytes_total_(checkpoint.weight_bytes()) {}
 
 StatusOr<const TensorView*> WeightReader::FindWithShape(const std::string& name,
                                                         const std::vector<int64_t>& shape) {
-  const TensorView* view = tensors_.Find(name);
+  const TensorView* view = checkpoint_.Find(name);
+  const std::string shown = checkpoint_.NameInFile(name);
   if (view == nullptr) {
-    return InvalidArgument("the checkpoint has no tensor {}, which config.json implies", name);
+    return InvalidArgument("the checkpoint has no tensor {}, which its configuration implies",
+                           shown);
   }
-  if (!IsFloating(view->type)) {
-    return InvalidArgument("tensor {}: its type is not one of F64, F32, F16, BF16", name);
+  if (!HoldsWeights(view->type)) {
+    return InvalidArgument("tensor {}: its type is not one of F64, F32, F16, BF16", shown);
   }
   if (view->shape != shape) {
-    return InvalidArgument("tensor {}: shape [{}], but config.json implies [{}]", name,
+    return InvalidArgument("tensor {}: shape [{}], but the configuration implies [{}]", shown,
                            fmt::join(view->shape, ", "), fmt::join(shape, ", "));
   }
   if (read_.insert(name).second) {
@@ -79,6 +69,15 @@ StatusOr<DeviceVector> WeightReader::Upload(const std::vector<float>& values) {
   return vector;
 }
 
+StatusOr<DeviceVector> WeightReader::Concatenated(const std::vector<Part>& parts) {
+  std::vector<float> all;
+  for (const Part& part : parts) {
+    TREELINE_ASSIGN_OR_RETURN(const std::vector<float> values, Values(part.name, {part.rows}));
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return Upload(all);
+}
+
 StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& parts, int64_t k) {
   std::vector<const TensorView*> views;
   int64_t rows = 0;
@@ -91,7 +90,7 @@ StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& pa
     size_t part = 0;
     int64_t row_in_part = row;
     while (row_in_part >= parts[part].rows) row_in_part -= parts[part++].rows;
-    CopyToFloat(RowOf(*views[part], row_in_part, k), values);
+    CopyRowToFloat(*views[part], row_in_part, values);
   };
   TREELINE_ASSIGN_OR_RETURN(
       std::unique_ptr<Matrix> matrix,
@@ -103,7 +102,7 @@ StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& pa
 
 std::vector<std::string> WeightReader::Unread() const {
   std::vector<std::string> names;
-  for (const auto& [name, view] : tensors_.tensors()) {
+  for (const auto& [name, view] : checkpoint_.tensors()) {
     if (!read_.contains(name)) names.push_back(name);
   }
   return names;

@@ -14,7 +14,7 @@
 
 #include "engine/backend/backend.h"
 #include "engine/base/status.h"
-#include "engine/model/safetensors.h"
+#include "engine/model/checkpoint.h"
 
 namespace treeline {
 
@@ -29,12 +29,19 @@ struct DeviceVector {
 
 class WeightReader {
  public:
-  // `weight_type`: how matrices are held; none: as the checkpoint stores them (F16 as fp32,
-  // which loses nothing). All must outlive this.
-  WeightReader(const SafetensorsFolder& tensors, Backend& backend,
+  // `weight_type`: how matrices are held; none: as the checkpoint stores them (F16 as fp32, which
+  // loses nothing; quantised ones as bf16, whose rounding is small beside what they have lost).
+  // All must outlive this.
+  WeightReader(const Checkpoint& checkpoint, Backend& backend,
                std::optional<WeightType> weight_type, LoadProgress progress);
 
-  bool Has(const std::string& name) const { return tensors_.Find(name) != nullptr; }
+  // A tensor of which `rows` rows are expected.
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+
+  bool Has(const std::string& name) const { return checkpoint_.Find(name) != nullptr; }
 
   // A tensor's values on the host.
   StatusOr<std::vector<float>> Values(const std::string& name, const std::vector<int64_t>& shape);
@@ -42,11 +49,10 @@ class WeightReader {
   StatusOr<DeviceVector> Vector(const std::string& name, const std::vector<int64_t>& shape);
   StatusOr<DeviceVector> Upload(const std::vector<float>& values);
 
+  // Several vectors on the device, one behind the other; vector i is [rows[i]].
+  StatusOr<DeviceVector> Concatenated(const std::vector<Part>& parts);
+
   // One matrix of the rows of several tensors, one below the other; tensor i is [rows[i], k].
-  struct Part {
-    std::string name;
-    int64_t rows;
-  };
   StatusOr<std::unique_ptr<Matrix>> Rows(const std::vector<Part>& parts, int64_t k);
 
   // Tensors that were never asked for, in order of name.
@@ -58,11 +64,12 @@ class WeightReader {
   StatusOr<const TensorView*> FindWithShape(const std::string& name,
                                             const std::vector<int64_t>& shape);
 
-  const SafetensorsFolder& tensors_;
+  const Checkpoint& checkpoint_;
   Backend& backend_;
   const std::optional<WeightType> weight_type_;
   const LoadProgress progress_;
-  int64_t bytes_done_ = 0, bytes_total_ = 0;
+  const int64_t bytes_total_;
+  int64_t bytes_done_ = 0;
   size_t matrix_bytes_ = 0;
   std::set<std::string> read_;
 };

@@ -26,6 +26,11 @@ _CHAT_TEMPLATE = (
     " + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256 + len(_MERGES)
 _MAX_POSITIONS = 2048
 
@@ -44,36 +49,56 @@ class Shape:
     tied: bool = True
     dtype: str = "float32"  # or bfloat16
     seed: int = 0
+    model_type: str = "llama"
+    explicit_head_dim: int | None = None
+    explicit_intermediate_size: int | None = None
+    rope_scaling: dict[str, Any] | None = None
+    max_context: int = 0  # With which it is to be run, where the default will not do.
+    # Keys of config.json beyond those of every model, or in their place.
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_size // self.heads
+        return self.explicit_head_dim or self.hidden_size // self.heads
 
     @property
     def intermediate_size(self) -> int:
-        return 2 * self.hidden_size
+        return self.explicit_intermediate_size or 2 * self.hidden_size
+
+    @property
+    def biased(self) -> tuple[str, ...]:
+        """The projections with a bias."""
+        names: tuple[str, ...] = ()
+        if self.model_type == "qwen2" or self.extra.get("attention_bias"):
+            names += ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        if self.extra.get("attention_bias"):
+            names += ("self_attn.o_proj",)
+        if self.extra.get("mlp_bias"):
+            names += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+        return names
 
 
 def write(folder: pathlib.Path, shape: Shape) -> None:
     """Writes the checkpoint into the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _draw_weights(shape)
+    tensors = draw_weights(shape)
     if shape.dtype == "bfloat16":
         tensors = {name: safetensors_io.to_bf16(values) for name, values in tensors.items()}
     safetensors_io.save(folder / "model.safetensors", tensors, {"format": "pt"})
     documents = {
-        "config.json": _config(shape),
-        "tokenizer.json": _tokenizer(),
-        "tokenizer_config.json": _tokenizer_config(),
+        "config.json": config(shape),
+        "tokenizer.json": tokenizer(),
+        "tokenizer_config.json": tokenizer_config(),
     }
     for name, document in documents.items():
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _config(shape: Shape) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
+def config(shape: Shape) -> dict[str, Any]:
+    """config.json."""
+    keys: dict[str, Any] = {
+        "architectures": [_ARCHITECTURES[shape.model_type]],
         "attention_bias": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -82,23 +107,26 @@ def _config(shape: Shape) -> dict[str, Any]:
         "intermediate_size": shape.intermediate_size,
         "max_position_embeddings": _MAX_POSITIONS,
         "mlp_bias": False,
-        "model_type": "llama",
+        "model_type": shape.model_type,
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.num_layers,
         "num_key_value_heads": shape.kv_heads,
         "rms_norm_eps": 1e-5,
-        "rope_scaling": None,
+        "rope_scaling": shape.rope_scaling,
         "rope_theta": 10000.0,
         "tie_word_embeddings": shape.tied,
         "torch_dtype": shape.dtype,
         "vocab_size": VOCAB_SIZE,
     }
+    if shape.explicit_head_dim is not None:
+        keys["head_dim"] = shape.explicit_head_dim
     if shape.linear_attention is not None:
-        config["linear_attention"] = shape.linear_attention
-    return config
+        keys["linear_attention"] = shape.linear_attention
+    return {**keys, **shape.extra}
 
 
-def _draw_weights(shape: Shape) -> dict[str, np.ndarray]:
+def draw_weights(shape: Shape) -> dict[str, np.ndarray]:
+    """Every tensor, in float32."""
     rng = np.random.default_rng(shape.seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> np.ndarray:
@@ -108,7 +136,7 @@ def _draw_weights(shape: Shape) -> dict[str, np.ndarray]:
         return 1 + 0.2 * rng.standard_normal(shape.hidden_size)
 
     hidden, ffn = shape.hidden_size, shape.intermediate_size
-    kv_size = shape.kv_heads * shape.head_dim
+    q_size, kv_size = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     tensors = {"model.embed_tokens.weight": matrix(VOCAB_SIZE, hidden, gain=2.0)}
     if not shape.tied:
         tensors["lm_head.weight"] = matrix(VOCAB_SIZE, hidden, gain=2.0)
@@ -118,15 +146,18 @@ def _draw_weights(shape: Shape) -> dict[str, np.ndarray]:
         tensors[prefix + "input_layernorm.weight"] = norm()
         tensors[prefix + "post_attention_layernorm.weight"] = norm()
         # Queries and keys with some contrast, so that softmax is not an average.
-        tensors[prefix + "self_attn.q_proj.weight"] = matrix(hidden, hidden, gain=1.4)
+        tensors[prefix + "self_attn.q_proj.weight"] = matrix(q_size, hidden, gain=1.4)
         tensors[prefix + "self_attn.k_proj.weight"] = matrix(kv_size, hidden, gain=1.4)
         tensors[prefix + "self_attn.v_proj.weight"] = matrix(kv_size, hidden)
-        tensors[prefix + "self_attn.o_proj.weight"] = matrix(hidden, hidden)
+        tensors[prefix + "self_attn.o_proj.weight"] = matrix(hidden, q_size)
         tensors[prefix + "mlp.gate_proj.weight"] = matrix(ffn, hidden)
         tensors[prefix + "mlp.up_proj.weight"] = matrix(ffn, hidden)
         tensors[prefix + "mlp.down_proj.weight"] = matrix(hidden, ffn)
         for name, values in _draw_attention(shape, rng).items():
             tensors[f"{prefix}self_attn.{name}"] = values
+        for name in shape.biased:
+            rows = len(tensors[f"{prefix}{name}.weight"])
+            tensors[f"{prefix}{name}.bias"] = 0.5 * rng.standard_normal(rows)
     return {name: values.astype(np.float32) for name, values in tensors.items()}
 
 
@@ -156,7 +187,8 @@ def _draw_attention(shape: Shape, rng: np.random.Generator) -> dict[str, np.ndar
     return tensors
 
 
-def _tokenizer() -> dict[str, Any]:
+def tokenizer() -> dict[str, Any]:
+    """tokenizer.json."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     merges = [merge.split(" ") for merge in _MERGES]
     tokens = [*SPECIAL_TOKENS, *_byte_alphabet(), *("".join(pair) for pair in merges)]
@@ -186,7 +218,8 @@ def _tokenizer() -> dict[str, Any]:
     }
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def tokenizer_config() -> dict[str, Any]:
+    """tokenizer_config.json."""
     return {
         "added_tokens_decoder": {
             str(token_id): _added_token(token) for token_id, token in enumerate(SPECIAL_TOKENS)

@@ -1,4 +1,5 @@
-"""A LLaMA-family model over a whole sequence in float64, read from a Hugging Face folder.
+"""A model of the LLaMA family (llama, mistral, qwen2) over a whole sequence in float64, read from a
+Hugging Face folder.
 
 Attention is softmax, or what config.json's `linear_attention` says; its tensors are those of the
 released Linearized-LLM checkpoints (dwconv, conv_mask, global_factor) and of the learned feature
@@ -16,18 +17,20 @@ from typing import Any
 import numpy as np
 
 import safetensors_io
+from oracle import rope
 from oracle.attention import AttentionParameters, AttentionSpec, attention
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Weights by Hugging Face name. `spec` and `attention` (one entry a layer) may be replaced to
-    see what a part contributes."""
+    """Weights by Hugging Face name. Every field may be replaced to see what a part contributes;
+    `attention` has an entry a layer."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
     spec: AttentionSpec
     attention: tuple[AttentionParameters, ...]
+    max_context: int = 0  # What "dynamic" scaling of positions is made for.
 
     def log_probabilities(self, tokens: list[int]) -> np.ndarray:
         """[n, vocabulary]: row i is the distribution of the token after tokens[0..i]."""
@@ -46,40 +49,46 @@ class Model:
         return x / np.sqrt(mean_square + self.config["rms_norm_eps"]) * scale
 
     def _attention_block(self, layer: int, x: np.ndarray) -> np.ndarray:
-        head_dim = self.config["hidden_size"] // self.config["num_attention_heads"]
+        prefix = f"model.layers.{layer}.self_attn."
+        heads = self.config["num_attention_heads"]
+        head_dim = self.config.get("head_dim") or self.config["hidden_size"] // heads
 
         def project(name: str) -> np.ndarray:
-            weight = self.weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"]
-            return (x @ weight.T).reshape(len(x), -1, head_dim)
+            return self._linear(f"{prefix}{name}_proj", x).reshape(len(x), -1, head_dim)
 
         q, k, v = self._rotate(project("q")), self._rotate(project("k")), project("v")
         output = attention(self.spec, self.attention[layer], q, k, v).reshape(len(x), -1)
-        return output @ self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"].T
+        return self._linear(f"{prefix}o_proj", output)
+
+    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", 0.0)
 
     def _rotate(self, x: np.ndarray) -> np.ndarray:
         """Rotary positions; the halves of a head are the pairs."""
         half = x.shape[-1] // 2
-        frequencies = self.config["rope_theta"] ** (-np.arange(half) / half)
+        frequencies, scale = rope.frequencies(self.config, self.max_context)
         angles = np.arange(len(x))[:, None, None] * frequencies
         a, b = x[..., :half], x[..., half:]
-        cos, sin = np.cos(angles), np.sin(angles)
+        cos, sin = scale * np.cos(angles), scale * np.sin(angles)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def _mlp(self, layer: int, x: np.ndarray) -> np.ndarray:
-        gate, up, down = (
-            self.weights[f"model.layers.{layer}.mlp.{name}_proj.weight"]
-            for name in ("gate", "up", "down")
-        )
-        g = x @ gate.T
-        return (g / (1 + np.exp(-g)) * (x @ up.T)) @ down.T
+        prefix = f"model.layers.{layer}.mlp."
+        gate, up = self._linear(f"{prefix}gate_proj", x), self._linear(f"{prefix}up_proj", x)
+        return self._linear(f"{prefix}down_proj", gate / (1 + np.exp(-gate)) * up)
 
 
 def load(folder: pathlib.Path) -> Model:
     """Reads config.json and model.safetensors."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "llama" or config.get("rope_scaling") is not None:
-        raise ValueError(f"{folder}: not a LLaMA model with unscaled rotary positions")
+    if config["model_type"] not in ("llama", "mistral", "qwen2"):
+        raise ValueError(f"{folder}: not a model of the LLaMA family")
     stored, _ = safetensors_io.load(folder / "model.safetensors")
+    return build(config, stored)
+
+
+def build(config: Mapping[str, Any], stored: Mapping[str, np.ndarray]) -> Model:
+    """A model of weights in memory."""
     weights = {name: tensor.astype(np.float64) for name, tensor in stored.items()}
     spec = AttentionSpec.from_config(config)
     layers = range(config["num_hidden_layers"])
