@@ -9,6 +9,7 @@
 
 #include "engine/base/status.h"
 #include "proto/config.pb.h"
+#include "server/bench.h"
 #include "server/eval.h"
 #include "server/flags.h"
 #include "server/generate.h"
@@ -54,6 +55,11 @@ Status RunInspect(const InspectConfig& config) {
   return Inspect(config, std::cout);
 }
 
+Status RunBench(const BenchConfig& config) {
+  SetUpLog("warning");
+  return Bench(config, std::cout, std::cerr);
+}
+
 struct Command {
   std::string name;
   std::string help;
@@ -75,6 +81,7 @@ std::vector<Command> Commands() {
   return {MakeCommand("serve", "answer requests over HTTP (OpenAI's API)", RunServe),
           MakeCommand("generate", "answer one prompt at the terminal", RunGenerate),
           MakeCommand("eval", "measure how well a model predicts a text", RunEval),
+          MakeCommand("bench", "measure how fast a model runs here", RunBench),
           MakeCommand("inspect", "tell what a model's folder holds", RunInspect)};
 }
 

@@ -178,12 +178,20 @@ std::optional<double> NumberOf(const Flag& flag, const Config& config) {
   }
 }
 
+// A value was given for the field `name`, of any message of the command.
+bool IsSet(const std::string& name, const Config& config) {
+  const std::vector<Flag> flags = FlagsOf(config);
+  return std::any_of(flags.begin(), flags.end(), [&](const Flag& flag) {
+    return flag.field->name() == name && flag.IsSet(config);
+  });
+}
+
 // The legal values, whether they came from a flag or from a file.
 Status CheckValue(const Flag& flag, const Config& config) {
   const FlagOptions& options = flag.options();
   if (!flag.IsSet(config)) {
-    if (options.required()) return InvalidArgument("--{} {} is needed", flag.name, ValueName(flag));
-    return OkStatus();
+    if (!options.required() || IsSet(options.replaced_by(), config)) return OkStatus();
+    return InvalidArgument("--{} {} is needed", flag.name, ValueName(flag));
   }
   if (options.choice_size() > 0) {
     const Config& owner = flag.Owner(config);

@@ -1,0 +1,110 @@
+#include "engine/bench/throughput.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <utility>
+
+#include "engine/model/checkpoint.h"
+
+namespace treeline {
+namespace {
+
+// Each reading is this much after the one before; the last interval repeats.
+class ScriptedClock : public Clock {
+ public:
+  explicit ScriptedClock(std::vector<int> seconds) : seconds_(std::move(seconds)) {}
+  TimePoint Now() const override {
+    now_ += std::chrono::seconds(seconds_[next_]);
+    next_ = std::min(next_ + 1, seconds_.size() - 1);
+    return now_;
+  }
+
+ private:
+  const std::vector<int> seconds_;
+  mutable size_t next_ = 0;
+  mutable TimePoint now_;
+};
+
+class ThroughputTest : public testing::Test {
+ protected:
+  // An engine that holds just `max_context` tokens.
+  void Load(int32_t max_context) {
+    auto checkpoint = Checkpoint::Open("tests/testdata/checkpoints/window_equal");
+    ASSERT_TRUE(checkpoint.ok());
+    auto backend = CreateCpuBackend({.threads = 1, .matmul_kernel = "fp32"});
+    ASSERT_TRUE(backend.ok());
+    auto timed = std::make_unique<TimedBackend>(*std::move(backend), Clock::Real());
+    backend_ = timed.get();
+    ModelEngine::Options options;
+    options.max_context = max_context;
+    options.max_slots = 3;
+    auto engine = ModelEngine::Load(**checkpoint, options, std::move(timed));
+    ASSERT_TRUE(engine.ok());
+    engine_ = *std::move(engine);
+  }
+
+  std::unique_ptr<ModelEngine> engine_;
+  TimedBackend* backend_ = nullptr;
+};
+
+TEST_F(ThroughputTest, RatesAreOfTheRepeatsWithoutTheWarmUp) {
+  Load(40);
+  ThroughputOptions options;
+  options.prompt = 24;
+  options.output = 0;
+  options.contexts = {16};
+  options.repeats = 3;
+  options.max_batch_tokens = 10;
+  // Of the warm-up and the repeats: the time before, and the time it takes.
+  const ScriptedClock clock({0, 100, 7, 4, 7, 1, 7, 2});
+  const auto results = MeasureThroughput(options, {}, clock, *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  ASSERT_EQ(results->size(), 1);
+  const Throughput& result = results->front();
+  EXPECT_EQ(result.steps, 3);
+  EXPECT_EQ(result.seconds, 2);
+  EXPECT_EQ(result.tokens_per_second, 24 / 2.0);
+  EXPECT_EQ(result.slowest, 24 / 4.0);
+  EXPECT_EQ(result.fastest, 24 / 1.0);
+}
+
+// No repeat may find what another left: the engine holds no token more than one needs.
+TEST_F(ThroughputTest, EveryRepeatStartsFromItsContext) {
+  Load(20 + 12);
+  ThroughputOptions options;
+  options.prompt = 12;
+  options.output = 12;
+  options.contexts = {20, 0, 7};
+  options.sequences = {1, 3};
+  options.repeats = 2;
+  std::vector<std::pair<int32_t, int32_t>> order;
+  const auto progress = [&](const Throughput& next) {
+    order.emplace_back(next.context, next.work == Work::kPrefill ? 0 : next.sequences);
+  };
+  const auto results = MeasureThroughput(options, progress, Clock::Real(), *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ(results->size(), 9);
+  EXPECT_THAT(order, testing::ElementsAre(std::pair(0, 0), std::pair(0, 1), std::pair(0, 3),
+                                          std::pair(7, 0), std::pair(7, 1), std::pair(7, 3),
+                                          std::pair(20, 0), std::pair(20, 1), std::pair(20, 3)));
+  EXPECT_EQ(engine_->free_slots(), 3);
+}
+
+TEST_F(ThroughputTest, WhatDoesNotFitIsRefused) {
+  Load(30);
+  ThroughputOptions options;
+  options.prompt = 12;
+  options.output = 12;
+  options.contexts = {20};
+  const auto too_long = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+  EXPECT_THAT(Message(too_long.status()), testing::HasSubstr("--context 20"));
+  options.contexts = {0};
+  options.sequences = {4};
+  const auto too_many = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+  EXPECT_THAT(Message(too_many.status()), testing::HasSubstr("--sequences 4"));
+}
+
+}  // namespace
+}  // namespace treeline

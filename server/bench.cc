@@ -1,0 +1,201 @@
+#include "server/bench.h"
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/backend/timed_backend.h"
+#include "engine/base/clock.h"
+#include "engine/base/json.h"
+#include "engine/bench/machine.h"
+#include "engine/bench/random_checkpoint.h"
+#include "engine/bench/throughput.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model_engine.h"
+#include "server/open_model.h"
+
+namespace treeline {
+
+namespace {
+
+// Past the caches of any machine.
+constexpr size_t kMemoryBytes = size_t{512} << 20;
+
+// "0,2048,8192" of the flag `name`, each in [min, max].
+StatusOr<std::vector<int32_t>> ParseList(const std::string& name, const std::string& text,
+                                         int32_t min, int32_t max) {
+  std::vector<int32_t> values;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    int32_t value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+    if (error != std::errc() || stop != text.data() + end || value < min || value > max) {
+      return InvalidArgument("--{}: '{}' is not a list, such as 1,16, of numbers in {} to {}", name,
+                             text, min, max);
+    }
+    values.push_back(value);
+    begin = end + 1;
+  }
+  return values;
+}
+
+StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
+  constexpr int32_t kMaxContext = 1 << 24, kMaxSequences = 1 << 16;
+  if (config.prompt() == 0 && config.output() == 0) {
+    return InvalidArgument("--prompt 0 and --output 0 leave nothing to measure");
+  }
+  ThroughputOptions options;
+  options.prompt = config.prompt();
+  options.output = config.output();
+  options.repeats = config.repeats();
+  options.max_batch_tokens = config.max_batch_tokens();
+  TREELINE_ASSIGN_OR_RETURN(options.contexts,
+                            ParseList("context", config.context(), 0, kMaxContext));
+  TREELINE_ASSIGN_OR_RETURN(options.sequences,
+                            ParseList("sequences", config.sequences(), 1, kMaxSequences));
+  return options;
+}
+
+const char* Name(Work work) { return work == Work::kPrefill ? "prefill" : "decode"; }
+
+double PerSecond(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+
+struct Report {
+  std::string model;  // As the flags name it.
+  bool random_weights;
+  const ModelEngine& engine;
+  MachineCeilings ceilings;
+  std::vector<Throughput> results;
+};
+
+Json ToJson(const Throughput& result) {
+  const OperationTimes& operations = result.operations;
+  return {
+      {"work", Name(result.work)},
+      {"context", result.context},
+      {"sequences", result.sequences},
+      {"tokens", result.tokens},
+      {"tokens_per_second",
+       {{"median", result.tokens_per_second}, {"min", result.slowest}, {"max", result.fastest}}},
+      {"seconds",
+       {{"all", result.seconds},
+        {"dense", operations.dense_seconds},
+        {"attention", operations.attention_seconds},
+        {"other", result.other_seconds()}}},
+      {"dense_flops_per_second", PerSecond(operations.dense_operations, operations.dense_seconds)},
+      {"weight_bytes_per_step", operations.dense_weight_bytes / result.steps},
+      {"weight_bytes_per_second", PerSecond(operations.dense_weight_bytes, result.seconds)}};
+}
+
+Json ToJson(const Report& report) {
+  Json results = Json::array();
+  for (const Throughput& result : report.results) results.push_back(ToJson(result));
+  return {{"model", report.model},
+          {"random_weights", report.random_weights},
+          {"attention", report.engine.config().attention.ToString()},
+          {"summary", report.engine.Summary()},
+          {"weight_bytes", report.engine.weight_bytes()},
+          {"max_context", report.engine.limits().max_context},
+          {"state_bytes_per_sequence", report.engine.state_bytes()},
+          {"ceilings",
+           {{"memory_bytes_per_second", report.ceilings.memory_bytes_per_second},
+            {"fp32_flops_per_second", report.ceilings.fp32_operations_per_second}}},
+          {"results", std::move(results)}};
+}
+
+std::string TableRow(const Throughput& result) {
+  const OperationTimes& operations = result.operations;
+  const auto percent = [&](double seconds) {
+    return fmt::format("{:.0f}%", 100 * PerSecond(seconds, result.seconds));
+  };
+  // A prefill's steps read the weights too, but it is not what bounds them.
+  const std::string weights =
+      result.work == Work::kDecode
+          ? fmt::format("{:.1f}", 1e-9 * PerSecond(operations.dense_weight_bytes, result.seconds))
+          : "";
+  return fmt::format(
+      "{:<8}{:>8}{:>10}{:>8}{:>11.1f}{:>10.1f}{:>10.1f}{:>7}{:>10}{:>6}{:>9.1f}{:>6}\n",
+      Name(result.work), result.context, result.sequences, result.tokens, result.tokens_per_second,
+      result.slowest, result.fastest, percent(operations.dense_seconds),
+      percent(operations.attention_seconds), percent(result.other_seconds()),
+      1e-9 * PerSecond(operations.dense_operations, operations.dense_seconds), weights);
+}
+
+std::string Table(const Report& report) {
+  std::string table = report.model + (report.random_weights ? ", random weights\n" : "\n");
+  for (const std::string& line : report.engine.Summary()) table += line + "\n";
+  table += fmt::format("at best: memory read at {:.1f} GB/s, fp32 at {:.1f} GFLOP/s\n\n",
+                       1e-9 * report.ceilings.memory_bytes_per_second,
+                       1e-9 * report.ceilings.fp32_operations_per_second);
+  table += fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>9}{:>6}\n",
+                       "work", "context", "sequences", "tokens", "tokens/s", "min", "max", "dense",
+                       "attention", "other", "GFLOP/s", "GB/s");
+  for (const Throughput& result : report.results) table += TableRow(result);
+  return table +
+         "\ntokens/s: the median, over all sequences; dense, attention, other: where its time went;"
+         "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode\n";
+}
+
+// Where the results go: opened first, so that a bad name is told before the work and not after.
+StatusOr<std::unique_ptr<std::ofstream>> OpenFile(const std::string& path) {
+  auto file = std::make_unique<std::ofstream>(path);
+  if (!*file) return InvalidArgument("--json {}: the file cannot be written", path);
+  return file;
+}
+
+}  // namespace
+
+Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
+  if (config.has_random_weights() && config.engine().has_model()) {
+    return InvalidArgument("--random-weights takes the place of --model; give one of them");
+  }
+  TREELINE_ASSIGN_OR_RETURN(const ThroughputOptions measure, WhatToMeasure(config));
+  const bool json_to_out = config.json() == "-";
+  std::unique_ptr<std::ofstream> file;
+  if (config.has_json() && !json_to_out) {
+    TREELINE_ASSIGN_OR_RETURN(file, OpenFile(config.json()));
+  }
+
+  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
+  options.any_context = true;
+  if (options.max_context == 0) options.max_context = measure.longest();
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> plain_backend,
+                            ModelEngine::CreateBackend(options));
+  auto timed_backend = std::make_unique<TimedBackend>(std::move(plain_backend), Clock::Real());
+  TimedBackend& backend = *timed_backend;
+  const bool random_weights = config.has_random_weights();
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
+                            random_weights ? MakeRandomCheckpoint(config.random_weights())
+                                           : Checkpoint::Open(config.engine().model()));
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelEngine> engine,
+                            ModelEngine::Load(*checkpoint, options, std::move(timed_backend)));
+
+  Report report{checkpoint->path(), random_weights, *engine, {}, {}};
+  log << "measuring the machine\n" << std::flush;
+  TREELINE_ASSIGN_OR_RETURN(report.ceilings,
+                            MeasureCeilings(kMemoryBytes, Clock::Real(), backend.host_threads()));
+  const auto progress = [&](const Throughput& next) {
+    log << fmt::format("measuring {} at context {}, {} tokens of {} sequences\n", Name(next.work),
+                       next.context, next.tokens, next.sequences)
+        << std::flush;
+  };
+  TREELINE_ASSIGN_OR_RETURN(report.results,
+                            MeasureThroughput(measure, progress, Clock::Real(), *engine, backend));
+
+  if (json_to_out) {
+    out << ToJson(report).dump() << "\n";
+    return OkStatus();
+  }
+  out << Table(report);
+  if (file == nullptr) return OkStatus();
+  *file << ToJson(report).dump() << "\n";
+  file->close();
+  if (!*file) return Internal("--json {}: writing failed", config.json());
+  return OkStatus();
+}
+
+}  // namespace treeline

@@ -1,0 +1,158 @@
+#include "server/bench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "engine/base/file.h"
+#include "engine/base/json.h"
+#include "server/flags.h"
+
+namespace treeline {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr char kSoftmax[] = "tests/testdata/checkpoints/softmax";
+constexpr char kLinearized[] = "tests/testdata/checkpoints/window_equal";
+
+BenchConfig Config(const std::string& model, std::vector<std::string> more = {}) {
+  std::vector<std::string> args = {
+      "--model",     model, "--prompt",  "5", "--output",  "3", "--context",          "0,70",
+      "--sequences", "1,4", "--repeats", "2", "--threads", "2", "--max-batch-tokens", "4"};
+  args.insert(args.end(), more.begin(), more.end());
+  BenchConfig config;
+  EXPECT_EQ(ParseFlags(args, &config), OkStatus());
+  return config;
+}
+
+struct Ran {
+  Status status;
+  std::string out, log;
+};
+
+Ran RunBench(const BenchConfig& config) {
+  std::ostringstream out, log;
+  const Status status = Bench(config, out, log);
+  return {status, out.str(), log.str()};
+}
+
+TEST(BenchTest, MeasuresEachContextAndBatch) {
+  for (const char* model : {kSoftmax, kLinearized}) {
+    const Ran ran = RunBench(Config(model, {"--json", "-"}));
+    ASSERT_EQ(ran.status, OkStatus());
+    const Json report = Json::parse(ran.out);
+    EXPECT_EQ(report["model"], model);
+    EXPECT_EQ(report["max_context"], 75);
+    EXPECT_GT(report["ceilings"]["memory_bytes_per_second"], 0);
+    EXPECT_GT(report["ceilings"]["fp32_flops_per_second"], 0);
+    std::vector<std::string> works;
+    for (const Json& result : report["results"]) {
+      works.push_back(fmt::format("{} {} {} {}", result["work"].get<std::string>(),
+                                  result["context"].get<int>(), result["sequences"].get<int>(),
+                                  result["tokens"].get<int>()));
+      const Json& rate = result["tokens_per_second"];
+      EXPECT_GT(rate["min"], 0);
+      EXPECT_LE(rate["min"], rate["median"]);
+      EXPECT_LE(rate["median"], rate["max"]);
+      const Json& seconds = result["seconds"];
+      EXPECT_GT(seconds["dense"], 0);
+      EXPECT_GT(seconds["attention"], 0);
+      EXPECT_GT(seconds["other"], 0);
+      EXPECT_NEAR(seconds["all"].get<double>() * rate["median"].get<double>(),
+                  result["tokens"].get<double>(), 1e-6);
+      EXPECT_GT(result["dense_flops_per_second"], 0);
+    }
+    EXPECT_THAT(works, ElementsAre("prefill 0 1 5", "decode 0 1 3", "decode 0 4 12",
+                                   "prefill 70 1 5", "decode 70 1 3", "decode 70 4 12"));
+    EXPECT_THAT(ran.log, HasSubstr("measuring decode at context 70, 12 tokens of 4 sequences\n"));
+  }
+}
+
+// Both have tied embeddings, so a decode's step reads every matrix once, the embedding as the
+// output layer; batching does not change that.
+TEST(BenchTest, AStepOfADecodeReadsTheWeightsOnce) {
+  for (const char* model : {kSoftmax, kLinearized}) {
+    const Json report = Json::parse(RunBench(Config(model, {"--json", "-"})).out);
+    for (const Json& result : report["results"]) {
+      if (result["work"] != "decode") continue;
+      EXPECT_EQ(result["weight_bytes_per_step"], report["weight_bytes"]);
+    }
+  }
+}
+
+TEST(BenchTest, ATableForPeopleAndJsonInAFile) {
+  const std::string path = ::testing::TempDir() + "/bench.json";
+  const Ran ran = RunBench(Config(kLinearized, {"--output", "0", "--json", path}));
+  ASSERT_EQ(ran.status, OkStatus());
+  EXPECT_THAT(ran.out, HasSubstr("at best: memory read at "));
+  EXPECT_THAT(ran.out, HasSubstr("\nprefill        0         1       5 "));
+  EXPECT_THAT(ran.out, HasSubstr("\nprefill       70         1       5 "));
+  EXPECT_THAT(ran.out, ::testing::Not(HasSubstr("\ndecode")));
+  const auto text = ReadFile(path);
+  ASSERT_TRUE(text.ok());
+  EXPECT_EQ(Json::parse(*text)["results"].size(), 2);
+}
+
+TEST(BenchTest, SoftmaxModelsAreMeasuredPastTheirTraining) {
+  const Ran ran = RunBench(Config(kSoftmax, {"--context", "2047", "--json", "-"}));
+  ASSERT_EQ(ran.status, OkStatus());
+  EXPECT_EQ(Json::parse(ran.out)["max_context"], 2052);
+}
+
+TEST(BenchTest, AConfigurationAloneIsMeasuredWithRandomWeights) {
+  for (const std::string folder : {kSoftmax, kLinearized}) {
+    const std::string path = folder + "/config.json";
+    BenchConfig config;
+    ASSERT_EQ(ParseFlags({"--random-weights", path, "--context", "40", "--prompt", "3", "--output",
+                          "2", "--repeats", "1", "--json", "-"},
+                         &config),
+              OkStatus());
+    const Ran ran = RunBench(config);
+    ASSERT_EQ(ran.status, OkStatus());
+    const Json report = Json::parse(ran.out);
+    EXPECT_EQ(report["model"], path);
+    EXPECT_TRUE(report["random_weights"]);
+    EXPECT_EQ(report["results"].size(), 2);
+    // As large as the real one, where that is bf16.
+    if (folder != kSoftmax) continue;
+    EXPECT_EQ(report["weight_bytes"],
+              Json::parse(RunBench(Config(folder, {"--json", "-"})).out)["weight_bytes"]);
+  }
+}
+
+TEST(BenchTest, AModelOrAConfigurationIsNeeded) {
+  BenchConfig config;
+  EXPECT_EQ(Message(ParseFlags({"--prompt", "3"}, &config)), "--model DIR is needed");
+  ASSERT_EQ(ParseFlags({"--random-weights", "/no/such/config.json"}, &config), OkStatus());
+  EXPECT_THAT(Message(RunBench(config).status), HasSubstr("/no/such/config.json"));
+  config.mutable_engine()->set_model(kSoftmax);
+  EXPECT_THAT(Message(RunBench(config).status), HasSubstr("--random-weights takes the place"));
+}
+
+TEST(BenchTest, ErrorsNameTheFlag) {
+  const auto error = [](std::vector<std::string> args) {
+    const Ran ran = RunBench(Config(kLinearized, std::move(args)));
+    EXPECT_FALSE(ran.status.ok());
+    EXPECT_EQ(ran.out, "");
+    return Message(ran.status);
+  };
+  for (const char* bad : {"", ",", "1,", "0,x", "-1", "1;2", "99999999999"}) {
+    EXPECT_THAT(error({"--context", bad}),
+                HasSubstr(fmt::format("--context: '{}' is not a list", bad)));
+  }
+  EXPECT_THAT(error({"--sequences", "0"}), HasSubstr("--sequences: '0' is not a list"));
+  EXPECT_THAT(error({"--prompt", "0", "--output", "0"}), HasSubstr("--prompt 0 and --output 0"));
+  EXPECT_THAT(
+      error({"--max-context", "74"}),
+      HasSubstr("--context 70 and what follows it take 75 tokens, but the engine holds 74"));
+  EXPECT_THAT(error({"--max-slots", "3"}), HasSubstr("--sequences 4: there are 3 states"));
+  EXPECT_THAT(error({"--json", "/no/such/folder/x"}), HasSubstr("--json /no/such/folder/x"));
+  EXPECT_THAT(error({"--device", "cuda"}), HasSubstr("--device cuda"));
+  EXPECT_THAT(error({"--model", "/no/such/model"}), HasSubstr("/no/such/model"));
+}
+
+}  // namespace
+}  // namespace treeline
