@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/testdata/gguf with ggml's own Python package: GGUF files of the small checkpoints, a
-model of every quantised type, and blocks of each with their values.
+model of every quantised type, and blocks of each with their values. And seeds for fuzzing.
 
 Needs the package `gguf` (made with 0.19). The rows of q and k are reordered for architecture
 "llama" as llama.cpp's converter does.
@@ -20,7 +20,9 @@ import make_test_checkpoints
 import safetensors_io
 from oracle import checkpoint, model, rope
 
-_TESTDATA = pathlib.Path(__file__).parent.parent / "tests/testdata"
+_TESTS = pathlib.Path(__file__).parent.parent / "tests"
+_TESTDATA = _TESTS / "testdata"
+_SEEDS = _TESTS / "fuzz/seeds/gguf_fuzz"
 _Type = gguf.GGMLQuantizationType
 _SMALL_TYPES = (_Type.Q4_0, _Type.Q4_1, _Type.Q5_0, _Type.Q5_1, _Type.Q8_0)
 _K_TYPES = (_Type.Q2_K, _Type.Q3_K, _Type.Q4_K, _Type.Q5_K, _Type.Q6_K)
@@ -82,7 +84,7 @@ def write(
     config: dict[str, Any],
     tensors: dict[str, tuple[np.ndarray, _Type]],
 ) -> None:
-    """`tensors`: stored values in Hugging Face's order (quantised ones as bytes), and their type."""
+    """`tensors`: stored values in Hugging Face's order, quantised ones as bytes, and their type."""
     architecture = {"mistral": "llama"}.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(path.stem)
@@ -223,6 +225,13 @@ def make_blocks(path: pathlib.Path, values_path: pathlib.Path) -> None:
     safetensors_io.save(values_path, values)
 
 
+def make_seed(path: pathlib.Path, **changes: Any) -> None:
+    """As small a model as there is."""
+    shape = checkpoint.Shape(8, 1, heads=2, kv_heads=1, linear_attention=None, seed=13, **changes)
+    drawn = checkpoint.draw_weights(shape).items()
+    write(path, checkpoint.config(shape), {name: (values, _Type.F32) for name, values in drawn})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -235,6 +244,11 @@ def main() -> None:
     oracle = make_quantized(args.output / "quantized.gguf")
     text = json.dumps(oracle, separators=(",", ":")) + "\n"
     (args.output / "quantized_oracle.json").write_text(text, encoding="utf-8")
+    _SEEDS.mkdir(parents=True, exist_ok=True)
+    llama3 = make_test_checkpoints.CHECKPOINTS["llama3_biases"].rope_scaling
+    yarn = make_test_checkpoints.CHECKPOINTS["qwen2_yarn"].rope_scaling
+    make_seed(_SEEDS / "llama.gguf", rope_scaling=llama3, extra={"attention_bias": True})
+    make_seed(_SEEDS / "qwen2.gguf", rope_scaling=yarn, model_type="qwen2", tied=False)
     make_blocks(args.output / "blocks.gguf", args.output / "blocks_values.safetensors")
 
 
