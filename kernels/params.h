@@ -27,18 +27,26 @@ struct RmsNormParams {
   float eps = 0;
 };
 
-// Rotates each head of x in place: dimensions i and i + head_dim/2 by the angle
-// positions[row] * inverse_frequencies[i] (the "half-split" layout of LLaMA), and multiplies it
-// by `scale`.
-struct RopeParams {
-  float* x = nullptr;                          // [rows, heads, head_dim], rows row_stride apart
+// The rotations of a step's rows, the same in every layer: scale * cos of the angles
+// positions[row] * inverse_frequencies[i], then scale * sin of them.
+struct RopeAnglesParams {
   const int32_t* positions = nullptr;          // [rows]
   const float* inverse_frequencies = nullptr;  // [head_dim / 2]
+  float* angles = nullptr;                     // [rows, head_dim]
+  int32_t rows = 0;
+  int32_t head_dim = 0;
+  float scale = 1.0f;
+};
+
+// Rotates each head of x in place: dimensions i and i + head_dim/2 (the "half-split" layout of
+// LLaMA) by the row's angle i.
+struct RopeParams {
+  float* x = nullptr;             // [rows, heads, head_dim], rows row_stride apart
+  const float* angles = nullptr;  // [rows, head_dim] of RopeAnglesParams
   int32_t rows = 0;
   int32_t row_stride = 0;  // In floats.
   int32_t heads = 0;
   int32_t head_dim = 0;
-  float scale = 1.0f;
 };
 
 // Adds the same vector to every row of x in place: y = x W^T + bias is a product and this.
@@ -49,20 +57,22 @@ struct AddBiasParams {
   int32_t dim = 0;
 };
 
-// y = silu(gate) * up, where each row of x is [gate | up].
-struct SwiGluParams {
-  const float* x = nullptr;  // [rows, 2 * dim]
-  float* y = nullptr;        // [rows, dim]
-  int32_t rows = 0;
-  int32_t dim = 0;
-};
-
 // y = x W^T, or y += x W^T.
 struct MatMulParams {
   const float* x = nullptr;  // [rows, k]
   float* y = nullptr;        // [rows, n]
   int32_t rows = 0;
   bool accumulate = false;  // Adds to y: the residual connection.
+};
+
+// y = silu(x Wg^T + gate_bias) * (x Wu^T + up_bias): the gated unit of LLaMA's MLP, in one pass,
+// since the two products are larger than all else of a layer.
+struct GatedMatMulParams {
+  const float* x = nullptr;  // [rows, k]
+  float* y = nullptr;        // [rows, n]
+  int32_t rows = 0;
+  const float* gate_bias = nullptr;  // [n] or null
+  const float* up_bias = nullptr;    // [n] or null
 };
 
 // How the rows of the K and V rings and of the sinks are stored.

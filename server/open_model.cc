@@ -59,6 +59,9 @@ StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
   ModelEngine::Options options;
   if (config.dtype() == "fp32") options.weight_type = WeightType::kF32;
   if (config.dtype() == "bf16") options.weight_type = WeightType::kBF16;
+  if (config.dtype() == "int8") options.weight_type = WeightType::kInt8;
+  if (config.dtype() == "int4") options.weight_type = WeightType::kInt4;
+  options.matmul_kernel = config.matmul_kernel();
   options.state_type = config.state_dtype() == "bf16" ? StateType::kBF16 : StateType::kF32;
   options.threads = config.threads();
   options.max_context = config.max_context();

@@ -58,10 +58,13 @@ class Backend {
   // y[i] = row token_ids[i] of table. token_ids is host memory; y: [token_ids.size(), k].
   virtual void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) = 0;
   virtual void MatMul(const MatMulParams& params, const Matrix& matrix) = 0;
+  // gate and up: [n, k] of one WeightType.
+  virtual void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate,
+                           const Matrix& up) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
+  virtual void RopeAngles(const RopeAnglesParams& params) = 0;
   virtual void Rope(const RopeParams& params) = 0;
   virtual void AddBias(const AddBiasParams& params) = 0;
-  virtual void SwiGlu(const SwiGluParams& params) = 0;
   // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
   virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                             int32_t row_stride) = 0;

@@ -145,10 +145,14 @@ class CpuBackend : public Backend {
     cpu::MatMul(params, Packed(matrix), static_cast<const CpuMatrix&>(matrix).kernel,
                 matmul_workspace_, pool_);
   }
+  void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate, const Matrix& up) override {
+    cpu::GatedMatMul(params, Packed(gate), Packed(up), static_cast<const CpuMatrix&>(gate).kernel,
+                     matmul_workspace_, pool_);
+  }
   void RmsNorm(const RmsNormParams& params) override { cpu::RmsNorm(params, pool_); }
+  void RopeAngles(const RopeAnglesParams& params) override { cpu::RopeAngles(params, pool_); }
   void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
   void AddBias(const AddBiasParams& params) override { cpu::AddBias(params, pool_); }
-  void SwiGlu(const SwiGluParams& params) override { cpu::SwiGlu(params, pool_); }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                     int32_t row_stride) override {
     if (type == StateType::kF32) return;

@@ -14,9 +14,9 @@ namespace treeline {
 
 // Norms, rotations, activations and copies are in neither time.
 struct OperationTimes {
-  double dense_seconds = 0;       // MatMul.
+  double dense_seconds = 0;       // MatMul and GatedMatMul.
   double attention_seconds = 0;   // Attention and Commit.
-  double dense_operations = 0;    // Floating-point operations of MatMul.
+  double dense_operations = 0;    // Floating-point operations of these.
   double dense_weight_bytes = 0;  // Bytes of its matrices, counted each time they are used.
 };
 
@@ -47,10 +47,11 @@ class TimedBackend : public Backend {
     backend_->Embed(table, token_ids, y);
   }
   void MatMul(const MatMulParams& params, const Matrix& matrix) override;
+  void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate, const Matrix& up) override;
   void RmsNorm(const RmsNormParams& params) override { backend_->RmsNorm(params); }
   void AddBias(const AddBiasParams& params) override { backend_->AddBias(params); }
+  void RopeAngles(const RopeAnglesParams& params) override { backend_->RopeAngles(params); }
   void Rope(const RopeParams& params) override { backend_->Rope(params); }
-  void SwiGlu(const SwiGluParams& params) override { backend_->SwiGlu(params); }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                     int32_t row_stride) override {
     backend_->RoundToState(type, x, rows, columns, row_stride);

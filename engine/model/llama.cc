@@ -15,7 +15,7 @@ struct LlamaLayer {
   DeviceVector input_norm, post_attention_norm;  // [hidden]
   Linear qkv;                                    // [(heads + 2 kv_heads) * head_dim, hidden]
   Linear o;                                      // [hidden, heads * head_dim]
-  Linear gate_up;                                // [2 * intermediate, hidden]
+  Linear gate, up;                               // [intermediate, hidden]
   Linear down;                                   // [hidden, intermediate]
   AttentionWeights attention;
 };
@@ -48,9 +48,9 @@ class Llama : public Model {
         normed_(backend),
         qkv_(backend),
         attention_(backend),
-        gate_up_(backend),
         activated_(backend),
         positions_(backend),
+        rope_angles_(backend),
         draft_kv_(backend),
         logits_(backend) {}
 
@@ -70,9 +70,8 @@ class Llama : public Model {
     float* normed;             // [rows, hidden_size]
     float* qkv;                // [rows, q_size + 2 kv_size]
     float* attention;          // [rows, q_size]
-    float* gate_up;            // [rows, 2 intermediate_size]
     float* activated;          // [rows, intermediate_size]
-    const int32_t* positions;  // [rows]
+    const float* rope_angles;  // [rows, head_dim]
   };
 
   int32_t q_size() const { return config_.num_heads * config_.head_dim; }
@@ -100,7 +99,7 @@ class Llama : public Model {
   float rope_scale_ = 1.0f;
   std::vector<LlamaLayer> layers_;
 
-  Activations hidden_, normed_, qkv_, attention_, gate_up_, activated_, positions_;
+  Activations hidden_, normed_, qkv_, attention_, activated_, positions_, rope_angles_;
   // Keys and values of the last step's rows, where it had draft trees: [layers, rows, 2 kv_size].
   Activations draft_kv_;
   int32_t draft_rows_ = 0;  // Rows of the last step; 0 where it had no draft tree.
@@ -165,9 +164,10 @@ StatusOr<LlamaLayer> Llama::LoadLayer(int32_t index, int32_t max_context, Weight
                                                   hidden, config_.qkv_bias, reader));
   TREELINE_ASSIGN_OR_RETURN(
       layer.o, LoadLinear({{attention + "o_proj", hidden}}, q_size(), config_.o_bias, reader));
-  TREELINE_ASSIGN_OR_RETURN(layer.gate_up, LoadLinear({{mlp + "gate_proj", intermediate},
-                                                       {mlp + "up_proj", intermediate}},
-                                                      hidden, config_.mlp_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(layer.gate, LoadLinear({{mlp + "gate_proj", intermediate}}, hidden,
+                                                   config_.mlp_bias, reader));
+  TREELINE_ASSIGN_OR_RETURN(
+      layer.up, LoadLinear({{mlp + "up_proj", intermediate}}, hidden, config_.mlp_bias, reader));
   TREELINE_ASSIGN_OR_RETURN(layer.down, LoadLinear({{mlp + "down_proj", hidden}}, intermediate,
                                                    config_.mlp_bias, reader));
   TREELINE_ASSIGN_OR_RETURN(
@@ -210,12 +210,20 @@ StatusOr<Llama::Workspace> Llama::Prepare(const ModelStep& step) {
   TREELINE_ASSIGN_OR_RETURN(work.normed, normed_.Floats(rows * config_.hidden_size));
   TREELINE_ASSIGN_OR_RETURN(work.qkv, qkv_.Floats(rows * qkv_size()));
   TREELINE_ASSIGN_OR_RETURN(work.attention, attention_.Floats(rows * q_size()));
-  TREELINE_ASSIGN_OR_RETURN(work.gate_up, gate_up_.Floats(rows * 2 * config_.intermediate_size));
   TREELINE_ASSIGN_OR_RETURN(work.activated, activated_.Floats(rows * config_.intermediate_size));
   static_assert(sizeof(int32_t) == sizeof(float));
   TREELINE_ASSIGN_OR_RETURN(float* positions, positions_.Floats(rows));
   backend_.CopyToDevice(positions, step.positions.data(), rows * sizeof(int32_t));
-  work.positions = reinterpret_cast<const int32_t*>(positions);
+  TREELINE_ASSIGN_OR_RETURN(float* angles, rope_angles_.Floats(rows * config_.head_dim));
+  RopeAnglesParams rope;
+  rope.positions = reinterpret_cast<const int32_t*>(positions);
+  rope.inverse_frequencies = inverse_frequencies_.data();
+  rope.angles = angles;
+  rope.rows = static_cast<int32_t>(rows);
+  rope.head_dim = config_.head_dim;
+  rope.scale = rope_scale_;
+  backend_.RopeAngles(rope);
+  work.rope_angles = angles;
   return work;
 }
 
@@ -264,13 +272,11 @@ void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
   // Queries and keys are the first heads + kv_heads heads of a row; both are rotated.
   RopeParams rope;
   rope.x = work.qkv;
-  rope.positions = work.positions;
-  rope.inverse_frequencies = inverse_frequencies_.data();
+  rope.angles = work.rope_angles;
   rope.rows = rows;
   rope.row_stride = qkv_size();
   rope.heads = config_.num_heads + config_.num_kv_heads;
   rope.head_dim = config_.head_dim;
-  rope.scale = rope_scale_;
   backend_.Rope(rope);
   backend_.RoundToState(state_type_, work.qkv + q_size(), rows, 2 * kv_size(), qkv_size());
 
@@ -291,8 +297,9 @@ void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
 
 void Llama::MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows) {
   Norm(work.hidden, layer.post_attention_norm, work.normed, rows);
-  Multiply({work.normed, work.gate_up, rows, false}, layer.gate_up);
-  backend_.SwiGlu({work.gate_up, work.activated, rows, config_.intermediate_size});
+  backend_.GatedMatMul(
+      {work.normed, work.activated, rows, layer.gate.bias.data(), layer.up.bias.data()},
+      *layer.gate.weight, *layer.up.weight);
   Multiply({work.activated, work.hidden, rows, true}, layer.down);
 }
 

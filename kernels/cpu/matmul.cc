@@ -2,6 +2,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
+#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -88,6 +89,19 @@ float ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT
   return most / 127.0f;
 }
 
+// gate <- silu(gate) * up.
+void SwiGlu(const float* HWY_RESTRICT up, int32_t n, float* HWY_RESTRICT gate) {
+  const FloatTag d;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
+  const auto one = hn::Set(d, 1.0f);
+  const auto largest = hn::Set(d, 88.0f);  // Above, Highway's Exp is undefined; silu is 0 by then.
+  for (int32_t i = 0; i < n; i += lanes) {
+    const auto x = hn::LoadU(d, gate + i);
+    const auto silu = hn::Div(x, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(x), largest))));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + i)), d, gate + i);
+  }
+}
+
 }  // namespace treeline::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -97,6 +111,7 @@ namespace {
 
 HWY_EXPORT(ConvertToBf16);
 HWY_EXPORT(ConvertToInt8);
+HWY_EXPORT(SwiGlu);
 
 // Rows whose activations stay in the second-level cache while every panel passes by: a multiple
 // of every kernel's tile.
@@ -123,33 +138,66 @@ void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int
   workspace.sums[row] = static_cast<int32_t>(sum);
 }
 
-// Makes params.x what the kernel takes and points `product` at it.
-void ConvertActivations(const MatMulParams& params, int32_t k, ActivationType type,
-                        MatMulWorkspace& workspace, ThreadPool& pool, PanelProduct& product) {
-  product.x = params.x;
+// Products of all rows of x, which are converted to what the kernel takes; without panel and y.
+PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, ActivationType type,
+                                MatMulWorkspace& workspace, ThreadPool& pool) {
+  PanelProduct product = {};
+  product.rows = rows;
+  product.k = k;
+  product.x = x;
   product.x_stride = int64_t{k} * sizeof(float);
-  if (type == ActivationType::kF32) return;
+  if (type == ActivationType::kF32) return product;
   const int32_t bytes = type == ActivationType::kBF16 ? 2 * k : k;
   product.x_stride = int64_t{CeilDiv(bytes, kActivationBytes)} * kActivationBytes;
-  const size_t lines = params.rows * product.x_stride / sizeof(MatMulWorkspace::CacheLine);
+  const size_t lines = rows * product.x_stride / sizeof(MatMulWorkspace::CacheLine);
   if (workspace.x.size() < lines) workspace.x.resize(lines);
   product.x = workspace.x.data();
   if (type == ActivationType::kInt8) {
-    const size_t rows = params.rows;
-    if (workspace.scales.size() < rows) {
+    if (workspace.scales.size() < size_t(rows)) {
       workspace.scales.resize(rows);
       workspace.sums.resize(rows);
     }
-    const size_t groups = rows * CeilDiv(k, kInt4Group);
+    const size_t groups = size_t(rows) * CeilDiv(k, kInt4Group);
     if (workspace.group_sums.size() < groups) workspace.group_sums.resize(groups);
     product.x_scales = workspace.scales.data();
     product.x_sums = workspace.sums.data();
     product.x_group_sums = workspace.group_sums.data();
   }
-  pool.ParallelFor(CeilDiv(params.rows, kRowsPerConversion), [&](int64_t task, int32_t) {
+  pool.ParallelFor(CeilDiv(rows, kRowsPerConversion), [&](int64_t task, int32_t) {
     const int32_t begin = static_cast<int32_t>(task) * kRowsPerConversion;
-    for (int32_t row = begin; row < std::min(begin + kRowsPerConversion, params.rows); ++row) {
-      ConvertRow(params.x + int64_t{row} * k, k, type, row, product.x_stride, workspace);
+    for (int32_t row = begin; row < std::min(begin + kRowsPerConversion, rows); ++row) {
+      ConvertRow(x + int64_t{row} * k, k, type, row, product.x_stride, workspace);
+    }
+  });
+  return product;
+}
+
+// `all` from row `first` on, at most kRowBlock rows.
+PanelProduct RowBlock(const PanelProduct& all, int32_t first) {
+  PanelProduct block = all;
+  block.x = static_cast<const std::byte*>(all.x) + first * all.x_stride;
+  block.rows = std::min(kRowBlock, all.rows - first);
+  if (all.x_scales != nullptr) {
+    block.x_scales += first;
+    block.x_sums += first;
+    block.x_group_sums += int64_t{first} * CeilDiv(all.k, kInt4Group);
+  }
+  return block;
+}
+
+// Calls function(first_row, block, panel) for every block of rows and panel, on all threads.
+template <class Function>
+void ForEachBlock(const PanelProduct& all, int32_t panels, ThreadPool& pool,
+                  const Function& function) {
+  // Neighbouring panels are streamed by one thread; enough tasks that no thread waits long.
+  const int32_t panels_per_task = std::max(1, panels / (8 * pool.num_threads()));
+  const int32_t blocks = CeilDiv(all.rows, kRowBlock), tasks = CeilDiv(panels, panels_per_task);
+  pool.ParallelFor(int64_t{blocks} * tasks, [&](int64_t i, int32_t) {
+    const int32_t first_row = static_cast<int32_t>(i / tasks) * kRowBlock;
+    const int32_t first_panel = static_cast<int32_t>(i % tasks) * panels_per_task;
+    const PanelProduct block = RowBlock(all, first_row);
+    for (int32_t p = first_panel; p < std::min(first_panel + panels_per_task, panels); ++p) {
+      function(first_row, block, p);
     }
   });
 }
@@ -175,37 +223,51 @@ std::vector<const MatMulKernel*> MatMulKernels(WeightType type) {
 
 void MatMul(const MatMulParams& params, const PackedMatrix& matrix, const MatMulKernel& kernel,
             MatMulWorkspace& workspace, ThreadPool& pool) {
-  const int32_t n = matrix.n(), k = matrix.k();
-  PanelProduct whole = {};
-  ConvertActivations(params, k, kernel.activations, workspace, pool, whole);
-  whole.k = k;
-  whole.y_stride = n;
-  whole.accumulate = params.accumulate;
+  const int32_t n = matrix.n();
   const MatMulKernel::Run run = kernel.run[static_cast<int>(matrix.type())];
+  const PanelProduct all =
+      ConvertActivations(params.x, params.rows, matrix.k(), kernel.activations, workspace, pool);
+  ForEachBlock(all, matrix.num_panels(), pool,
+               [&](int32_t first_row, PanelProduct product, int32_t p) {
+                 product.panel = matrix.panel(p);
+                 product.y = params.y + int64_t{first_row} * n + p * kPanelColumns;
+                 product.y_stride = n;
+                 product.columns = std::min(kPanelColumns, n - p * kPanelColumns);
+                 product.accumulate = params.accumulate;
+                 run(product);
+               });
+}
 
-  const int32_t panels = matrix.num_panels(), blocks = CeilDiv(params.rows, kRowBlock);
-  // Neighbouring panels are streamed by one thread; enough tasks that no thread waits long.
-  const int32_t panels_per_task = std::max(1, panels / (8 * pool.num_threads()));
-  const int32_t tasks = CeilDiv(panels, panels_per_task);
-  pool.ParallelFor(int64_t{blocks} * tasks, [&](int64_t i, int32_t) {
-    const int32_t first_row = static_cast<int32_t>(i / tasks) * kRowBlock;
-    const int32_t first_panel = static_cast<int32_t>(i % tasks) * panels_per_task;
-    const int32_t groups = CeilDiv(k, kInt4Group);
-    PanelProduct product = whole;
-    product.x = static_cast<const std::byte*>(whole.x) + first_row * whole.x_stride;
-    product.rows = std::min(kRowBlock, params.rows - first_row);
-    if (whole.x_scales != nullptr) {
-      product.x_scales += first_row;
-      product.x_sums += first_row;
-      product.x_group_sums += int64_t{first_row} * groups;
-    }
-    for (int32_t p = first_panel; p < std::min(first_panel + panels_per_task, panels); ++p) {
-      product.panel = matrix.panel(p);
-      product.y = params.y + int64_t{first_row} * n + p * kPanelColumns;
-      product.columns = std::min(kPanelColumns, n - p * kPanelColumns);
-      run(product);
-    }
-  });
+void GatedMatMul(const GatedMatMulParams& params, const PackedMatrix& gate, const PackedMatrix& up,
+                 const MatMulKernel& kernel, MatMulWorkspace& workspace, ThreadPool& pool) {
+  const int32_t n = gate.n();
+  const PanelProduct all =
+      ConvertActivations(params.x, params.rows, gate.k(), kernel.activations, workspace, pool);
+  ForEachBlock(all, gate.num_panels(), pool,
+               [&](int32_t first_row, PanelProduct product, int32_t p) {
+                 // Both panels' results stay in the cache until they are one.
+                 alignas(64) float results[2][kRowBlock * kPanelColumns];
+                 product.y_stride = product.columns = kPanelColumns;
+                 for (int i = 0; i < 2; ++i) {
+                   const PackedMatrix& matrix = i == 0 ? gate : up;
+                   const float* bias = i == 0 ? params.gate_bias : params.up_bias;
+                   product.panel = matrix.panel(p);
+                   product.y = results[i];
+                   kernel.run[static_cast<int>(matrix.type())](product);
+                   if (bias == nullptr) continue;
+                   for (int32_t j = 0; j < product.rows * kPanelColumns; ++j) {
+                     const int32_t column = p * kPanelColumns + j % kPanelColumns;
+                     if (column < n) results[i][j] += bias[column];
+                   }
+                 }
+                 HWY_DYNAMIC_DISPATCH(SwiGlu)
+                 (results[1], product.rows * kPanelColumns, results[0]);
+                 const int32_t columns = std::min(kPanelColumns, n - p * kPanelColumns);
+                 for (int32_t row = 0; row < product.rows; ++row) {
+                   std::copy_n(results[0] + row * kPanelColumns, columns,
+                               params.y + int64_t{first_row + row} * n + p * kPanelColumns);
+                 }
+               });
 }
 
 }  // namespace treeline::cpu

@@ -28,6 +28,10 @@ struct MatMulWorkspace {
 void MatMul(const MatMulParams& params, const PackedMatrix& matrix, const MatMulKernel& kernel,
             MatMulWorkspace& workspace, ThreadPool& pool);
 
+// params.y: [rows, gate.n()]; params.x: [rows, gate.k()]. gate and up have one shape.
+void GatedMatMul(const GatedMatMulParams& params, const PackedMatrix& gate, const PackedMatrix& up,
+                 const MatMulKernel& kernel, MatMulWorkspace& workspace, ThreadPool& pool);
+
 }  // namespace treeline::cpu
 
 #endif  // TREELINE_KERNELS_CPU_MATMUL_H_

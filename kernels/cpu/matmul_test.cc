@@ -136,6 +136,37 @@ TEST_P(MatMulTest, ARowsBitsDependOnThatRowAlone) {
   }
 }
 
+TEST_P(MatMulTest, TheGatedProductMatchesTheReference) {
+  const auto [rows, n, k] = GetParam();
+  std::mt19937 rng(n + k);
+  std::vector<float> gate_weight = RandomValues(size_t(n) * k, rng);
+  std::vector<float> up_weight = RandomValues(size_t(n) * k, rng);
+  for (float& w : gate_weight) w /= std::sqrt(static_cast<float>(k));
+  const cpu::PackedMatrix gate = Pack(WeightType::kF32, gate_weight);
+  const cpu::PackedMatrix up = Pack(WeightType::kF32, up_weight);
+  const std::vector<float> x = RandomValues(size_t(rows) * k, rng);
+  std::vector<float> gate_bias = RandomValues(n, rng);
+  const std::vector<float> up_bias = RandomValues(n, rng);
+  gate_bias[0] = -200;  // silu of it is a tiny negative number, not NaN.
+  for (const bool has_biases : {false, true}) {
+    GatedMatMulParams params;
+    params.x = x.data();
+    params.rows = rows;
+    if (has_biases) {
+      params.gate_bias = gate_bias.data();
+      params.up_bias = up_bias.data();
+    }
+    std::vector<float> actual(size_t(rows) * n), expected(size_t(rows) * n);
+    params.y = actual.data();
+    cpu::GatedMatMul(params, gate, up, cpu::kFp32Kernel, workspace_, pool_);
+    params.y = expected.data();
+    reference::GatedMatMul(params, gate_weight.data(), up_weight.data(), n, k);
+    for (size_t i = 0; i < actual.size(); ++i) {
+      ASSERT_NEAR(actual[i], expected[i], 1e-6 * (k + 1) * (1 + std::abs(expected[i]))) << i;
+    }
+  }
+}
+
 TEST_P(MatMulTest, AllInt8KernelsGiveTheSameBits) {
   const auto [rows, n, k] = GetParam();
   std::mt19937 rng(n + k);

@@ -39,17 +39,26 @@ void RmsNormRow(const float* HWY_RESTRICT x, const float* HWY_RESTRICT weight,
   for (int32_t i = whole; i < dim; ++i) y[i] = x[i] * scale * weight[i];
 }
 
-void SwiGluRow(const float* HWY_RESTRICT x, float* HWY_RESTRICT y, int32_t dim) {
+void RopeRow(const RopeParams& params, int32_t row) {
   const hn::ScalableTag<float> d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = WholeVectors(d, dim);
-  const auto one = hn::Set(d, 1.0f);
-  const auto largest = hn::Set(d, 88.0f);  // Above, Highway's Exp is undefined; silu is 0 by then.
-  for (int32_t i = 0; i < whole; i += lanes) {
-    const auto gate = hn::LoadU(d, x + i);
-    const auto silu = hn::Div(gate, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(gate), largest))));
-    hn::StoreU(hn::Mul(silu, hn::LoadU(d, x + dim + i)), d, y + i);
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), half = params.head_dim / 2;
+  const int32_t whole = WholeVectors(d, half);
+  const float* cosines = params.angles + int64_t{row} * params.head_dim;
+  const float* sines = cosines + half;
+  for (int32_t head = 0; head < params.heads; ++head) {
+    float* x = params.x + int64_t{row} * params.row_stride + head * params.head_dim;
+    for (int32_t i = 0; i < whole; i += lanes) {
+      const auto a = hn::LoadU(d, x + i), b = hn::LoadU(d, x + half + i);
+      const auto cosine = hn::LoadU(d, cosines + i), sine = hn::LoadU(d, sines + i);
+      hn::StoreU(hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), d, x + i);
+      hn::StoreU(hn::MulAdd(a, sine, hn::Mul(b, cosine)), d, x + half + i);
+    }
+    for (int32_t i = whole; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      x[i] = a * cosines[i] - b * sines[i];
+      x[half + i] = b * cosines[i] + a * sines[i];
+    }
   }
-  for (int32_t i = whole; i < dim; ++i) y[i] = x[i] / (1.0f + std::exp(-x[i])) * x[dim + i];
 }
 
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
@@ -62,7 +71,7 @@ namespace treeline::cpu {
 namespace {
 
 HWY_EXPORT(RmsNormRow);
-HWY_EXPORT(SwiGluRow);
+HWY_EXPORT(RopeRow);
 HWY_EXPORT(TargetName);
 
 // Rows a task takes: enough work to be worth handing out.
@@ -76,23 +85,6 @@ void ForEachRow(int32_t rows, ThreadPool& pool, const RowFunction& function) {
   });
 }
 
-void RopeRow(const RopeParams& params, int32_t row) {
-  const int32_t half = params.head_dim / 2;
-  float* x = params.x + int64_t{row} * params.row_stride;
-  const float position = static_cast<float>(params.positions[row]);
-  for (int32_t i = 0; i < half; ++i) {
-    // One sine a dimension and row, shared by the heads. std::sin reduces large angles exactly.
-    const float angle = position * params.inverse_frequencies[i];
-    const float cosine = params.scale * std::cos(angle), sine = params.scale * std::sin(angle);
-    for (int32_t head = 0; head < params.heads; ++head) {
-      float* pair = x + head * params.head_dim + i;
-      const float a = pair[0], b = pair[half];
-      pair[0] = a * cosine - b * sine;
-      pair[half] = b * cosine + a * sine;
-    }
-  }
-}
-
 }  // namespace
 
 void RmsNorm(const RmsNormParams& params, ThreadPool& pool) {
@@ -103,21 +95,27 @@ void RmsNorm(const RmsNormParams& params, ThreadPool& pool) {
   });
 }
 
+void RopeAngles(const RopeAnglesParams& params, ThreadPool& pool) {
+  const int32_t half = params.head_dim / 2;
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    float* cosines = params.angles + int64_t{row} * params.head_dim;
+    const float position = static_cast<float>(params.positions[row]);
+    for (int32_t i = 0; i < half; ++i) {
+      const float angle = position * params.inverse_frequencies[i];
+      cosines[i] = params.scale * std::cos(angle);  // Exact for large angles too.
+      cosines[half + i] = params.scale * std::sin(angle);
+    }
+  });
+}
+
 void Rope(const RopeParams& params, ThreadPool& pool) {
-  ForEachRow(params.rows, pool, [&](int32_t row) { RopeRow(params, row); });
+  ForEachRow(params.rows, pool, [&](int32_t row) { HWY_DYNAMIC_DISPATCH(RopeRow)(params, row); });
 }
 
 void AddBias(const AddBiasParams& params, ThreadPool& pool) {
   ForEachRow(params.rows, pool, [&](int32_t row) {
     float* x = params.x + int64_t{row} * params.dim;
     for (int32_t i = 0; i < params.dim; ++i) x[i] += params.bias[i];
-  });
-}
-
-void SwiGlu(const SwiGluParams& params, ThreadPool& pool) {
-  ForEachRow(params.rows, pool, [&](int32_t row) {
-    HWY_DYNAMIC_DISPATCH(SwiGluRow)
-    (params.x + int64_t{row} * 2 * params.dim, params.y + int64_t{row} * params.dim, params.dim);
   });
 }
 

@@ -17,19 +17,30 @@ void RmsNorm(const RmsNormParams& params) {
   }
 }
 
+void RopeAngles(const RopeAnglesParams& params) {
+  const int32_t half = params.head_dim / 2;
+  for (int32_t row = 0; row < params.rows; ++row) {
+    float* cosines = params.angles + int64_t{row} * params.head_dim;
+    for (int32_t i = 0; i < half; ++i) {
+      // The angle is a float product, as in the models' training code.
+      const double angle =
+          static_cast<float>(params.positions[row]) * params.inverse_frequencies[i];
+      cosines[i] = static_cast<float>(params.scale * std::cos(angle));
+      cosines[half + i] = static_cast<float>(params.scale * std::sin(angle));
+    }
+  }
+}
+
 void Rope(const RopeParams& params) {
   const int32_t half = params.head_dim / 2;
   for (int32_t row = 0; row < params.rows; ++row) {
     for (int32_t head = 0; head < params.heads; ++head) {
       float* x = params.x + int64_t{row} * params.row_stride + head * params.head_dim;
+      const float* cosines = params.angles + int64_t{row} * params.head_dim;
       for (int32_t i = 0; i < half; ++i) {
-        // The angle is a float product, as in the models' training code.
-        const double angle =
-            static_cast<float>(params.positions[row]) * params.inverse_frequencies[i];
-        const double a = x[i], b = x[i + half];
-        x[i] = static_cast<float>(params.scale * (a * std::cos(angle) - b * std::sin(angle)));
-        x[i + half] =
-            static_cast<float>(params.scale * (b * std::cos(angle) + a * std::sin(angle)));
+        const double a = x[i], b = x[i + half], cosine = cosines[i], sine = cosines[half + i];
+        x[i] = static_cast<float>(a * cosine - b * sine);
+        x[i + half] = static_cast<float>(b * cosine + a * sine);
       }
     }
   }
@@ -43,26 +54,35 @@ void AddBias(const AddBiasParams& params) {
   }
 }
 
-void SwiGlu(const SwiGluParams& params) {
-  for (int32_t row = 0; row < params.rows; ++row) {
-    const float* gate = params.x + int64_t{row} * 2 * params.dim;
-    const float* up = gate + params.dim;
-    float* y = params.y + int64_t{row} * params.dim;
-    for (int32_t i = 0; i < params.dim; ++i) {
-      y[i] = static_cast<float>(gate[i] / (1.0 + std::exp(-double{gate[i]})) * up[i]);
-    }
-  }
+namespace {
+
+double Dot(const float* a, const float* b, int32_t n) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) sum += double{a[i]} * b[i];
+  return sum;
 }
+
+}  // namespace
 
 void MatMul(const MatMulParams& params, const float* weight, int32_t n, int32_t k) {
   for (int32_t row = 0; row < params.rows; ++row) {
     for (int32_t column = 0; column < n; ++column) {
-      double sum = 0;
-      for (int32_t i = 0; i < k; ++i) {
-        sum += double{params.x[int64_t{row} * k + i]} * weight[int64_t{column} * k + i];
-      }
+      const double sum = Dot(params.x + int64_t{row} * k, weight + int64_t{column} * k, k);
       float& y = params.y[int64_t{row} * n + column];
       y = static_cast<float>(params.accumulate ? y + sum : sum);
+    }
+  }
+}
+
+void GatedMatMul(const GatedMatMulParams& params, const float* gate, const float* up, int32_t n,
+                 int32_t k) {
+  for (int32_t row = 0; row < params.rows; ++row) {
+    const float* x = params.x + int64_t{row} * k;
+    for (int32_t column = 0; column < n; ++column) {
+      double g = Dot(x, gate + int64_t{column} * k, k), u = Dot(x, up + int64_t{column} * k, k);
+      if (params.gate_bias != nullptr) g += params.gate_bias[column];
+      if (params.up_bias != nullptr) u += params.up_bias[column];
+      params.y[int64_t{row} * n + column] = static_cast<float>(g / (1.0 + std::exp(-g)) * u);
     }
   }
 }

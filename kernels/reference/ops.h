@@ -8,11 +8,14 @@
 namespace treeline::reference {
 
 void RmsNorm(const RmsNormParams& params);
+void RopeAngles(const RopeAnglesParams& params);
 void Rope(const RopeParams& params);
 void AddBias(const AddBiasParams& params);
-void SwiGlu(const SwiGluParams& params);
 // weight: [n, k].
 void MatMul(const MatMulParams& params, const float* weight, int32_t n, int32_t k);
+// gate, up: [n, k].
+void GatedMatMul(const GatedMatMulParams& params, const float* gate, const float* up, int32_t n,
+                 int32_t k);
 
 }  // namespace treeline::reference
 
