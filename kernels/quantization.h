@@ -4,7 +4,8 @@
 //
 //   int8  a row of W [k] is scale * codes, codes in [-127, 127], one fp32 scale a row.
 //   int4  32 values of a row are minimum + scale * codes, codes in [0, 15], both fp16.
-//   Activations of either are quantised like an int8 row, token by token.
+//   Activations that meet either are quantised like int8 rows, for every token and block of 32 of
+//   its values: one scale a token would let its few large values drown the others.
 #ifndef TREELINE_KERNELS_QUANTIZATION_H_
 #define TREELINE_KERNELS_QUANTIZATION_H_
 
@@ -18,7 +19,10 @@ namespace treeline {
 // has scale NaN, so that its products show it.
 float QuantizeInt8(std::span<const float> x, int8_t* codes);
 
+inline constexpr int32_t kActivationBlock = 32;
+
 inline constexpr int32_t kInt4Group = 32;
+static_assert(kActivationBlock % kInt4Group == 0);
 
 struct Int4Group {
   uint16_t scale = 0, minimum = 0;  // fp16

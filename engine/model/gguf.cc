@@ -47,9 +47,9 @@ struct TensorTypeId {
 };
 constexpr TensorTypeId kTensorTypes[] = {
     {0, "F32", TensorType::kF32},        {1, "F16", TensorType::kF16},
-    {2, "Q4_0", TensorType::kQ4_0},      {3, "Q4_1", TensorType::kQ4_1},
-    {6, "Q5_0", TensorType::kQ5_0},      {7, "Q5_1", TensorType::kQ5_1},
-    {8, "Q8_0", TensorType::kQ8_0},      {9, "Q8_1", TensorType::kOther},
+    {2, "Q4_0", TensorType::kQ40},       {3, "Q4_1", TensorType::kQ41},
+    {6, "Q5_0", TensorType::kQ50},       {7, "Q5_1", TensorType::kQ51},
+    {8, "Q8_0", TensorType::kQ80},       {9, "Q8_1", TensorType::kOther},
     {10, "Q2_K", TensorType::kQ2K},      {11, "Q3_K", TensorType::kQ3K},
     {12, "Q4_K", TensorType::kQ4K},      {13, "Q5_K", TensorType::kQ5K},
     {14, "Q6_K", TensorType::kQ6K},      {15, "Q8_K", TensorType::kOther},

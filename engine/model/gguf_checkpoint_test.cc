@@ -87,7 +87,7 @@ TEST(GgufModelConfig, TensorsTellOfBiasesAndTies) {
 
 TEST(GgufModelConfig, ReadsRopeScaling) {
   using Scaling = RopeConfig::Scaling;
-  const auto rope = [](File file) {
+  const auto rope = [](const File& file) {
     const auto config = Config(file);
     EXPECT_TRUE(config.ok()) << config.status();
     return config->rope;

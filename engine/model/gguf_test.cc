@@ -115,7 +115,7 @@ TEST(Gguf, ReadsTensors) {
     EXPECT_EQ(a.bytes.size(), 24u);
     EXPECT_EQ(a.bytes[0], std::byte{1});
     const TensorView& b = gguf->tensors().at("b");
-    EXPECT_EQ(b.type, TensorType::kQ8_0);
+    EXPECT_EQ(b.type, TensorType::kQ80);
     EXPECT_EQ(b.shape, (std::vector<int64_t>{1, 32}));
     EXPECT_EQ(b.bytes.size(), 34u);
     EXPECT_EQ(b.bytes[0], std::byte{2});

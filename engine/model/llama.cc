@@ -185,10 +185,10 @@ Status Llama::Load(const Checkpoint& checkpoint, const ModelOptions& options) {
     layers_.push_back(std::move(layer));
   }
   TREELINE_ASSIGN_OR_RETURN(embedding_,
-                            reader.Rows({{"model.embed_tokens.weight", vocab}}, hidden));
+                            reader.VocabularyRows({"model.embed_tokens.weight", vocab}, hidden));
   TREELINE_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", {hidden}));
   if (!config_.tie_word_embeddings) {
-    TREELINE_ASSIGN_OR_RETURN(lm_head_, reader.Rows({{"lm_head.weight", vocab}}, hidden));
+    TREELINE_ASSIGN_OR_RETURN(lm_head_, reader.VocabularyRows({"lm_head.weight", vocab}, hidden));
   }
   TREELINE_RETURN_IF_ERROR(CheckUnread(checkpoint, reader));
 

@@ -15,7 +15,7 @@ constexpr int kSmall = 32;
 constexpr int kSuper = 256;
 
 // w = d * (q - 8). The low nibbles are weights 0..15, the high ones 16..31.
-struct Q4_0 {
+struct Q40 {
   static constexpr int kWeights = kSmall;
   uint16_t d;
   uint8_t q[kSmall / 2];
@@ -29,7 +29,7 @@ struct Q4_0 {
 };
 
 // w = d * q + m.
-struct Q4_1 {
+struct Q41 {
   static constexpr int kWeights = kSmall;
   uint16_t d, m;
   uint8_t q[kSmall / 2];
@@ -46,7 +46,7 @@ struct Q4_1 {
 int FifthBit(const uint8_t (&high)[4], int i) { return (high[i / 8] >> (i % 8) & 1) << 4; }
 
 // w = d * (q - 16).
-struct Q5_0 {
+struct Q50 {
   static constexpr int kWeights = kSmall;
   uint16_t d;
   uint8_t high[4];
@@ -62,7 +62,7 @@ struct Q5_0 {
 };
 
 // w = d * q + m.
-struct Q5_1 {
+struct Q51 {
   static constexpr int kWeights = kSmall;
   uint16_t d, m;
   uint8_t high[4];
@@ -78,7 +78,7 @@ struct Q5_1 {
 };
 
 // w = d * q.
-struct Q8_0 {
+struct Q80 {
   static constexpr int kWeights = kSmall;
   uint16_t d;
   int8_t q[kSmall];
@@ -199,14 +199,15 @@ struct Q6K {
     const float unit = F16ToFloat(d);
     for (int i = 0; i < kSuper; ++i) {
       const int nibble = low[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-      const float scale = unit * static_cast<float>(scales[i / 16]);
+      const int group = i / 16;
+      const float scale = unit * static_cast<float>(scales[group]);
       out[i] = scale * static_cast<float>((nibble | TwoBits(high, i) << 4) - 32);
     }
   }
 };
 
-static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 &&
-              sizeof(Q5_1) == 24 && sizeof(Q8_0) == 34);
+static_assert(sizeof(Q40) == 18 && sizeof(Q41) == 20 && sizeof(Q50) == 22 && sizeof(Q51) == 24 &&
+              sizeof(Q80) == 34);
 static_assert(sizeof(Q2K) == 84 && sizeof(Q3K) == 110 && sizeof(Q4K) == 144 && sizeof(Q5K) == 176 &&
               sizeof(Q6K) == 210);
 
@@ -214,16 +215,16 @@ static_assert(sizeof(Q2K) == 84 && sizeof(Q3K) == 110 && sizeof(Q4K) == 144 && s
 template <class Visitor>
 auto VisitBlock(TensorType type, const Visitor& visit) {
   switch (type) {
-    case TensorType::kQ4_0:
-      return visit(Q4_0());
-    case TensorType::kQ4_1:
-      return visit(Q4_1());
-    case TensorType::kQ5_0:
-      return visit(Q5_0());
-    case TensorType::kQ5_1:
-      return visit(Q5_1());
-    case TensorType::kQ8_0:
-      return visit(Q8_0());
+    case TensorType::kQ40:
+      return visit(Q40());
+    case TensorType::kQ41:
+      return visit(Q41());
+    case TensorType::kQ50:
+      return visit(Q50());
+    case TensorType::kQ51:
+      return visit(Q51());
+    case TensorType::kQ80:
+      return visit(Q80());
     case TensorType::kQ2K:
       return visit(Q2K());
     case TensorType::kQ3K:

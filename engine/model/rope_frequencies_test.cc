@@ -50,7 +50,6 @@ TEST_F(Golden, FrequenciesAreThoseOfTransformers) {
   }
 }
 
-// The kernel on unit vectors: what it makes of (1, 0) is the scaled (cos, sin).
 TEST_F(Golden, RotationsAreThoseOfTransformersUpToPosition100000) {
   const auto positions = golden_["positions"].get<std::vector<int32_t>>();
   ASSERT_EQ(positions.back(), 100000);
@@ -59,19 +58,18 @@ TEST_F(Golden, RotationsAreThoseOfTransformersUpToPosition100000) {
     const RopeFrequencies rope = Compute(c["config"]);
     const int32_t dim = HeadDim(c["config"]), half = dim / 2;
     const int32_t rows = static_cast<int32_t>(positions.size());
-    std::vector<float> x(positions.size() * dim);
-    for (int32_t row = 0; row < rows; ++row) std::fill_n(&x[row * dim], half, 1.0f);
-    cpu::Rope({x.data(), positions.data(), rope.inverse.data(), rows, dim, 1, dim, rope.scale},
-              pool);
+    std::vector<float> angles(positions.size() * dim);
+    cpu::RopeAngles({positions.data(), rope.inverse.data(), angles.data(), rows, dim, rope.scale},
+                    pool);
     for (int32_t row = 0; row < rows; ++row) {
       for (int32_t i = 0; i < half; ++i) {
         // An angle is a float32 product on both sides: 100,000 radians have steps of 0.008, and a
         // frequency that differs in its last bit moves the product by one of them.
         const double angle = double{rope.inverse[i]} * positions[row];
         const double tolerance = 2e-6 + std::min(1e-6 * angle, 5e-3);
-        EXPECT_NEAR(x[row * dim + i], c["cos"][row][i].get<double>(), tolerance)
+        EXPECT_NEAR(angles[row * dim + i], c["cos"][row][i].get<double>(), tolerance)
             << c["name"] << " position " << positions[row] << " dimension " << i;
-        EXPECT_NEAR(x[row * dim + half + i], c["sin"][row][i].get<double>(), tolerance)
+        EXPECT_NEAR(angles[row * dim + half + i], c["sin"][row][i].get<double>(), tolerance)
             << c["name"] << " position " << positions[row] << " dimension " << i;
       }
     }

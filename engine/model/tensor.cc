@@ -49,7 +49,7 @@ int64_t StoredRow(const TensorView& view, int64_t row) {
 
 }  // namespace
 
-bool IsQuantized(TensorType type) { return type >= TensorType::kQ4_0; }
+bool IsQuantized(TensorType type) { return type >= TensorType::kQ40; }
 
 bool HoldsWeights(TensorType type) { return type != TensorType::kI8 && type != TensorType::kOther; }
 

@@ -64,7 +64,7 @@ TEST(CopyRowToFloat, ReadsRowsOfBlocks) {
     bytes.push_back(static_cast<std::byte>(scale >> 8));
     for (int i = -16; i < 16; ++i) bytes.push_back(static_cast<std::byte>(i));
   }
-  const TensorView view{TensorType::kQ8_0, {2, 32}, bytes};
+  const TensorView view{TensorType::kQ80, {2, 32}, bytes};
   std::vector<float> row(32);
   CopyRowToFloat(view, 0, row);
   EXPECT_EQ(row[0], -8.0f);

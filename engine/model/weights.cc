@@ -79,6 +79,15 @@ StatusOr<DeviceVector> WeightReader::Concatenated(const std::vector<Part>& parts
 }
 
 StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& parts, int64_t k) {
+  return BuildRows(parts, k, weight_type_);
+}
+
+StatusOr<std::unique_ptr<Matrix>> WeightReader::VocabularyRows(const Part& part, int64_t k) {
+  return BuildRows({part}, k, weight_type_ == WeightType::kInt4 ? WeightType::kInt8 : weight_type_);
+}
+
+StatusOr<std::unique_ptr<Matrix>> WeightReader::BuildRows(const std::vector<Part>& parts, int64_t k,
+                                                          std::optional<WeightType> type) {
   std::vector<const TensorView*> views;
   int64_t rows = 0;
   for (const Part& part : parts) {
@@ -94,7 +103,7 @@ StatusOr<std::unique_ptr<Matrix>> WeightReader::Rows(const std::vector<Part>& pa
   };
   TREELINE_ASSIGN_OR_RETURN(
       std::unique_ptr<Matrix> matrix,
-      backend_.CreateMatrix(weight_type_.value_or(NaturalType(views)), static_cast<int32_t>(rows),
+      backend_.CreateMatrix(type.value_or(NaturalType(views)), static_cast<int32_t>(rows),
                             static_cast<int32_t>(k), read_row));
   matrix_bytes_ += matrix->bytes();
   return matrix;

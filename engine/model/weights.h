@@ -54,6 +54,9 @@ class WeightReader {
 
   // One matrix of the rows of several tensors, one below the other; tensor i is [rows[i], k].
   StatusOr<std::unique_ptr<Matrix>> Rows(const std::vector<Part>& parts, int64_t k);
+  // The embedding or the output matrix [rows, k], which is held as int8 where others are int4:
+  // four bits there cost more quality than in all layers together.
+  StatusOr<std::unique_ptr<Matrix>> VocabularyRows(const Part& part, int64_t k);
 
   // Tensors that were never asked for, in order of name.
   std::vector<std::string> Unread() const;
@@ -61,6 +64,8 @@ class WeightReader {
   size_t matrix_bytes() const { return matrix_bytes_; }
 
  private:
+  StatusOr<std::unique_ptr<Matrix>> BuildRows(const std::vector<Part>& parts, int64_t k,
+                                              std::optional<WeightType> type);
   StatusOr<const TensorView*> FindWithShape(const std::string& name,
                                             const std::vector<int64_t>& shape);
 

@@ -10,10 +10,8 @@
 namespace treeline::cpu {
 namespace {
 
-constexpr int kTileRows = 16, kTileBytes = 64, kColumns = 16, kHalves = kPanelColumns / kColumns;
+constexpr int kTileRows = 16, kTileBytes = 64, kColumns = 16;
 constexpr int64_t kPanelRowBytes = kPanelColumns * 4;
-// Tile registers: two of x, two of weights, four of sums.
-constexpr int kX = 0, kWeights = 2, kSums = 4;
 
 // The operand of LDTILECFG.
 struct alignas(64) TileConfig {
@@ -22,14 +20,15 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// For a block of up to 32 rows of x: tiles 0 and 1 hold `first` and `second` of them.
-void Configure(int first, int second) {
+// Registers: 0 and 1 take `first` and `second` rows of x and `words` words of k, 2 and 3 those
+// words of the panel's halves, 4 to 7 their sums: rows of 0 by both halves, then rows of 1.
+void Configure(int first, int second, int words) {
   TileConfig config;
-  const int rows[8] = {first, second, 16, 16, first, first, second, second};
+  const int rows[8] = {first, second, words, words, first, first, second, second};
   for (int tile = 0; tile < 8; ++tile) {
     // A register without rows may not be named at all; give it one.
     config.rows[tile] = static_cast<uint8_t>(rows[tile] > 0 ? rows[tile] : 1);
-    config.row_bytes[tile] = kTileBytes;
+    config.row_bytes[tile] = static_cast<uint16_t>(tile < 2 ? words * 4 : kTileBytes);
   }
   _tile_loadconfig(&config);
 }
@@ -39,31 +38,46 @@ struct alignas(64) LastWords {
   char bytes[kTileRows * kPanelRowBytes];
 };
 
-// Tile intrinsics take register numbers as literals.
-template <class Dot>
-void Multiply(const PanelProduct& p, int32_t words, const char* x, bool two_tiles) {
+// The sums of a block of rows, as the tiles hold them.
+struct alignas(64) Sums {
+  int32_t words[2 * kTileRows][kPanelColumns];
+};
+
+// Multiplies kWords words of k; `two_tiles` where the block has more than 16 rows. Tile intrinsics
+// take register numbers as literals.
+template <class Dot, int kWords>
+void MultiplyWords(const PanelProduct& p, int32_t word, int32_t words, const char* x,
+                   bool two_tiles) {
+  const char* weights = static_cast<const char*>(p.panel) + word * kPanelRowBytes;
+  LastWords last;
+  if (words - word < kWords) {
+    __builtin_memset(&last, 0, sizeof(last));
+    __builtin_memcpy(&last, weights, (words - word) * kPanelRowBytes);
+    weights = last.bytes;
+  }
+  _tile_loadd(2, weights, kPanelRowBytes);
+  _tile_loadd(3, weights + kTileBytes, kPanelRowBytes);
+  _tile_loadd(0, x + word * 4, p.x_stride);
+  Dot::FirstRows();
+  if (two_tiles) {
+    _tile_loadd(1, x + kTileRows * p.x_stride + word * 4, p.x_stride);
+    Dot::SecondRows();
+  }
+}
+
+void ClearTiles() {
   _tile_zero(4);
   _tile_zero(5);
   _tile_zero(6);
   _tile_zero(7);
-  const char* second = x + kTileRows * p.x_stride;
-  const char* panel = static_cast<const char*>(p.panel);
-  LastWords last;
-  for (int32_t word = 0; word < words; word += kTileRows) {
-    const char* weights = panel + word * kPanelRowBytes;
-    if (words - word < kTileRows) {
-      __builtin_memset(&last, 0, sizeof(last));
-      __builtin_memcpy(&last, weights, (words - word) * kPanelRowBytes);
-      weights = last.bytes;
-    }
-    _tile_loadd(2, weights, kPanelRowBytes);
-    _tile_loadd(3, weights + kTileBytes, kPanelRowBytes);
-    _tile_loadd(0, x + word * 4, p.x_stride);
-    Dot::FirstRows();
-    if (two_tiles) {
-      _tile_loadd(1, second + word * 4, p.x_stride);
-      Dot::SecondRows();
-    }
+}
+
+void StoreTiles(Sums& sums, bool two_tiles) {
+  _tile_stored(4, sums.words, kPanelRowBytes);
+  _tile_stored(5, sums.words[0] + kColumns, kPanelRowBytes);
+  if (two_tiles) {
+    _tile_stored(6, sums.words[kTileRows], kPanelRowBytes);
+    _tile_stored(7, sums.words[kTileRows] + kColumns, kPanelRowBytes);
   }
 }
 
@@ -90,32 +104,29 @@ struct Int8Dot {
   }
 };
 
-struct alignas(64) Sums {
-  int32_t words[2 * kTileRows][kPanelColumns];
-};
-
-// Calls store(first_row, rows, sums) for blocks of rows.
-template <class Dot, class Store>
-void ForEachBlock(const PanelProduct& p, int32_t words, const Store& store) {
-  Sums sums;
+// Calls function(first_row, rows, x of the first row) for blocks of up to 32 rows, the registers
+// configured for steps of kWords words.
+template <int kWords, class Function>
+void ForEachBlock(const PanelProduct& p, const Function& function) {
   for (int32_t row = 0; row < p.rows; row += 2 * kTileRows) {
     const int32_t rows = p.rows - row < 2 * kTileRows ? p.rows - row : 2 * kTileRows;
-    const int first = rows < kTileRows ? rows : kTileRows, second = rows - first;
-    Configure(first, second);
-    Multiply<Dot>(p, words, static_cast<const char*>(p.x) + row * p.x_stride, second > 0);
-    _tile_stored(4, sums.words, kPanelRowBytes);
-    _tile_stored(5, sums.words[0] + kColumns, kPanelRowBytes);
-    if (second > 0) {
-      _tile_stored(6, sums.words[kTileRows], kPanelRowBytes);
-      _tile_stored(7, sums.words[kTileRows] + kColumns, kPanelRowBytes);
-    }
-    store(row, rows, sums);
+    const int first = rows < kTileRows ? rows : kTileRows;
+    Configure(first, rows - first, kWords);
+    function(row, rows, static_cast<const char*>(p.x) + row * p.x_stride);
   }
   _tile_release();
 }
 
 void RunBf16(const PanelProduct& p) {
-  ForEachBlock<Bf16Dot>(p, (p.k + 1) / 2, [&p](int32_t row, int32_t rows, const Sums& sums) {
+  const int32_t words = (p.k + 1) / 2;
+  ForEachBlock<kTileRows>(p, [&p, words](int32_t row, int32_t rows, const char* x) {
+    const bool two_tiles = rows > kTileRows;
+    ClearTiles();
+    for (int32_t word = 0; word < words; word += kTileRows) {
+      MultiplyWords<Bf16Dot, kTileRows>(p, word, words, x, two_tiles);
+    }
+    Sums sums;
+    StoreTiles(sums, two_tiles);
     for (int32_t r = 0; r < rows; ++r) {
       float* out = p.y + (row + r) * p.y_stride;
       float values[kPanelColumns];
@@ -125,21 +136,39 @@ void RunBf16(const PanelProduct& p) {
   });
 }
 
+// A tile of k is a block of activations, whose sums are scaled and added up outside the tiles.
 void RunInt8(const PanelProduct& p) {
-  const int32_t words = (p.k + 3) / 4;
+  constexpr int kBlockWords = kActivationBlock / 4;
+  const int32_t words = (p.k + 3) / 4, blocks = (words + kBlockWords - 1) / kBlockWords;
   const float* scales =
       reinterpret_cast<const float*>(static_cast<const char*>(p.panel) + words * kPanelRowBytes);
-  ForEachBlock<Int8Dot>(p, words, [&p, scales](int32_t row, int32_t rows, const Sums& sums) {
-    for (int32_t r = 0; r < rows; ++r) {
-      float* out = p.y + (row + r) * p.y_stride;
-      const int32_t zero = kInt8ZeroPoint * p.x_sums[row + r];
-      for (int32_t c = 0; c < p.columns; ++c) {
-        const float scale = p.x_scales[row + r] * scales[c];
-        const float value = static_cast<float>(sums.words[r][c] - zero) * scale;
-        out[c] = p.accumulate ? out[c] + value : value;
-      }
-    }
-  });
+  ForEachBlock<kBlockWords>(
+      p, [&p, words, blocks, scales](int32_t row, int32_t rows, const char* x) {
+        const bool two_tiles = rows > kTileRows;
+        float totals[2 * kTileRows][kPanelColumns] = {};
+        for (int32_t block = 0; block < blocks; ++block) {
+          ClearTiles();
+          MultiplyWords<Int8Dot, kBlockWords>(p, block * kBlockWords, words, x, two_tiles);
+          Sums sums;
+          StoreTiles(sums, two_tiles);
+          for (int32_t r = 0; r < rows; ++r) {
+            const int64_t index = int64_t{row + r} * blocks + block;
+            const int32_t zero = kInt8ZeroPoint * p.x_sums[index];
+            const float x_scale = p.x_scales[index];
+            for (int32_t c = 0; c < kPanelColumns; ++c) {
+              totals[r][c] = __builtin_fmaf(static_cast<float>(sums.words[r][c] - zero), x_scale,
+                                            totals[r][c]);
+            }
+          }
+        }
+        for (int32_t r = 0; r < rows; ++r) {
+          float* out = p.y + (row + r) * p.y_stride;
+          for (int32_t c = 0; c < p.columns; ++c) {
+            const float value = totals[r][c] * scales[c];
+            out[c] = p.accumulate ? out[c] + value : value;
+          }
+        }
+      });
 }
 
 // Linux hands out the tiles' register space on request only.

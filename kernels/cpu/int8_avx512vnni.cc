@@ -22,10 +22,8 @@ struct Avx512Vnni {
   using Activations = Int32x16;
   static constexpr int kLanes = 16, kVectors = 2, kMaxRows = 12;
 
-  static Ints Zero() { return Ints{}; }
   static Ints Set(int32_t value) { return (Ints)_mm512_set1_epi32(value); }
   static Ints LoadInts(const void* p) { return (Ints)_mm512_load_si512(p); }
-  static Ints Sub(Ints a, Ints b) { return a - b; }
   static Ints LowNibbles(Ints a) { return a & 0x0f0f0f0f; }
   static Ints HighNibbles(Ints a) { return LowNibbles(a >> 4); }
   static Weights Unpack(Ints a) { return a; }

@@ -23,12 +23,10 @@ struct AvxVnni {
   using Activations = Int32x8;
   static constexpr int kLanes = 8, kVectors = 2, kMaxRows = 6;
 
-  static Ints Zero() { return Ints{}; }
   static Ints Set(int32_t value) { return (Ints)_mm256_set1_epi32(value); }
   static Ints LoadInts(const void* p) {
     return (Ints)_mm256_load_si256(static_cast<const __m256i*>(p));
   }
-  static Ints Sub(Ints a, Ints b) { return a - b; }
   static Ints LowNibbles(Ints a) { return a & 0x0f0f0f0f; }
   static Ints HighNibbles(Ints a) { return LowNibbles(a >> 4); }
   static Weights Unpack(Ints a) { return a; }

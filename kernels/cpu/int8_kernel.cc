@@ -32,12 +32,10 @@ struct Portable {
   static constexpr int kMaxRows = 4;
 #endif
 
-  static HWY_INLINE Ints Zero() { return hn::Zero(IntTag()); }
   static HWY_INLINE Ints Set(int32_t value) { return hn::Set(IntTag(), value); }
   static HWY_INLINE Ints LoadInts(const void* p) {
     return hn::Load(IntTag(), static_cast<const int32_t*>(p));
   }
-  static HWY_INLINE Ints Sub(Ints a, Ints b) { return hn::Sub(a, b); }
   static HWY_INLINE Ints LowNibbles(Ints a) { return hn::And(a, hn::Set(IntTag(), 0x0f0f0f0f)); }
   static HWY_INLINE Ints HighNibbles(Ints a) { return LowNibbles(hn::ShiftRight<4>(a)); }
 

@@ -2,11 +2,12 @@
 // gives the vectors and the dot product of bytes. Included inside a namespace of one
 // instruction set, so that no code compiled for one set is used by another.
 //
-//   int8  y = x_scale * w_scale[column] * (sum codes_x (codes_w + 128) - 128 sum codes_x)
-//   int4  y = x_scale * sum over groups (scale * sum codes_x codes_w + minimum * sum codes_x)
+//   int8  y = w_scale * sum over blocks of x_scale * (sum codes_x (codes_w + 128) - 128 sum
+//   codes_x) int4  y = sum over groups of scale * x_scale * sum codes_x codes_w + minimum * sum x
 //
 // An Isa has: Ints and Floats, vectors of kLanes; kVectors of them held of a panel at once and
-// kMaxRows rows beside them; Weights and Activations, what Dot takes after Unpack and Spread.
+// sums of kMaxRows rows fit the registers; Weights and Activations, what Dot takes after Unpack and
+// Spread.
 
 template <class Isa>
 struct Int8Panel {
@@ -34,9 +35,9 @@ struct Int8Panel {
   }
 
   template <int kRows>
-  static inline KERNEL_INLINE void Clear(Ints (&sums)[kRows][kVectors]) {
+  static inline KERNEL_INLINE void Clear(Floats (&totals)[kRows][kVectors]) {
     Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = Isa::Zero(); });
+      Unroll<kVectors>([&](auto c) KERNEL_INLINE { totals[r][c] = Isa::SetFloat(0); });
     });
   }
 
@@ -53,27 +54,40 @@ struct Int8Panel {
 
   template <int kRows>
   static void Int8Tile(const PanelProduct& p, int32_t row, int32_t column) {
-    const int32_t words = (p.k + 3) / 4;
-    const char* panel = static_cast<const char*>(p.panel);
+    constexpr int32_t kBlockWords = kActivationBlock / 4;
+    const int32_t words = (p.k + 3) / 4, blocks = (words + kBlockWords - 1) / kBlockWords;
+    const char* panel = static_cast<const char*>(p.panel) + int64_t{column} * 4;
     const int8_t* x = Row(p, row);
-    Ints sums[kRows][kVectors];
-    Clear<kRows>(sums);
-    for (int32_t i = 0; i < words; ++i) {
-      Ints word[kVectors];
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        word[c] = Isa::LoadInts(panel + (int64_t{i} * kPanelColumns + column + c * kLanes) * 4);
+    const float* x_scales = p.x_scales + int64_t{row} * blocks;
+    const int32_t* x_sums = p.x_sums + int64_t{row} * blocks;
+    Floats totals[kRows][kVectors];
+    Clear<kRows>(totals);
+    for (int32_t block = 0; block < blocks; ++block) {
+      Ints sums[kRows][kVectors];
+      Unroll<kRows>([&](auto r) KERNEL_INLINE {
+        const Ints zero = Isa::Set(-kInt8ZeroPoint * x_sums[int64_t{r} * blocks + block]);
+        Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = zero; });
       });
-      Accumulate<kRows>(word, x + 4 * i, p.x_stride, sums);
+      const int32_t left = words - block * kBlockWords;
+      const int32_t count = left < kBlockWords ? left : kBlockWords;
+      for (int32_t i = 0; i < count; ++i, x += 4, panel += kPanelColumns * 4) {
+        Ints word[kVectors];
+        Unroll<kVectors>([&](auto c)
+                             KERNEL_INLINE { word[c] = Isa::LoadInts(panel + c * kLanes * 4); });
+        Accumulate<kRows>(word, x, p.x_stride, sums);
+      }
+      Unroll<kRows>([&](auto r) KERNEL_INLINE {
+        const Floats x_scale = Isa::SetFloat(x_scales[int64_t{r} * blocks + block]);
+        Unroll<kVectors>([&](auto c) KERNEL_INLINE {
+          totals[r][c] = Isa::MulAdd(Isa::ToFloat(sums[r][c]), x_scale, totals[r][c]);
+        });
+      });
     }
-    const float* scales =
-        reinterpret_cast<const float*>(panel + int64_t{words} * kPanelColumns * 4) + column;
+    const float* scales = reinterpret_cast<const float*>(panel);
     Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      const Ints zero = Isa::Set(kInt8ZeroPoint * p.x_sums[row + r]);
-      const Floats x_scale = Isa::SetFloat(p.x_scales[row + r]);
       Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        const Floats scale = Isa::Mul(x_scale, Isa::Load(scales + c * kLanes));
-        const Floats sum = Isa::ToFloat(Isa::Sub(sums[r][c], zero));
-        Store(p, row + r, column + c * kLanes, Isa::Mul(sum, scale));
+        const Floats scale = Isa::Load(scales + c * kLanes);
+        Store(p, row + r, column + c * kLanes, Isa::Mul(totals[r][c], scale));
       });
     });
   }
@@ -81,16 +95,18 @@ struct Int8Panel {
   template <int kRows>
   static void Int4Tile(const PanelProduct& p, int32_t row, int32_t column) {
     const int32_t groups = (p.k + kInt4Group - 1) / kInt4Group;
+    const int32_t blocks = (p.k + kActivationBlock - 1) / kActivationBlock;
     const char* panel = static_cast<const char*>(p.panel);
     const int8_t* x = Row(p, row);
+    const float* x_scales = p.x_scales + int64_t{row} * blocks;
     const float* x_sums = p.x_group_sums + int64_t{row} * groups;
     Floats totals[kRows][kVectors];
-    Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE { totals[r][c] = Isa::SetFloat(0); });
-    });
+    Clear<kRows>(totals);
     for (int32_t group = 0; group < groups; ++group, panel += kInt4GroupBytes, x += kInt4Group) {
       Ints sums[kRows][kVectors];
-      Clear<kRows>(sums);
+      Unroll<kRows>([&](auto r) KERNEL_INLINE {
+        Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = Isa::Set(0); });
+      });
       for (int32_t i = 0; i < kInt4GroupRows; ++i) {
         Ints low[kVectors], high[kVectors];
         Unroll<kVectors>([&](auto c) KERNEL_INLINE {
@@ -103,21 +119,22 @@ struct Int8Panel {
       }
       const uint16_t* scales =
           reinterpret_cast<const uint16_t*>(panel + kInt4GroupRows * kPanelColumns * 4) + column;
+      const int32_t block = group / (kActivationBlock / kInt4Group);
       Unroll<kVectors>([&](auto c) KERNEL_INLINE {
         const Floats scale = Isa::LoadHalves(scales + c * kLanes);
         const Floats minimum = Isa::LoadHalves(scales + kPanelColumns + c * kLanes);
         Unroll<kRows>([&](auto r) KERNEL_INLINE {
           const Floats x_sum = Isa::SetFloat(x_sums[int64_t{r} * groups + group]);
+          const Floats x_scale = Isa::SetFloat(x_scales[int64_t{r} * blocks + block]);
           totals[r][c] = Isa::MulAdd(minimum, x_sum, totals[r][c]);
-          totals[r][c] = Isa::MulAdd(scale, Isa::ToFloat(sums[r][c]), totals[r][c]);
+          totals[r][c] =
+              Isa::MulAdd(Isa::ToFloat(sums[r][c]), Isa::Mul(scale, x_scale), totals[r][c]);
         });
       });
     }
     Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      const Floats x_scale = Isa::SetFloat(p.x_scales[row + r]);
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        Store(p, row + r, column + c * kLanes, Isa::Mul(totals[r][c], x_scale));
-      });
+      Unroll<kVectors>([&](auto c)
+                           KERNEL_INLINE { Store(p, row + r, column + c * kLanes, totals[r][c]); });
     });
   }
 
@@ -135,14 +152,17 @@ struct Int8Panel {
     }
   }
 
+  // Two sets of sums must fit the registers.
+  static constexpr int kTileRows = (Isa::kMaxRows + 1) / 2;
+
   static void RunInt8(const PanelProduct& p) {
-    ForEachTile<Isa::kMaxRows>(p, [&p](auto rows, int32_t row, int32_t column) {
+    ForEachTile<kTileRows>(p, [&p](auto rows, int32_t row, int32_t column) {
       Int8Tile<decltype(rows)::kValue>(p, row, column);
     });
   }
-  // Two sets of sums must fit the registers.
   static void RunInt4(const PanelProduct& p) {
-    ForEachTile<(Isa::kMaxRows + 2) / 3>(p, [&p](auto rows, int32_t row, int32_t column) {
+    constexpr int kInt4Rows = kTileRows > 4 ? 4 : kTileRows;  // Scales take registers too.
+    ForEachTile<kInt4Rows>(p, [&p](auto rows, int32_t row, int32_t column) {
       Int4Tile<decltype(rows)::kValue>(p, row, column);
     });
   }

@@ -18,7 +18,6 @@ namespace treeline::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = hn::CappedTag<float, 16>;
-using IntTag = hn::RebindToSigned<FloatTag>;
 using WordTag = hn::RebindToUnsigned<FloatTag>;
 
 // What FloatToBf16 does to every value.
@@ -40,53 +39,64 @@ void ConvertToBf16(const float* HWY_RESTRICT x, int32_t k, uint16_t* HWY_RESTRIC
   for (; i < k; ++i) out[i] = FloatToBf16(x[i]);
 }
 
-// What QuantizeInt8 does, with the sums of codes over groups.
-float ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT codes,
-                    float* HWY_RESTRICT group_sums) {
+// What QuantizeInt8 does to a block of at most kActivationBlock values; returns the scale.
+float ConvertBlockToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes) {
   const FloatTag d;
-  const IntTag di;
   const hn::Rebind<int8_t, FloatTag> d8;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
-  const int32_t whole = k - k % kInt4Group;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = count - count % lanes;
   auto largest = hn::Zero(d);
-  auto finite = hn::Zero(d);  // 0 x: NaN where x is not finite.
+  auto zeros = hn::Zero(d);  // 0 x: NaN where x is not finite.
   for (int32_t i = 0; i < whole; i += lanes) {
     const auto v = hn::LoadU(d, x + i);
     largest = hn::Max(largest, hn::Abs(v));
-    finite = hn::MulAdd(v, hn::Zero(d), finite);
+    zeros = hn::MulAdd(v, hn::Zero(d), zeros);
   }
   float most = hn::GetLane(hn::MaxOfLanes(d, largest));
-  float zero = hn::GetLane(hn::SumOfLanes(d, finite));
-  for (int32_t i = whole; i < k; ++i) {
+  float zero = hn::GetLane(hn::SumOfLanes(d, zeros));
+  for (int32_t i = whole; i < count; ++i) {
     most = std::max(most, std::abs(x[i]));
     zero += 0 * x[i];
   }
   const bool is_finite = zero == 0;
   if (!is_finite || most == 0) {
-    std::fill(codes, codes + k, int8_t{0});
-    std::fill(group_sums, group_sums + (k + kInt4Group - 1) / kInt4Group, 0.0f);
+    std::fill(codes, codes + count, int8_t{0});
     return is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
   const float inverse = 127.0f / most;
   const auto scale = hn::Set(d, inverse), bound = hn::Set(d, 127.0f);
-  for (int32_t begin = 0; begin < whole; begin += kInt4Group) {
-    auto sum = hn::Zero(di);
-    for (int32_t i = begin; i < begin + kInt4Group; i += lanes) {
-      const auto scaled = hn::Mul(hn::LoadU(d, x + i), scale);
-      const auto code = hn::NearestInt(hn::Max(hn::Neg(bound), hn::Min(bound, scaled)));
-      sum = hn::Add(sum, code);
-      hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i);
-    }
-    *group_sums++ = static_cast<float>(hn::GetLane(hn::SumOfLanes(di, sum)));
+  for (int32_t i = 0; i < whole; i += lanes) {
+    const auto scaled = hn::Mul(hn::LoadU(d, x + i), scale);
+    const auto code = hn::NearestInt(hn::Max(hn::Neg(bound), hn::Min(bound, scaled)));
+    hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i);
   }
-  if (whole == k) return most / 127.0f;
-  int32_t sum = 0;
-  for (int32_t i = whole; i < k; ++i) {
+  for (int32_t i = whole; i < count; ++i) {
     codes[i] = static_cast<int8_t>(std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)));
-    sum += codes[i];
   }
-  *group_sums = static_cast<float>(sum);
   return most / 127.0f;
+}
+
+int32_t SumOfCodes(const int8_t* codes, int32_t count) {
+  int32_t sum = 0;
+  for (int32_t i = 0; i < count; ++i) sum += codes[i];
+  return sum;
+}
+
+// One row: codes, then a scale and a sum of codes a block, a sum of values a group.
+void ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT codes,
+                   float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT sums,
+                   float* HWY_RESTRICT group_sums) {
+  for (int32_t begin = 0; begin < k; begin += kActivationBlock) {
+    const int32_t end = std::min(begin + kActivationBlock, k);
+    const float scale = ConvertBlockToInt8(x + begin, end - begin, codes + begin);
+    int32_t block_sum = 0;
+    for (int32_t i = begin; i < end; i += kInt4Group) {
+      const int32_t sum = SumOfCodes(codes + i, std::min(kInt4Group, end - i));
+      *group_sums++ = scale * static_cast<float>(sum);
+      block_sum += sum;
+    }
+    *scales++ = scale;
+    *sums++ = block_sum;
+  }
 }
 
 // gate <- silu(gate) * up.
@@ -128,14 +138,11 @@ void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int
     std::fill(out + int64_t{k} * 2, out + stride, std::byte{0});
     return;
   }
-  const int32_t groups = CeilDiv(k, kInt4Group);
-  float* group_sums = workspace.group_sums.data() + int64_t{row} * groups;
-  workspace.scales[row] =
-      HWY_DYNAMIC_DISPATCH(ConvertToInt8)(x, k, reinterpret_cast<int8_t*>(out), group_sums);
+  const int64_t blocks = CeilDiv(k, kActivationBlock), groups = CeilDiv(k, kInt4Group);
+  HWY_DYNAMIC_DISPATCH(ConvertToInt8)
+  (x, k, reinterpret_cast<int8_t*>(out), workspace.scales.data() + row * blocks,
+   workspace.sums.data() + row * blocks, workspace.group_sums.data() + row * groups);
   std::fill(out + k, out + stride, std::byte{0});
-  float sum = 0;  // Of integers below 2^24: exact.
-  for (int32_t i = 0; i < groups; ++i) sum += group_sums[i];
-  workspace.sums[row] = static_cast<int32_t>(sum);
 }
 
 // Products of all rows of x, which are converted to what the kernel takes; without panel and y.
@@ -153,11 +160,12 @@ PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, Activat
   if (workspace.x.size() < lines) workspace.x.resize(lines);
   product.x = workspace.x.data();
   if (type == ActivationType::kInt8) {
-    if (workspace.scales.size() < size_t(rows)) {
-      workspace.scales.resize(rows);
-      workspace.sums.resize(rows);
-    }
+    const size_t blocks = size_t(rows) * CeilDiv(k, kActivationBlock);
     const size_t groups = size_t(rows) * CeilDiv(k, kInt4Group);
+    if (workspace.scales.size() < blocks) {
+      workspace.scales.resize(blocks);
+      workspace.sums.resize(blocks);
+    }
     if (workspace.group_sums.size() < groups) workspace.group_sums.resize(groups);
     product.x_scales = workspace.scales.data();
     product.x_sums = workspace.sums.data();
@@ -178,8 +186,8 @@ PanelProduct RowBlock(const PanelProduct& all, int32_t first) {
   block.x = static_cast<const std::byte*>(all.x) + first * all.x_stride;
   block.rows = std::min(kRowBlock, all.rows - first);
   if (all.x_scales != nullptr) {
-    block.x_scales += first;
-    block.x_sums += first;
+    block.x_scales += int64_t{first} * CeilDiv(all.k, kActivationBlock);
+    block.x_sums += int64_t{first} * CeilDiv(all.k, kActivationBlock);
     block.x_group_sums += int64_t{first} * CeilDiv(all.k, kInt4Group);
   }
   return block;

@@ -52,7 +52,12 @@ void RoundWeights(WeightType type, std::span<float> row) {
 
 void RoundActivations(cpu::ActivationType type, std::span<float> row) {
   if (type == cpu::ActivationType::kBF16) RoundWeights(WeightType::kBF16, row);
-  if (type == cpu::ActivationType::kInt8) RoundWeights(WeightType::kInt8, row);
+  if (type == cpu::ActivationType::kInt8) {
+    for (size_t begin = 0; begin < row.size(); begin += kActivationBlock) {
+      RoundWeights(WeightType::kInt8,
+                   row.subspan(begin, std::min<size_t>(kActivationBlock, row.size() - begin)));
+    }
+  }
 }
 
 struct Shape {

@@ -35,8 +35,8 @@ struct PanelProduct {
   int64_t x_stride;
   int32_t rows;
   int32_t k;
-  // Of int8 activations: [rows] scales, [rows] sums of codes, and [rows, groups] sums over every
-  // kInt4Group of k.
+  // Of int8 activations: [rows, blocks] scales and sums of codes over every kActivationBlock of k,
+  // and [rows, groups] sums of scale * code over every kInt4Group.
   const float* x_scales;
   const int32_t* x_sums;
   const float* x_group_sums;
