@@ -43,24 +43,16 @@ struct alignas(64) Sums {
   int32_t words[2 * kTileRows][kPanelColumns];
 };
 
-// Multiplies kWords words of k; `two_tiles` where the block has more than 16 rows. Tile intrinsics
-// take register numbers as literals.
-template <class Dot, int kWords>
-void MultiplyWords(const PanelProduct& p, int32_t word, int32_t words, const char* x,
-                   bool two_tiles) {
-  const char* weights = static_cast<const char*>(p.panel) + word * kPanelRowBytes;
-  LastWords last;
-  if (words - word < kWords) {
-    __builtin_memset(&last, 0, sizeof(last));
-    __builtin_memcpy(&last, weights, (words - word) * kPanelRowBytes);
-    weights = last.bytes;
-  }
+// Multiplies a step of k: words of weights and of x; `two_tiles` where the block has more than 16
+// rows. Tile intrinsics take register numbers as literals.
+template <class Dot>
+void MultiplyWords(const char* weights, const char* x, int64_t x_stride, bool two_tiles) {
   _tile_loadd(2, weights, kPanelRowBytes);
   _tile_loadd(3, weights + kTileBytes, kPanelRowBytes);
-  _tile_loadd(0, x + word * 4, p.x_stride);
+  _tile_loadd(0, x, x_stride);
   Dot::FirstRows();
   if (two_tiles) {
-    _tile_loadd(1, x + kTileRows * p.x_stride + word * 4, p.x_stride);
+    _tile_loadd(1, x + kTileRows * x_stride, x_stride);
     Dot::SecondRows();
   }
 }
@@ -123,7 +115,14 @@ void RunBf16(const PanelProduct& p) {
     const bool two_tiles = rows > kTileRows;
     ClearTiles();
     for (int32_t word = 0; word < words; word += kTileRows) {
-      MultiplyWords<Bf16Dot, kTileRows>(p, word, words, x, two_tiles);
+      const char* weights = static_cast<const char*>(p.panel) + word * kPanelRowBytes;
+      LastWords last;
+      if (words - word < kTileRows) {
+        __builtin_memset(&last, 0, sizeof(last));
+        __builtin_memcpy(&last, weights, (words - word) * kPanelRowBytes);
+        weights = last.bytes;
+      }
+      MultiplyWords<Bf16Dot>(weights, x + word * 4, p.x_stride, two_tiles);
     }
     Sums sums;
     StoreTiles(sums, two_tiles);
@@ -136,39 +135,39 @@ void RunBf16(const PanelProduct& p) {
   });
 }
 
-// A tile of k is a block of activations, whose sums are scaled and added up outside the tiles.
+// Each group of k goes through the tiles by itself; its sums are scaled and added up outside them.
 void RunInt8(const PanelProduct& p) {
-  constexpr int kBlockWords = kActivationBlock / 4;
-  const int32_t words = (p.k + 3) / 4, blocks = (words + kBlockWords - 1) / kBlockWords;
-  const float* scales =
-      reinterpret_cast<const float*>(static_cast<const char*>(p.panel) + words * kPanelRowBytes);
-  ForEachBlock<kBlockWords>(
-      p, [&p, words, blocks, scales](int32_t row, int32_t rows, const char* x) {
-        const bool two_tiles = rows > kTileRows;
-        float totals[2 * kTileRows][kPanelColumns] = {};
-        for (int32_t block = 0; block < blocks; ++block) {
-          ClearTiles();
-          MultiplyWords<Int8Dot, kBlockWords>(p, block * kBlockWords, words, x, two_tiles);
-          Sums sums;
-          StoreTiles(sums, two_tiles);
-          for (int32_t r = 0; r < rows; ++r) {
-            const int64_t index = int64_t{row + r} * blocks + block;
-            const int32_t zero = kInt8ZeroPoint * p.x_sums[index];
-            const float x_scale = p.x_scales[index];
-            for (int32_t c = 0; c < kPanelColumns; ++c) {
-              totals[r][c] = __builtin_fmaf(static_cast<float>(sums.words[r][c] - zero), x_scale,
-                                            totals[r][c]);
-            }
-          }
-        }
+  const int32_t groups = (p.k + kQuantGroup - 1) / kQuantGroup;
+  ForEachBlock<kInt8GroupRows>(p, [&p, groups](int32_t row, int32_t rows, const char* x) {
+    const bool two_tiles = rows > kTileRows;
+    const char* panel = static_cast<const char*>(p.panel);
+    alignas(64) float totals[2 * kTileRows][kPanelColumns] = {};
+    for (int32_t group = 0; group < groups; ++group, panel += kInt8GroupBytes, x += kQuantGroup) {
+      ClearTiles();
+      MultiplyWords<Int8Dot>(panel, x, p.x_stride, two_tiles);
+      Sums sums;
+      StoreTiles(sums, two_tiles);
+      const __m256i* scales =
+          reinterpret_cast<const __m256i*>(panel + kInt8GroupRows * kPanelRowBytes);
+      for (int half = 0; half < 2; ++half) {
+        const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales + half));
         for (int32_t r = 0; r < rows; ++r) {
-          float* out = p.y + (row + r) * p.y_stride;
-          for (int32_t c = 0; c < p.columns; ++c) {
-            const float value = totals[r][c] * scales[c];
-            out[c] = p.accumulate ? out[c] + value : value;
-          }
+          const int64_t index = int64_t{row + r} * groups + group;
+          const __m512i zero = _mm512_set1_epi32(kInt8ZeroPoint * p.x_code_sums[index]);
+          const __m512i sum = _mm512_load_si512(sums.words[r] + half * kColumns);
+          float* total = totals[r] + half * kColumns;
+          _mm512_store_ps(total,
+                          _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, zero)),
+                                          _mm512_mul_ps(scale, _mm512_set1_ps(p.x_scales[index])),
+                                          _mm512_load_ps(total)));
         }
-      });
+      }
+    }
+    for (int32_t r = 0; r < rows; ++r) {
+      float* out = p.y + (row + r) * p.y_stride;
+      for (int32_t c = 0; c < p.columns; ++c) out[c] = (p.accumulate ? out[c] : 0) + totals[r][c];
+    }
+  });
 }
 
 // Linux hands out the tiles' register space on request only.

@@ -35,6 +35,15 @@ struct Int8Panel {
   }
 
   template <int kRows>
+  static inline KERNEL_INLINE void StoreTile(const PanelProduct& p, int32_t row, int32_t column,
+                                             const Floats (&totals)[kRows][kVectors]) {
+    Unroll<kRows>([&](auto r) KERNEL_INLINE {
+      Unroll<kVectors>([&](auto c)
+                           KERNEL_INLINE { Store(p, row + r, column + c * kLanes, totals[r][c]); });
+    });
+  }
+
+  template <int kRows>
   static inline KERNEL_INLINE void Clear(Floats (&totals)[kRows][kVectors]) {
     Unroll<kRows>([&](auto r) KERNEL_INLINE {
       Unroll<kVectors>([&](auto c) KERNEL_INLINE { totals[r][c] = Isa::SetFloat(0); });
@@ -52,57 +61,60 @@ struct Int8Panel {
     for (int32_t i = 0; i < p.columns - column; ++i) out[i] = (p.accumulate ? out[i] : 0) + edge[i];
   }
 
+  // totals += the group's sums by the scales of weights and activations.
   template <int kRows>
-  static void Int8Tile(const PanelProduct& p, int32_t row, int32_t column) {
-    constexpr int32_t kBlockWords = kActivationBlock / 4;
-    const int32_t words = (p.k + 3) / 4, blocks = (words + kBlockWords - 1) / kBlockWords;
-    const char* panel = static_cast<const char*>(p.panel) + int64_t{column} * 4;
-    const int8_t* x = Row(p, row);
-    const float* x_scales = p.x_scales + int64_t{row} * blocks;
-    const int32_t* x_sums = p.x_sums + int64_t{row} * blocks;
-    Floats totals[kRows][kVectors];
-    Clear<kRows>(totals);
-    for (int32_t block = 0; block < blocks; ++block) {
-      Ints sums[kRows][kVectors];
+  static inline KERNEL_INLINE void AddScaled(const Ints (&sums)[kRows][kVectors],
+                                             const uint16_t* scales, const float* x_scales,
+                                             int64_t x_scales_stride,
+                                             Floats (&totals)[kRows][kVectors]) {
+    Unroll<kVectors>([&](auto c) KERNEL_INLINE {
+      const Floats scale = Isa::LoadHalves(scales + c * kLanes);
       Unroll<kRows>([&](auto r) KERNEL_INLINE {
-        const Ints zero = Isa::Set(-kInt8ZeroPoint * x_sums[int64_t{r} * blocks + block]);
-        Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = zero; });
-      });
-      const int32_t left = words - block * kBlockWords;
-      const int32_t count = left < kBlockWords ? left : kBlockWords;
-      for (int32_t i = 0; i < count; ++i, x += 4, panel += kPanelColumns * 4) {
-        Ints word[kVectors];
-        Unroll<kVectors>([&](auto c)
-                             KERNEL_INLINE { word[c] = Isa::LoadInts(panel + c * kLanes * 4); });
-        Accumulate<kRows>(word, x, p.x_stride, sums);
-      }
-      Unroll<kRows>([&](auto r) KERNEL_INLINE {
-        const Floats x_scale = Isa::SetFloat(x_scales[int64_t{r} * blocks + block]);
-        Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-          totals[r][c] = Isa::MulAdd(Isa::ToFloat(sums[r][c]), x_scale, totals[r][c]);
-        });
-      });
-    }
-    const float* scales = reinterpret_cast<const float*>(panel);
-    Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        const Floats scale = Isa::Load(scales + c * kLanes);
-        Store(p, row + r, column + c * kLanes, Isa::Mul(totals[r][c], scale));
+        const Floats x_scale = Isa::SetFloat(x_scales[r * x_scales_stride]);
+        totals[r][c] =
+            Isa::MulAdd(Isa::ToFloat(sums[r][c]), Isa::Mul(scale, x_scale), totals[r][c]);
       });
     });
   }
 
   template <int kRows>
-  static void Int4Tile(const PanelProduct& p, int32_t row, int32_t column) {
-    const int32_t groups = (p.k + kInt4Group - 1) / kInt4Group;
-    const int32_t blocks = (p.k + kActivationBlock - 1) / kActivationBlock;
+  static void Int8Tile(const PanelProduct& p, int32_t row, int32_t column) {
+    const int32_t groups = (p.k + kQuantGroup - 1) / kQuantGroup;
     const char* panel = static_cast<const char*>(p.panel);
     const int8_t* x = Row(p, row);
-    const float* x_scales = p.x_scales + int64_t{row} * blocks;
-    const float* x_sums = p.x_group_sums + int64_t{row} * groups;
+    const int64_t first = int64_t{row} * groups;
     Floats totals[kRows][kVectors];
     Clear<kRows>(totals);
-    for (int32_t group = 0; group < groups; ++group, panel += kInt4GroupBytes, x += kInt4Group) {
+    for (int32_t group = 0; group < groups; ++group, panel += kInt8GroupBytes, x += kQuantGroup) {
+      Ints sums[kRows][kVectors];
+      Unroll<kRows>([&](auto r) KERNEL_INLINE {
+        const Ints zero =
+            Isa::Set(-kInt8ZeroPoint * p.x_code_sums[first + int64_t{r} * groups + group]);
+        Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = zero; });
+      });
+      for (int32_t i = 0; i < kInt8GroupRows; ++i) {
+        Ints word[kVectors];
+        Unroll<kVectors>([&](auto c) KERNEL_INLINE {
+          word[c] = Isa::LoadInts(panel + (i * kPanelColumns + column + c * kLanes) * 4);
+        });
+        Accumulate<kRows>(word, x + 4 * i, p.x_stride, sums);
+      }
+      const uint16_t* scales =
+          reinterpret_cast<const uint16_t*>(panel + kInt8GroupRows * kPanelColumns * 4) + column;
+      AddScaled<kRows>(sums, scales, p.x_scales + first + group, groups, totals);
+    }
+    StoreTile<kRows>(p, row, column, totals);
+  }
+
+  template <int kRows>
+  static void Int4Tile(const PanelProduct& p, int32_t row, int32_t column) {
+    const int32_t groups = (p.k + kQuantGroup - 1) / kQuantGroup;
+    const char* panel = static_cast<const char*>(p.panel);
+    const int8_t* x = Row(p, row);
+    const int64_t first = int64_t{row} * groups;
+    Floats totals[kRows][kVectors];
+    Clear<kRows>(totals);
+    for (int32_t group = 0; group < groups; ++group, panel += kInt4GroupBytes, x += kQuantGroup) {
       Ints sums[kRows][kVectors];
       Unroll<kRows>([&](auto r) KERNEL_INLINE {
         Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = Isa::Set(0); });
@@ -119,23 +131,16 @@ struct Int8Panel {
       }
       const uint16_t* scales =
           reinterpret_cast<const uint16_t*>(panel + kInt4GroupRows * kPanelColumns * 4) + column;
-      const int32_t block = group / (kActivationBlock / kInt4Group);
       Unroll<kVectors>([&](auto c) KERNEL_INLINE {
-        const Floats scale = Isa::LoadHalves(scales + c * kLanes);
         const Floats minimum = Isa::LoadHalves(scales + kPanelColumns + c * kLanes);
         Unroll<kRows>([&](auto r) KERNEL_INLINE {
-          const Floats x_sum = Isa::SetFloat(x_sums[int64_t{r} * groups + group]);
-          const Floats x_scale = Isa::SetFloat(x_scales[int64_t{r} * blocks + block]);
+          const Floats x_sum = Isa::SetFloat(p.x_sums[first + int64_t{r} * groups + group]);
           totals[r][c] = Isa::MulAdd(minimum, x_sum, totals[r][c]);
-          totals[r][c] =
-              Isa::MulAdd(Isa::ToFloat(sums[r][c]), Isa::Mul(scale, x_scale), totals[r][c]);
         });
       });
+      AddScaled<kRows>(sums, scales, p.x_scales + first + group, groups, totals);
     }
-    Unroll<kRows>([&](auto r) KERNEL_INLINE {
-      Unroll<kVectors>([&](auto c)
-                           KERNEL_INLINE { Store(p, row + r, column + c * kLanes, totals[r][c]); });
-    });
+    StoreTile<kRows>(p, row, column, totals);
   }
 
   // Tiles of kMaxRows rows, then one of what is left.

@@ -39,8 +39,8 @@ void ConvertToBf16(const float* HWY_RESTRICT x, int32_t k, uint16_t* HWY_RESTRIC
   for (; i < k; ++i) out[i] = FloatToBf16(x[i]);
 }
 
-// What QuantizeInt8 does to a block of at most kActivationBlock values; returns the scale.
-float ConvertBlockToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes) {
+// What QuantizeActivations does to a group of at most kQuantGroup values; returns the scale.
+float ConvertGroupToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes) {
   const FloatTag d;
   const hn::Rebind<int8_t, FloatTag> d8;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = count - count % lanes;
@@ -81,21 +81,15 @@ int32_t SumOfCodes(const int8_t* codes, int32_t count) {
   return sum;
 }
 
-// One row: codes, then a scale and a sum of codes a block, a sum of values a group.
+// One row: codes, then for every group its scale, sum of codes and sum of scale * code.
 void ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT codes,
-                   float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT sums,
-                   float* HWY_RESTRICT group_sums) {
-  for (int32_t begin = 0; begin < k; begin += kActivationBlock) {
-    const int32_t end = std::min(begin + kActivationBlock, k);
-    const float scale = ConvertBlockToInt8(x + begin, end - begin, codes + begin);
-    int32_t block_sum = 0;
-    for (int32_t i = begin; i < end; i += kInt4Group) {
-      const int32_t sum = SumOfCodes(codes + i, std::min(kInt4Group, end - i));
-      *group_sums++ = scale * static_cast<float>(sum);
-      block_sum += sum;
-    }
-    *scales++ = scale;
-    *sums++ = block_sum;
+                   float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT code_sums,
+                   float* HWY_RESTRICT sums) {
+  for (int32_t i = 0; i < k; i += kQuantGroup) {
+    const int32_t count = std::min(kQuantGroup, k - i);
+    *scales = ConvertGroupToInt8(x + i, count, codes + i);
+    *code_sums = SumOfCodes(codes + i, count);
+    *sums++ = *scales++ * static_cast<float>(*code_sums++);
   }
 }
 
@@ -138,10 +132,10 @@ void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int
     std::fill(out + int64_t{k} * 2, out + stride, std::byte{0});
     return;
   }
-  const int64_t blocks = CeilDiv(k, kActivationBlock), groups = CeilDiv(k, kInt4Group);
+  const int64_t first = int64_t{row} * CeilDiv(k, kQuantGroup);
   HWY_DYNAMIC_DISPATCH(ConvertToInt8)
-  (x, k, reinterpret_cast<int8_t*>(out), workspace.scales.data() + row * blocks,
-   workspace.sums.data() + row * blocks, workspace.group_sums.data() + row * groups);
+  (x, k, reinterpret_cast<int8_t*>(out), workspace.scales.data() + first,
+   workspace.code_sums.data() + first, workspace.sums.data() + first);
   std::fill(out + k, out + stride, std::byte{0});
 }
 
@@ -160,16 +154,15 @@ PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, Activat
   if (workspace.x.size() < lines) workspace.x.resize(lines);
   product.x = workspace.x.data();
   if (type == ActivationType::kInt8) {
-    const size_t blocks = size_t(rows) * CeilDiv(k, kActivationBlock);
-    const size_t groups = size_t(rows) * CeilDiv(k, kInt4Group);
-    if (workspace.scales.size() < blocks) {
-      workspace.scales.resize(blocks);
-      workspace.sums.resize(blocks);
+    const size_t groups = size_t(rows) * CeilDiv(k, kQuantGroup);
+    if (workspace.scales.size() < groups) {
+      workspace.scales.resize(groups);
+      workspace.code_sums.resize(groups);
+      workspace.sums.resize(groups);
     }
-    if (workspace.group_sums.size() < groups) workspace.group_sums.resize(groups);
     product.x_scales = workspace.scales.data();
+    product.x_code_sums = workspace.code_sums.data();
     product.x_sums = workspace.sums.data();
-    product.x_group_sums = workspace.group_sums.data();
   }
   pool.ParallelFor(CeilDiv(rows, kRowsPerConversion), [&](int64_t task, int32_t) {
     const int32_t begin = static_cast<int32_t>(task) * kRowsPerConversion;
@@ -186,9 +179,10 @@ PanelProduct RowBlock(const PanelProduct& all, int32_t first) {
   block.x = static_cast<const std::byte*>(all.x) + first * all.x_stride;
   block.rows = std::min(kRowBlock, all.rows - first);
   if (all.x_scales != nullptr) {
-    block.x_scales += int64_t{first} * CeilDiv(all.k, kActivationBlock);
-    block.x_sums += int64_t{first} * CeilDiv(all.k, kActivationBlock);
-    block.x_group_sums += int64_t{first} * CeilDiv(all.k, kInt4Group);
+    const int64_t groups = int64_t{first} * CeilDiv(all.k, kQuantGroup);
+    block.x_scales += groups;
+    block.x_code_sums += groups;
+    block.x_sums += groups;
   }
   return block;
 }

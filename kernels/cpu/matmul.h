@@ -19,8 +19,8 @@ struct MatMulWorkspace {
     std::byte bytes[64];
   };
   std::vector<CacheLine> x;
-  std::vector<float> scales, group_sums;
-  std::vector<int32_t> sums;
+  std::vector<float> scales, sums;
+  std::vector<int32_t> code_sums;
 };
 
 // params.y: [rows, matrix.n()]; params.x: [rows, matrix.k()].

@@ -21,9 +21,9 @@ size_t PanelBytes(WeightType type, int32_t k) {
     case WeightType::kBF16:
       return size_t(CeilDiv(k, 2)) * kRowBytes;
     case WeightType::kInt8:
-      return size_t(CeilDiv(k, 4) + 1) * kRowBytes;
+      return size_t(CeilDiv(k, kQuantGroup)) * kInt8GroupBytes;
     case WeightType::kInt4:
-      return size_t(CeilDiv(k, kInt4Group)) * kInt4GroupBytes;
+      return size_t(CeilDiv(k, kQuantGroup)) * kInt4GroupBytes;
   }
   return 0;
 }
@@ -45,8 +45,8 @@ uint16_t* Int4Scales(std::byte* group) {
   return reinterpret_cast<uint16_t*>(group + kInt4GroupRows * kRowBytes);
 }
 
-float* Int8Scales(std::byte* panel, int32_t k) {
-  return reinterpret_cast<float*>(panel + size_t(CeilDiv(k, 4)) * kRowBytes);
+uint16_t* Int8Scales(std::byte* group) {
+  return reinterpret_cast<uint16_t*>(group + kInt8GroupRows * kRowBytes);
 }
 
 }  // namespace
@@ -80,18 +80,20 @@ void PackedMatrix::SetRow(int32_t row, std::span<const float> values) {
       for (int32_t i = 0; i < k_; ++i) out[Offset<uint16_t>(i, column)] = FloatToBf16(values[i]);
       return;
     }
-    case WeightType::kInt8: {
-      std::vector<int8_t> codes(k_);
-      Int8Scales(panel, k_)[column] = QuantizeInt8(values, codes.data());
-      uint8_t* out = reinterpret_cast<uint8_t*>(panel);
-      for (int32_t i = 0; i < k_; ++i) {
-        out[Offset<uint8_t>(i, column)] = static_cast<uint8_t>(codes[i] + kInt8ZeroPoint);
+    case WeightType::kInt8:
+      for (int32_t begin = 0; begin < k_; begin += kQuantGroup, panel += kInt8GroupBytes) {
+        const int32_t count = std::min(kQuantGroup, k_ - begin);
+        const Int8Group group = QuantizeInt8(values.subspan(begin, count));
+        Int8Scales(panel)[column] = group.scale;
+        uint8_t* out = reinterpret_cast<uint8_t*>(panel);
+        for (int32_t i = 0; i < count; ++i) {
+          out[Offset<uint8_t>(i, column)] = static_cast<uint8_t>(group.codes[i] + kInt8ZeroPoint);
+        }
       }
       return;
-    }
     case WeightType::kInt4:
-      for (int32_t begin = 0; begin < k_; begin += kInt4Group, panel += kInt4GroupBytes) {
-        const int32_t count = std::min(kInt4Group, k_ - begin);
+      for (int32_t begin = 0; begin < k_; begin += kQuantGroup, panel += kInt4GroupBytes) {
+        const int32_t count = std::min(kQuantGroup, k_ - begin);
         const Int4Group group = QuantizeInt4(values.subspan(begin, count));
         uint16_t* scales = Int4Scales(panel);
         scales[column] = group.scale;
@@ -121,21 +123,24 @@ void PackedMatrix::GetRow(int32_t row, std::span<float> values) const {
         values[i] = Bf16ToFloat(reinterpret_cast<const uint16_t*>(in)[Offset<uint16_t>(i, column)]);
       }
       return;
-    case WeightType::kInt8: {
-      const float scale = Int8Scales(const_cast<std::byte*>(in), k_)[column];
-      for (int32_t i = 0; i < k_; ++i) {
-        const auto code = std::to_integer<int32_t>(in[Offset<uint8_t>(i, column)]);
-        values[i] = scale * static_cast<float>(code - kInt8ZeroPoint);
+    case WeightType::kInt8:
+      for (int32_t begin = 0; begin < k_; begin += kQuantGroup, in += kInt8GroupBytes) {
+        Int8Group group;
+        group.scale = Int8Scales(const_cast<std::byte*>(in))[column];
+        for (int32_t i = 0; i < std::min(kQuantGroup, k_ - begin); ++i) {
+          const auto code = std::to_integer<int32_t>(in[Offset<uint8_t>(i, column)]);
+          group.codes[i] = static_cast<int8_t>(code - kInt8ZeroPoint);
+          values[begin + i] = group.Value(i);
+        }
       }
       return;
-    }
     case WeightType::kInt4:
-      for (int32_t begin = 0; begin < k_; begin += kInt4Group, in += kInt4GroupBytes) {
+      for (int32_t begin = 0; begin < k_; begin += kQuantGroup, in += kInt4GroupBytes) {
         const uint16_t* scales = Int4Scales(const_cast<std::byte*>(in));
         Int4Group group;
         group.scale = scales[column];
         group.minimum = scales[kPanelColumns + column];
-        for (int32_t i = 0; i < std::min(kInt4Group, k_ - begin); ++i) {
+        for (int32_t i = 0; i < std::min(kQuantGroup, k_ - begin); ++i) {
           const auto pair = std::to_integer<uint8_t>(in[Int4Byte(i, column)]);
           group.codes[i] = IsHighNibble(i) ? pair >> 4 : pair & 0x0f;
           values[begin + i] = group.Value(i);

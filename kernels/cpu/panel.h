@@ -18,13 +18,14 @@ inline constexpr int32_t kPanelColumns = 32;
 // Panels, in rows of 32 words (see PackedMatrix):
 //   fp32  k rows
 //   bf16  ceil(k / 2) rows
-//   int8  ceil(k / 4) rows of codes + 128 (unsigned), then 32 fp32 scales
+//   int8  for each group of 32 k: 8 rows of codes + 128 (unsigned), then 32 fp16 scales
 //   int4  for each group of 32 k: 4 rows of codes, then 32 fp16 scales and 32 fp16 minima.
-//         Byte j of the first half of a row's words (low nibbles) is k = j, of the second half
-//         (high nibbles) k = 4 + j.
+//         Byte j of a word holds k = j in its low half and k = 4 + j in its high half.
 inline constexpr int32_t kInt8ZeroPoint = 128;
-inline constexpr int32_t kInt4GroupRows = 4;
-inline constexpr int32_t kInt4GroupBytes = (kInt4GroupRows + 1) * kPanelColumns * 4;
+inline constexpr int32_t kInt8GroupRows = kQuantGroup / 4;
+inline constexpr int32_t kInt8GroupBytes = kInt8GroupRows * kPanelColumns * 4 + kPanelColumns * 2;
+inline constexpr int32_t kInt4GroupRows = kQuantGroup / 8;
+inline constexpr int32_t kInt4GroupBytes = kInt4GroupRows * kPanelColumns * 4 + kPanelColumns * 4;
 
 // Converted rows of x take a multiple of this.
 inline constexpr int32_t kActivationBytes = 64;
@@ -35,11 +36,11 @@ struct PanelProduct {
   int64_t x_stride;
   int32_t rows;
   int32_t k;
-  // Of int8 activations: [rows, blocks] scales and sums of codes over every kActivationBlock of k,
-  // and [rows, groups] sums of scale * code over every kInt4Group.
+  // Of int8 activations, for every group of k: [rows, groups] scales, sums of codes, and sums of
+  // scale * code.
   const float* x_scales;
-  const int32_t* x_sums;
-  const float* x_group_sums;
+  const int32_t* x_code_sums;
+  const float* x_sums;
   const void* panel;
   float* y;  // [rows] of `columns` values, y_stride values apart.
   int64_t y_stride;
