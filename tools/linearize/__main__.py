@@ -1,0 +1,242 @@
+"""The command line; see `python3 -m linearize --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from linearize import corpus, evaluation, export, medusa, model, recall, training
+from linearize.run import Run, Settings
+
+_SYSTEM_PROMPT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m linearize", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description)
+        sub.add_argument(
+            "--model", type=pathlib.Path, required=True, help="the base: a Hugging Face folder"
+        )
+        return sub
+
+    sub = command("corpus", "tokenise text files (.jsonl, .jsonl.zst, or plain)")
+    sub.add_argument("--out", type=pathlib.Path, required=True)
+    sub.add_argument("--system-prompt", default=_SYSTEM_PROMPT, help="for dialogues without one")
+    sub.add_argument("files", type=pathlib.Path, nargs="+")
+
+    sub = command("recall", "make recall probes over a tokenised text")
+    sub.add_argument("--data", type=pathlib.Path, required=True)
+    sub.add_argument("--filler", default="valid", help="the token set between the parts")
+    sub.add_argument("--count", type=int, default=48, help="of each task at each distance")
+    sub.add_argument("--seed", type=int, default=1)
+
+    sub = command("transfer", "fit each layer's new parameters to the teacher's attention")
+    _add_training(sub, steps="1024:150", rate=1e-2)
+
+    sub = command("distill", "train the model on the teacher's predictions")
+    _add_training(sub, steps="1024:2000,8192:1000", rate=7e-4)
+    sub.add_argument("--new-rate", type=float, default=1.4e-3,
+                     help="learning rate of the attention's own parameters")  # fmt: skip
+    sub.add_argument("--ce", type=float, default=0.1, help="weight of the cross-entropy")
+    sub.add_argument("--checkpointing", action="store_true", help="recompute layers: less memory")
+
+    sub = command("medusa", "train draft heads on the trained model's own choices")
+    _add_data(sub)
+    sub.add_argument("--run", type=pathlib.Path, required=True)
+    sub.add_argument("--heads", type=int, default=4)
+    _add_schedule(sub, steps="1024:1000", rate=1e-3)
+
+    sub = command("eval", "perplexity and recall; without --run, of the base itself")
+    sub.add_argument("--data", type=pathlib.Path, required=True)
+    sub.add_argument("--run", type=pathlib.Path)
+    sub.add_argument("--sets", default="wikitext,valid,valid-dialogues")
+    sub.add_argument("--contexts", default="1024,4096,8192")
+    sub.add_argument("--max-tokens", type=int, default=131_072)
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="a .json file")
+    _add_device(sub)
+
+    sub = command("export", "write what the run trained for Treeline")
+    sub.add_argument("--run", type=pathlib.Path, required=True)
+    sub.add_argument("--out", type=pathlib.Path, required=True)
+    kind = sub.add_mutually_exclusive_group()
+    kind.add_argument("--adapter", action="store_true", help="only what was trained")
+    kind.add_argument("--float32", action="store_true", help="merged, without rounding to bf16")
+    return parser
+
+
+def _add_training(sub: argparse.ArgumentParser, steps: str, rate: float) -> None:
+    _add_data(sub)
+    sub.add_argument("--run", type=pathlib.Path, required=True, help="made, or gone on with")
+    sub.add_argument("--attention", type=pathlib.Path, required=True,
+                     help="a file with the linear_attention block")  # fmt: skip
+    sub.add_argument("--lora-rank", type=int, default=64)
+    sub.add_argument("--lora-alpha", type=float, default=128)
+    sub.add_argument("--lora", default=",".join(model.PROJECTIONS))
+    sub.add_argument("--full", default="", help="projections to train whole")
+    _add_schedule(sub, steps, rate)
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", type=pathlib.Path, required=True, help="made by `corpus`")
+    sub.add_argument("--mix", required=True, help="token sets and their shares: docs=0.3,chat=0.7")
+
+
+def _add_schedule(sub: argparse.ArgumentParser, steps: str, rate: float) -> None:
+    sub.add_argument("--steps", default=steps, help="DOCUMENT_LENGTH:STEPS,...")
+    sub.add_argument("--rate", type=float, default=rate, help="peak learning rate")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--log-every", type=int, default=20)
+    sub.add_argument("--save-every-s", type=float, default=300)
+    sub.add_argument("--stop-after-s", type=float, default=float("inf"),
+                     help="save and stop; the same command goes on")  # fmt: skip
+    _add_device(sub)
+
+
+def _add_device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    sub.add_argument("--compile", action="store_true")
+    sub.add_argument("--row-tokens", type=int, default=32_768, help="tokens in a step")
+
+
+def _dtype(args: argparse.Namespace) -> torch.dtype:
+    return torch.bfloat16 if args.device == "cuda" else torch.float32
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _corpus(args: argparse.Namespace) -> None:
+    for file in args.files:
+        documents = corpus.read_documents(file, args.system_prompt)
+        tokens = corpus.tokenize(documents, args.model / "tokenizer.json")
+        name = file.name.partition(".")[0]
+        tokens.save(args.out, name)
+        print(f"{name}: {len(tokens.tokens)} tokens in {len(tokens.lengths)} documents")
+
+
+def _recall(args: argparse.Namespace) -> None:
+    import tokenizers  # only here and in corpus
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    probes = recall.generate(
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        corpus.TokenSet.load(args.data, args.filler), args.count, args.seed,
+    )  # fmt: skip
+    probes.save(args.data / "recall.npz")
+
+
+def _open_run(args: argparse.Namespace) -> Run:
+    settings = Settings(
+        linear_attention=json.loads(args.attention.read_text(encoding="utf-8")),
+        lora_rank=args.lora_rank,
+        lora_alpha=args.lora_alpha,
+        lora=tuple(name for name in _names(args.lora) if name not in _names(args.full)),
+        full=_names(args.full),
+        seed=args.seed,
+    )
+    return Run.create(args.run, settings)
+
+
+def _train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    run, stage, dtype = _open_run(args), args.command, _dtype(args)
+    student = run.student(args.model, dtype, stage).to(args.device)
+    if not student.attention_parameters() and stage == "transfer":
+        print("this form adds no parameters: nothing to transfer")
+        return
+    teacher = model.load(args.model, model.SOFTMAX, dtype).to(args.device)
+    common = _training_parts(args, run)
+    if stage == "transfer":
+        training.transfer(teacher, student, *common)
+    else:
+        student.checkpointing = args.checkpointing
+        training.distill(teacher, student, args.new_rate, args.ce, *common)
+
+
+def _medusa(args: argparse.Namespace) -> None:
+    run = Run.open(args.run)
+    trained = run.trained(args.model, _dtype(args)).to(args.device).requires_grad_(False)
+    heads = medusa.MedusaHeads(trained.config.hidden_size, args.heads).to(args.device)
+    training.train_medusa(trained, heads, *_training_parts(args, run))
+
+
+def _training_parts(args: argparse.Namespace, run: Run) -> tuple:
+    """What every training stage takes last: sampler, schedule, rate, checkpoint, log, options."""
+    mix = (entry.split("=") for entry in _names(args.mix))
+    sets = [(corpus.TokenSet.load(args.data, name), float(share)) for name, share in mix]
+    align = max(run.settings.spec.group_size, 1)
+    phases = (entry.split(":") for entry in _names(args.steps))
+    what = {"stage": args.command, "steps": args.steps, "rate": args.rate, "mix": args.mix,
+            "row_tokens": args.row_tokens}  # fmt: skip
+    return (
+        corpus.Sampler(sets, args.row_tokens, align, args.seed),
+        training.Schedule([training.Phase(int(n), int(length)) for length, n in phases]),
+        args.rate,
+        training.Checkpoint(run.checkpoint(args.command), what),
+        training.Log(run.log),
+        training.RunOptions(args.compile, args.log_every, args.save_every_s, args.stop_after_s),
+    )
+
+
+def _eval(args: argparse.Namespace) -> None:
+    if args.run:
+        run = Run.open(args.run)
+        subject = run.trained(args.model, _dtype(args))
+        align = max(run.settings.spec.group_size, 1)
+    else:
+        subject, align = model.load(args.model, None, _dtype(args)), 128
+    subject = subject.to(args.device).requires_grad_(False)
+    if args.compile:
+        training.compile_layers(subject)
+    result: dict[str, object] = {}
+    for name in _names(args.sets):
+        tokens = corpus.TokenSet.load(args.data, name).tokens
+        for context in map(int, _names(args.contexts)):
+            value = evaluation.perplexity(subject, tokens, context, args.max_tokens,
+                                          args.row_tokens)  # fmt: skip
+            result[f"{name}@{context}"] = round(value, 3)
+            print(f"{name}@{context}: perplexity {value:.3f}", flush=True)
+    if (args.data / "recall.npz").exists():
+        probes = recall.Probes.load(args.data / "recall.npz")
+        result["recall"] = evaluation.recall_scores(subject, probes, args.row_tokens, align)
+        for entry in result["recall"]:
+            print(json.dumps(entry), flush=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _export(args: argparse.Namespace) -> None:
+    run = Run.open(args.run)
+    trained = run.trained(args.model, torch.float32)
+    if args.adapter:
+        export.adapter(trained, args.model.name, run.settings.linear_attention, args.out)
+    else:
+        spec = run.settings.linear_attention
+        export.merged(trained, args.model, spec, args.out, args.float32)
+    if run.checkpoint("medusa").exists():
+        medusa.save(run.medusa(), args.model.name, args.out / "medusa")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    actions = {"corpus": _corpus, "recall": _recall, "transfer": _train, "distill": _train,
+               "medusa": _medusa, "eval": _eval, "export": _export}  # fmt: skip
+    torch.set_float32_matmul_precision("high")  # S is summed in TF32 on a GPU
+    try:
+        actions[args.command](args)
+    except (OSError, ValueError, ArithmeticError) as error:
+        print(f"linearize: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""The stages that train: attention transfer, distillation, Medusa heads. Each can be stopped at any
+step and goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from linearize import loss as losses
+from linearize import medusa
+from linearize.corpus import Row, Sampler
+from linearize.model import Model
+
+_BETAS = (0.9, 0.95)
+_WARM_UP_STEPS = 20
+_LAST_RATE = 0.05  # of the cosine schedule, relative to the peak
+_MAX_GRADIENT_NORM = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one document length."""
+
+    steps: int
+    max_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    phases: Sequence[Phase]
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def max_length(self, step: int) -> int:
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase.max_length
+            step -= phase.steps
+        raise IndexError("past the last step")
+
+    def rate(self, step: int) -> float:
+        """Relative learning rate: a short warm-up, then a cosine."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return min(1.0, (step + 1) / _WARM_UP_STEPS) * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+
+
+class Log:
+    """Appends records to a JSON-lines file and keeps a progress line on a terminal."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **record: Any) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        end = "\r" if sys.stderr.isatty() else "\n"
+        values = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
+        print("  ".join(values), end=end, file=sys.stderr, flush=True)
+
+
+class Checkpoint:
+    """What a stage needs to go on: the trained parameters, the optimizer, the step."""
+
+    def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+        """A checkpoint made with other settings is refused."""
+        self._path, self._settings = path, dict(settings)
+
+    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer) -> int:
+        """The step to go on with; 0 without a checkpoint."""
+        if not self._path.exists():
+            return 0
+        saved = torch.load(self._path, map_location="cpu")
+        if saved["settings"] != self._settings:
+            raise ValueError(
+                f"{self._path} was made with {saved['settings']}, not {self._settings}:"
+                " remove it or choose another folder"
+            )
+        for name, parameter in parameters.items():
+            parameter.data.copy_(saved["parameters"][name])
+        optimizer.load_state_dict(saved["optimizer"])
+        return saved["step"]
+
+    def save(self, parameters: Mapping[str, nn.Parameter], optimizer, step: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        state = {
+            "settings": self._settings,
+            "parameters": {n: p.detach().cpu() for n, p in parameters.items()},
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self._path)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a stage is run, as opposed to what it computes."""
+
+    compile: bool = False
+    log_every: int = 20
+    save_every_s: float = 300.0
+    stop_after_s: float = math.inf  # then it saves and returns; the next run goes on
+
+
+def compile_layers(model: Model) -> None:
+    """One graph per kind of layer, not one for the whole model, which takes minutes to compile."""
+    torch._dynamo.config.recompile_limit = 64
+    for layer in model.layers:
+        layer.compile(dynamic=False)
+
+
+def to_device(row: Row, device: torch.device) -> dict[str, torch.Tensor]:
+    def tensor(values) -> torch.Tensor:
+        return torch.from_numpy(values).to(device, non_blocking=True)
+
+    return {
+        "tokens": tensor(row.tokens)[None],
+        "positions": tensor(row.positions)[None],
+        "targets": tensor(row.targets),
+        "is_text": tensor(row.is_text).float(),
+        "has_target": tensor(row.has_target).float(),
+    }
+
+
+def transfer(
+    teacher: Model,
+    student: Model,
+    sampler: Sampler,
+    schedule: Schedule,
+    rate: float,
+    checkpoint: Checkpoint,
+    log: Log,
+    options: RunOptions,
+) -> None:
+    """Fits each layer's new parameters so that its attention gives the teacher's outputs on the
+    teacher's own q, k and v. Loss: mean squared error over the teacher's variance."""
+    parameters = student.attention_parameters()
+    optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
+    attentions: list[Callable] = [layer.self_attn for layer in student.layers]
+    project = [layer.self_attn.project for layer in teacher.layers]
+    after = [layer.after_attention for layer in teacher.layers]
+    if options.compile:
+        torch._dynamo.config.recompile_limit = 64
+        attentions = [torch.compile(a, dynamic=False) for a in attentions]
+        after = [torch.compile(a, dynamic=False) for a in after]
+
+    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        positions, is_text = data["positions"], data["is_text"]
+        with torch.no_grad():
+            x, rotation = teacher.embed(data["tokens"]), teacher.rotation(positions)
+        error = torch.zeros((), device=x.device)
+        for i, layer in enumerate(teacher.layers):
+            with torch.no_grad():
+                q, k, v = project[i](layer.input_layernorm(x), rotation)
+                target = layer.self_attn(q, k, v, positions)
+            loss = _normalised_error(attentions[i](q, k, v, positions), target, is_text)
+            loss.backward()
+            error += loss.detach() / len(teacher.layers)
+            with torch.no_grad():
+                x = after[i](x, target)
+        return {"error": error}
+
+    _run(step, parameters, optimizer, sampler, schedule, checkpoint, log, options, "transfer")
+
+
+def _normalised_error(
+    output: torch.Tensor, target: torch.Tensor, is_text: torch.Tensor
+) -> torch.Tensor:
+    weight = is_text[None, :, None, None] / (is_text.sum() * target.shape[2] * target.shape[3])
+    output, target = output.float(), target.float()
+    mean = (target * weight).sum()
+    return ((output - target).square() * weight).sum() / ((target - mean).square() * weight).sum()
+
+
+def distill(
+    teacher: Model,
+    student: Model,
+    new_rate: float,
+    ce_weight: float,
+    sampler: Sampler,
+    schedule: Schedule,
+    rate: float,
+    checkpoint: Checkpoint,
+    log: Log,
+    options: RunOptions,
+) -> None:
+    """Trains the student on KL to the teacher plus `ce_weight` times cross-entropy. `new_rate` is
+    the learning rate of the attention's own parameters, `rate` that of the rest."""
+    parameters, new = student.trained(), student.attention_parameters()
+    old = [p for n, p in parameters.items() if n not in new]
+    optimizer = _adam([{"params": old, "lr": rate}, {"params": list(new.values()), "lr": new_rate}])
+    slice_loss: Callable = losses.distillation_slice
+    if options.compile:
+        compile_layers(teacher)
+        compile_layers(student)
+        slice_loss = torch.compile(slice_loss, dynamic=False)
+
+    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            teacher_hidden = teacher.hidden(data["tokens"], data["positions"])[0]
+        hidden = student.hidden(data["tokens"], data["positions"])[0]
+        kl_weight = data["is_text"] / data["is_text"].sum()
+        weights = (kl_weight, ce_weight * data["has_target"] / data["has_target"].sum())
+        loss, (kl, ce) = losses.distillation_loss(
+            hidden, teacher_hidden, student.head_weight, data["targets"], *weights, slice_loss
+        )
+        loss.backward()
+        return {"kl": kl, "ce": ce / max(ce_weight, 1e-9)}
+
+    _run(step, parameters, optimizer, sampler, schedule, checkpoint, log, options, "distill")
+
+
+def train_medusa(
+    model: Model,
+    heads: medusa.MedusaHeads,
+    sampler: Sampler,
+    schedule: Schedule,
+    rate: float,
+    checkpoint: Checkpoint,
+    log: Log,
+    options: RunOptions,
+) -> None:
+    """Trains the heads on the frozen model's own choices."""
+    parameters = dict(heads.named_parameters())
+    optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
+    slice_loss: Callable = losses.target_slice
+    if options.compile:
+        compile_layers(model)
+        slice_loss = torch.compile(slice_loss, dynamic=False)
+
+    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            hidden = model.hidden(data["tokens"], data["positions"])[0]
+            choices = medusa.own_choices(model, hidden)
+        loss, accuracy = medusa.heads_loss(
+            heads, hidden, choices, data["positions"][0], data["is_text"], model.head_weight,
+            slice_loss,
+        )  # fmt: skip
+        loss.backward()
+        values = {f"top1_{k}": value for k, value in enumerate(accuracy)}
+        return {"loss": loss.detach(), **values}
+
+    _run(step, parameters, optimizer, sampler, schedule, checkpoint, log, options, "medusa")
+
+
+def _adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    groups = [group for group in groups if group["params"]]
+    on_gpu = groups[0]["params"][0].is_cuda
+    for group in groups:
+        group["peak"] = group["lr"]
+    return torch.optim.AdamW(
+        groups, betas=_BETAS, weight_decay=0.0, **({"fused": True} if on_gpu else {})
+    )
+
+
+def _run(
+    step_function: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    sampler: Sampler,
+    schedule: Schedule,
+    checkpoint: Checkpoint,
+    log: Log,
+    options: RunOptions,
+    stage: str,
+) -> None:
+    first = checkpoint.restore(parameters, optimizer)
+    device = next(iter(parameters.values())).device
+    began = saved = logged = time.monotonic()
+    tokens = 0
+    for step in range(first, schedule.steps):
+        row = sampler.row(step, schedule.max_length(step))
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule.rate(step)
+        values = step_function(to_device(row, device))
+        norm = nn.utils.clip_grad_norm_(parameters.values(), _MAX_GRADIENT_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += len(row.tokens)
+        done = step + 1
+        if done % options.log_every == 0 or done == schedule.steps or step == first:
+            numbers = {name: value.item() for name, value in values.items()}
+            now = time.monotonic()
+            log.write(
+                stage=stage, step=done, of=schedule.steps, **numbers, norm=norm.item(),
+                tokens_s=round(tokens / (now - logged)), s=round(now - began, 1),
+                text=round(float(row.is_text.mean()), 3), gb=_peak_gb(device),
+            )  # fmt: skip
+            if not math.isfinite(sum(numbers.values())):
+                raise ArithmeticError(f"{stage}: step {done} is not finite: {numbers}")
+            logged, tokens = now, 0
+        now = time.monotonic()
+        if now - saved > options.save_every_s:
+            checkpoint.save(parameters, optimizer, done)
+            saved = now
+        if now - began > options.stop_after_s:
+            checkpoint.save(parameters, optimizer, done)
+            log.write(stage=stage, stopped_at=done, of=schedule.steps)
+            return
+    checkpoint.save(parameters, optimizer, schedule.steps)
+
+
+def _peak_gb(device: torch.device) -> float:
+    return round(torch.cuda.max_memory_allocated() / 1e9, 1) if device.type == "cuda" else 0.0

@@ -1,0 +1,190 @@
+"""Loss, training, resuming and export, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="tools/linearize needs PyTorch")
+
+from linearize import __main__ as command_line  # noqa: E402
+from linearize import corpus, loss, medusa, model, training  # noqa: E402
+from oracle import model as oracle  # noqa: E402
+
+_BASE = pathlib.Path(__file__).parents[2] / "tests" / "testdata" / "checkpoints" / "softmax"
+_FORM = {
+    "group_size": 8, "window": "sliding", "window_size": 8, "sinks": 2, "local": "softmax",
+    "feature_map": "hedgehog", "denominator": "joint", "decay": "head", "conv_kernel": 7,
+}  # fmt: skip
+
+
+def test_loss_and_gradient_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    hidden, teacher = torch.randn(20, 6, requires_grad=True), torch.randn(20, 6)
+    head, targets = torch.randn(11, 6), torch.randint(0, 11, (20,))
+    kl_weight, ce_weight = torch.rand(20), torch.rand(20)
+    log_p, log_t = ((x @ head.T).log_softmax(-1) for x in (hidden, teacher))
+    kl = ((log_t.exp() * (log_t - log_p)).sum(-1) * kl_weight).sum()
+    ce = (torch.nn.functional.nll_loss(log_p, targets, reduction="none") * ce_weight).sum()
+    (expected,) = torch.autograd.grad(kl + ce, hidden)
+    total, parts = loss.distillation_loss(hidden, teacher, head, targets, kl_weight, ce_weight)
+    (gradient,) = torch.autograd.grad(total, hidden)
+    assert torch.allclose(parts, torch.stack([kl, ce]), rtol=1e-5)
+    assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_target_loss_is_cross_entropy() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(20, 6, requires_grad=True), torch.randn(11, 6)
+    targets, weight = torch.randint(0, 11, (20,)), torch.rand(20)
+    logits = hidden @ head.T
+    ce = torch.nn.functional.cross_entropy(logits, targets, reduction="none") @ weight
+    got, hits = loss.target_loss(hidden, head, targets, weight)
+    gradients = [torch.autograd.grad(x, hidden, retain_graph=True)[0] for x in (got, ce)]
+    assert torch.allclose(got, ce, rtol=1e-5)
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(hits, (logits.argmax(-1) == targets).float() @ weight)
+
+
+def test_schedule() -> None:
+    schedule = training.Schedule([training.Phase(30, 64), training.Phase(10, 256)])
+    lengths = [schedule.max_length(step) for step in range(schedule.steps)]
+    assert lengths == [64] * 30 + [256] * 10
+    rates = [schedule.rate(step) for step in range(40)]
+    assert rates[0] < rates[10] and rates[39] < 0.1 and max(rates) <= 1
+    with pytest.raises(IndexError):
+        schedule.max_length(40)
+
+
+@pytest.fixture
+def workplace(tmp_path: pathlib.Path) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 90, 30)
+    tokens = rng.integers(0, 288, lengths.sum()).astype(np.uint16)
+    corpus.TokenSet(tokens, np.cumsum([0, *lengths])).save(tmp_path / "data", "some")
+    corpus.TokenSet(tokens[:64], np.array([0, 64])).save(tmp_path / "data", "one")
+    (tmp_path / "form.json").write_text(json.dumps(_FORM))
+    return tmp_path
+
+
+def _train(workplace: pathlib.Path, stage: str, run: str, *more: str) -> int:
+    return command_line.main([
+        stage, "--model", str(_BASE), "--data", str(workplace / "data"), "--mix", "some=1",
+        "--attention", str(workplace / "form.json"), "--run", str(workplace / run),
+        "--row-tokens", "256", "--lora-rank", "4", "--lora-alpha", "8", "--log-every", "1",
+        "--device", "cpu", *more,
+    ])  # fmt: skip
+
+
+def _log(workplace: pathlib.Path, run: str, stage: str) -> list[dict]:
+    lines = (workplace / run / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [record for record in records if record["stage"] == stage and "step" in record]
+
+
+def test_both_stages_learn(workplace: pathlib.Path) -> None:
+    """On rows that are all the same, so that the loss has no reason to rise."""
+    same = ("--mix", "one=1", "--steps", "64:8")
+    assert _train(workplace, "transfer", "run", *same) == 0
+    assert _train(workplace, "distill", "run", *same) == 0
+    errors = [record["error"] for record in _log(workplace, "run", "transfer")]
+    kl = [record["kl"] for record in _log(workplace, "run", "distill")]
+    assert errors[-1] < errors[0] and kl[-1] < kl[0]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(workplace: pathlib.Path) -> None:
+    steps = ("--steps", "32:3,64:3")
+    assert _train(workplace, "distill", "whole", *steps) == 0
+    while not (records := _log(workplace, "cut", "distill") if (workplace / "cut").exists() else []
+               ) or records[-1]["step"] < 6:  # fmt: skip
+        assert _train(workplace, "distill", "cut", *steps, "--stop-after-s", "0") == 0
+    whole, cut = (
+        torch.load(workplace / run / "distill.pt")["parameters"] for run in ("whole", "cut")
+    )
+    assert len(_log(workplace, "cut", "distill")) == 6
+    for name, value in whole.items():
+        assert torch.equal(cut[name], value), name
+
+
+def test_other_settings_are_refused(workplace: pathlib.Path, capsys) -> None:
+    assert _train(workplace, "distill", "run", "--steps", "32:1") == 0
+    assert _train(workplace, "distill", "run", "--steps", "32:2") == 1
+    assert "was made with" in capsys.readouterr().err
+    assert _train(workplace, "distill", "run", "--steps", "32:1", "--seed", "1") == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_exports_predict_as_what_was_trained(workplace: pathlib.Path) -> None:
+    _train(workplace, "transfer", "run", "--steps", "64:3")
+    _train(workplace, "distill", "run", "--steps", "64:4", "--rate", "1e-2")
+    for kind in ("float32", "adapter"):
+        assert command_line.main([
+            "export", "--model", str(_BASE), "--run", str(workplace / "run"),
+            "--out", str(workplace / kind), f"--{kind}",
+        ]) == 0  # fmt: skip
+    merged = workplace / "float32"
+    trained = command_line.Run.open(workplace / "run").trained(_BASE, torch.float32)
+    tokens = np.random.default_rng(1).integers(0, 288, 50).tolist()
+    with torch.no_grad():
+        hidden = trained.hidden(torch.tensor(tokens)[None], torch.arange(50)[None])
+        log_p = trained.logits(hidden)[0].log_softmax(-1).numpy()
+    expected = oracle.load(merged).log_probabilities(tokens)
+    assert np.abs(log_p - expected).max() < 2e-5
+    _check_adapter(workplace / "adapter", merged)
+
+
+def test_medusa_heads_learn_and_are_exported(workplace: pathlib.Path) -> None:
+    _train(workplace, "distill", "run", "--mix", "one=1", "--steps", "64:2")
+    assert command_line.main([
+        "medusa", "--model", str(_BASE), "--data", str(workplace / "data"), "--mix", "one=1",
+        "--run", str(workplace / "run"), "--row-tokens", "256", "--steps", "64:30",
+        "--rate", "1e-2", "--heads", "2", "--log-every", "1", "--device", "cpu",
+    ]) == 0  # fmt: skip
+    records = _log(workplace, "run", "medusa")
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert records[-1]["top1_1"] > records[0]["top1_1"]
+    out = workplace / "out"
+    assert command_line.main([
+        "export", "--model", str(_BASE), "--run", str(workplace / "run"), "--out", str(out),
+    ]) == 0  # fmt: skip
+    tensors = model.safetensors_io.load(out / "medusa" / "medusa_lm_head.safetensors")[0]
+    assert sorted(tensors) == [
+        f"{k}.0.linear.{part}" for k in (0, 1) for part in ("bias", "weight")
+    ]
+    assert json.loads((out / "medusa" / "config.json").read_text())["medusa_num_heads"] == 2
+
+
+def test_medusa_heads_guess_within_their_document() -> None:
+    """Head k's row t is judged by the choice at t + k + 1; a row without one does not count."""
+    heads = medusa.MedusaHeads(4, heads=2)
+    hidden = torch.eye(8)[:, :4] + torch.eye(8)[:, 4:]
+    output = torch.cat([torch.eye(4), torch.zeros(3, 4)])
+    choices = torch.tensor([9, 0, 1, 2, 9, 0, 1, 2])  # one place later: what `hidden` says
+    positions = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    _, accuracy = medusa.heads_loss(heads, hidden, choices, positions, torch.ones(8), output)
+    assert [round(x.item(), 6) for x in accuracy] == [1.0, 0.0]
+
+
+def _check_adapter(adapter: pathlib.Path, merged: pathlib.Path) -> None:
+    """Base plus adapter, by the names and the scale of PEFT, is the merged folder, but for the
+    adapter's bf16."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["linear_attention"] == _FORM
+    base, whole = model.read_weights(_BASE), model.read_weights(merged)
+    tensors = model.safetensors_io.load(adapter / "adapter_model.safetensors")[0]
+    scale = config["lora_alpha"] / config["r"]
+    own = {name for name in tensors if name.startswith("model.")}
+    assert own == set(whole) - set(base)
+    for name in own:
+        assert np.array_equal(tensors[name], whole[name])
+    for name in base:
+        prefix = "base_model.model." + name.removesuffix(".weight")
+        if f"{prefix}.lora_A.weight" in tensors:
+            a, b = tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"]
+            assert np.allclose(base[name] + scale * (b @ a), whole[name], rtol=0.01, atol=1e-3)
+            assert not np.array_equal(base[name], whole[name])
+        else:
+            assert np.array_equal(base[name], whole[name])
