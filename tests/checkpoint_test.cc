@@ -10,6 +10,7 @@
 
 #include "engine/base/file.h"
 #include "engine/base/json.h"
+#include "kernels/cpu/matmul_kernel.h"
 #include "tests/engine_driver.h"
 
 namespace treeline {
@@ -65,7 +66,8 @@ TEST_P(SmallCheckpoint, LogProbabilitiesMatchTheFloat64Model) {
 
 // A row alone, in chunks, in a mixed batch, with other numbers of threads, after a snapshot:
 // the same bits.
-TEST_P(SmallCheckpoint, RowsAreInvariant) {
+void ExpectRowsAreInvariant(const std::string& dir, ModelEngine::Options options,
+                            const std::vector<int32_t>& thread_counts) {
   std::mt19937 rng(3);
   std::vector<int32_t> tokens(150), other(90);
   const auto random_tokens = [&](std::vector<int32_t>& ids) {
@@ -74,16 +76,15 @@ TEST_P(SmallCheckpoint, RowsAreInvariant) {
   random_tokens(tokens);
   random_tokens(other);
 
-  ModelEngine::Options options = Exact();
   options.threads = 1;
-  const auto engine = LoadEngine(dir(), options);
+  const auto engine = LoadEngine(dir, options);
   ASSERT_NE(engine, nullptr);
   const std::vector<int32_t> vocabulary = AllTokens(engine->limits().vocab_size);
   const auto expected = ScoreRows(*engine, *engine->AcquireSlot(), tokens, 1, vocabulary);
 
-  for (const int32_t threads : {1, 2, 3}) {
+  for (const int32_t threads : thread_counts) {
     options.threads = threads;
-    const auto parallel = LoadEngine(dir(), options);
+    const auto parallel = LoadEngine(dir, options);
     for (const int32_t chunk : {7, 64, 150}) {
       EXPECT_EQ(ScoreRows(*parallel, *parallel->AcquireSlot(), tokens, chunk, vocabulary), expected)
           << threads << " threads, chunks of " << chunk;
@@ -110,6 +111,22 @@ TEST_P(SmallCheckpoint, RowsAreInvariant) {
     }
     for (const RowResult& result : MustStep(*parallel, batch)) {
       EXPECT_EQ(result.scores, expected[100]);
+    }
+  }
+}
+
+TEST_P(SmallCheckpoint, RowsAreInvariant) { ExpectRowsAreInvariant(dir(), Exact(), {1, 2, 3}); }
+
+TEST_P(SmallCheckpoint, RowsAreInvariantInEveryKernelOfDenseProducts) {
+  for (const WeightType type : {WeightType::kBF16, WeightType::kInt8, WeightType::kInt4}) {
+    for (const cpu::MatMulKernel* kernel : cpu::MatMulKernels(type)) {
+      // The vocabulary's matrices are int8 where others are int4.
+      if (type == WeightType::kInt4 && !kernel->Takes(WeightType::kInt8)) continue;
+      SCOPED_TRACE(std::string(kernel->name) + ", type " + std::to_string(static_cast<int>(type)));
+      ModelEngine::Options options = Exact();
+      options.weight_type = type;
+      options.matmul_kernel = kernel->name;
+      ExpectRowsAreInvariant(dir(), options, {2});
     }
   }
 }

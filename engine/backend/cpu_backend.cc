@@ -12,6 +12,7 @@
 
 #include "engine/backend/backend.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/cpu_level.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/matmul_choice.h"
 #include "kernels/cpu/ops.h"

@@ -152,12 +152,12 @@ void RunInt8(const PanelProduct& p) {
       for (int half = 0; half < 2; ++half) {
         const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales + half));
         for (int32_t r = 0; r < rows; ++r) {
-          const int64_t index = int64_t{row + r} * groups + group;
-          const __m512i zero = _mm512_set1_epi32(kInt8ZeroPoint * p.x_code_sums[index]);
+          const int64_t index = group * p.x_group_stride + row + r;
+          const __m512i zero = _mm512_set1_epi32(p.x_zeros[index]);
           const __m512i sum = _mm512_load_si512(sums.words[r] + half * kColumns);
           float* total = totals[r] + half * kColumns;
           _mm512_store_ps(total,
-                          _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, zero)),
+                          _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, zero)),
                                           _mm512_mul_ps(scale, _mm512_set1_ps(p.x_scales[index])),
                                           _mm512_load_ps(total)));
         }
@@ -188,9 +188,15 @@ bool SupportsInt8() { return HasFeature(25) && MayUseTiles(); }
 
 }  // namespace
 
-extern const MatMulKernel kBf16AmxKernel = {
-    "bf16-amx", ActivationType::kBF16, SupportsBf16, {nullptr, RunBf16, nullptr, nullptr}};
-extern const MatMulKernel kInt8AmxKernel = {
-    "int8-amx", ActivationType::kInt8, SupportsInt8, {nullptr, nullptr, RunInt8, nullptr}};
+extern const MatMulKernel kBf16AmxKernel = {"bf16-amx",
+                                            ActivationType::kBF16,
+                                            CpuLevel::kAmx,
+                                            SupportsBf16,
+                                            {nullptr, RunBf16, nullptr, nullptr}};
+extern const MatMulKernel kInt8AmxKernel = {"int8-amx",
+                                            ActivationType::kInt8,
+                                            CpuLevel::kAmx,
+                                            SupportsInt8,
+                                            {nullptr, nullptr, RunInt8, nullptr}};
 
 }  // namespace treeline::cpu

@@ -67,7 +67,10 @@ bool IsSupported() {
 
 }  // namespace
 
-extern const MatMulKernel kBf16Avx512Kernel = {
-    "bf16-avx512", ActivationType::kBF16, IsSupported, {nullptr, Run, nullptr, nullptr}};
+extern const MatMulKernel kBf16Avx512Kernel = {"bf16-avx512",
+                                               ActivationType::kBF16,
+                                               CpuLevel::kAvx512Dot,
+                                               IsSupported,
+                                               {nullptr, Run, nullptr, nullptr}};
 
 }  // namespace treeline::cpu

@@ -114,8 +114,11 @@ void RunBf16(const PanelProduct& p) { HWY_DYNAMIC_DISPATCH(PanelOfBf16)(p); }
 
 }  // namespace
 
-extern const MatMulKernel kFp32Kernel = {
-    "fp32", ActivationType::kF32, [] { return true; }, {RunFp32, RunBf16, nullptr, nullptr}};
+extern const MatMulKernel kFp32Kernel = {"fp32",
+                                         ActivationType::kF32,
+                                         CpuLevel::kPortable,
+                                         [] { return true; },
+                                         {RunFp32, RunBf16, nullptr, nullptr}};
 
 }  // namespace treeline::cpu
 #endif  // HWY_ONCE

@@ -57,6 +57,7 @@ bool IsSupported() {
 extern const MatMulKernel kInt8Avx512VnniKernel = {
     "int8-avx512vnni",
     ActivationType::kInt8,
+    CpuLevel::kAvx512Dot,
     IsSupported,
     {nullptr, nullptr, Int8Panel<Avx512Vnni>::RunInt8, Int8Panel<Avx512Vnni>::RunInt4}};
 

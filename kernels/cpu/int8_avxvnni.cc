@@ -62,6 +62,7 @@ bool IsSupported() {
 extern const MatMulKernel kInt8AvxVnniKernel = {
     "int8-avxvnni",
     ActivationType::kInt8,
+    CpuLevel::kAvxVnni,
     IsSupported,
     {nullptr, nullptr, Int8Panel<AvxVnni>::RunInt8, Int8Panel<AvxVnni>::RunInt4}};
 

@@ -116,8 +116,11 @@ void RunInt4(const PanelProduct& p) { HWY_DYNAMIC_DISPATCH(PanelOfInt4)(p); }
 
 }  // namespace
 
-extern const MatMulKernel kInt8Kernel = {
-    "int8", ActivationType::kInt8, [] { return true; }, {nullptr, nullptr, RunInt8, RunInt4}};
+extern const MatMulKernel kInt8Kernel = {"int8",
+                                         ActivationType::kInt8,
+                                         CpuLevel::kPortable,
+                                         [] { return true; },
+                                         {nullptr, nullptr, RunInt8, RunInt4}};
 
 }  // namespace treeline::cpu
 #endif  // HWY_ONCE

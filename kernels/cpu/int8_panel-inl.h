@@ -65,12 +65,11 @@ struct Int8Panel {
   template <int kRows>
   static inline KERNEL_INLINE void AddScaled(const Ints (&sums)[kRows][kVectors],
                                              const uint16_t* scales, const float* x_scales,
-                                             int64_t x_scales_stride,
                                              Floats (&totals)[kRows][kVectors]) {
     Unroll<kVectors>([&](auto c) KERNEL_INLINE {
       const Floats scale = Isa::LoadHalves(scales + c * kLanes);
       Unroll<kRows>([&](auto r) KERNEL_INLINE {
-        const Floats x_scale = Isa::SetFloat(x_scales[r * x_scales_stride]);
+        const Floats x_scale = Isa::SetFloat(x_scales[r]);
         totals[r][c] =
             Isa::MulAdd(Isa::ToFloat(sums[r][c]), Isa::Mul(scale, x_scale), totals[r][c]);
       });
@@ -82,14 +81,13 @@ struct Int8Panel {
     const int32_t groups = (p.k + kQuantGroup - 1) / kQuantGroup;
     const char* panel = static_cast<const char*>(p.panel);
     const int8_t* x = Row(p, row);
-    const int64_t first = int64_t{row} * groups;
+    int64_t first = row;  // Of the group's scales and sums.
     Floats totals[kRows][kVectors];
     Clear<kRows>(totals);
     for (int32_t group = 0; group < groups; ++group, panel += kInt8GroupBytes, x += kQuantGroup) {
       Ints sums[kRows][kVectors];
       Unroll<kRows>([&](auto r) KERNEL_INLINE {
-        const Ints zero =
-            Isa::Set(-kInt8ZeroPoint * p.x_code_sums[first + int64_t{r} * groups + group]);
+        const Ints zero = Isa::Set(p.x_zeros[first + r]);
         Unroll<kVectors>([&](auto c) KERNEL_INLINE { sums[r][c] = zero; });
       });
       for (int32_t i = 0; i < kInt8GroupRows; ++i) {
@@ -101,7 +99,8 @@ struct Int8Panel {
       }
       const uint16_t* scales =
           reinterpret_cast<const uint16_t*>(panel + kInt8GroupRows * kPanelColumns * 4) + column;
-      AddScaled<kRows>(sums, scales, p.x_scales + first + group, groups, totals);
+      AddScaled<kRows>(sums, scales, p.x_scales + first, totals);
+      first += p.x_group_stride;
     }
     StoreTile<kRows>(p, row, column, totals);
   }
@@ -111,7 +110,7 @@ struct Int8Panel {
     const int32_t groups = (p.k + kQuantGroup - 1) / kQuantGroup;
     const char* panel = static_cast<const char*>(p.panel);
     const int8_t* x = Row(p, row);
-    const int64_t first = int64_t{row} * groups;
+    int64_t first = row;  // Of the group's scales and sums.
     Floats totals[kRows][kVectors];
     Clear<kRows>(totals);
     for (int32_t group = 0; group < groups; ++group, panel += kInt4GroupBytes, x += kQuantGroup) {
@@ -134,11 +133,12 @@ struct Int8Panel {
       Unroll<kVectors>([&](auto c) KERNEL_INLINE {
         const Floats minimum = Isa::LoadHalves(scales + kPanelColumns + c * kLanes);
         Unroll<kRows>([&](auto r) KERNEL_INLINE {
-          const Floats x_sum = Isa::SetFloat(p.x_sums[first + int64_t{r} * groups + group]);
+          const Floats x_sum = Isa::SetFloat(p.x_sums[first + r]);
           totals[r][c] = Isa::MulAdd(minimum, x_sum, totals[r][c]);
         });
       });
-      AddScaled<kRows>(sums, scales, p.x_scales + first + group, groups, totals);
+      AddScaled<kRows>(sums, scales, p.x_scales + first, totals);
+      first += p.x_group_stride;
     }
     StoreTile<kRows>(p, row, column, totals);
   }

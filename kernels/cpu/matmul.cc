@@ -39,9 +39,12 @@ void ConvertToBf16(const float* HWY_RESTRICT x, int32_t k, uint16_t* HWY_RESTRIC
   for (; i < k; ++i) out[i] = FloatToBf16(x[i]);
 }
 
-// What QuantizeActivations does to a group of at most kQuantGroup values; returns the scale.
-float ConvertGroupToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes) {
+// What QuantizeActivations does to a group of at most kQuantGroup values; returns the scale, and
+// in `sum` the sum of codes.
+float ConvertGroupToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes,
+                         int32_t& sum) {
   const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
   const hn::Rebind<int8_t, FloatTag> d8;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = count - count % lanes;
   auto largest = hn::Zero(d);
@@ -60,36 +63,36 @@ float ConvertGroupToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY
   const bool is_finite = zero == 0;
   if (!is_finite || most == 0) {
     std::fill(codes, codes + count, int8_t{0});
+    sum = 0;
     return is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
   const float inverse = 127.0f / most;
   const auto scale = hn::Set(d, inverse), bound = hn::Set(d, 127.0f);
+  auto sums = hn::Zero(di);
   for (int32_t i = 0; i < whole; i += lanes) {
     const auto scaled = hn::Mul(hn::LoadU(d, x + i), scale);
     const auto code = hn::NearestInt(hn::Max(hn::Neg(bound), hn::Min(bound, scaled)));
+    sums = hn::Add(sums, code);
     hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i);
   }
+  sum = hn::GetLane(hn::SumOfLanes(di, sums));
   for (int32_t i = whole; i < count; ++i) {
     codes[i] = static_cast<int8_t>(std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)));
+    sum += codes[i];
   }
   return most / 127.0f;
 }
 
-int32_t SumOfCodes(const int8_t* codes, int32_t count) {
-  int32_t sum = 0;
-  for (int32_t i = 0; i < count; ++i) sum += codes[i];
-  return sum;
-}
-
-// One row: codes, then for every group its scale, sum of codes and sum of scale * code.
+// One row: codes, then for every group what PanelProduct wants of it, `stride` apart.
 void ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT codes,
-                   float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT code_sums,
+                   int64_t stride, float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT zeros,
                    float* HWY_RESTRICT sums) {
-  for (int32_t i = 0; i < k; i += kQuantGroup) {
+  for (int32_t i = 0; i < k; i += kQuantGroup, scales += stride, zeros += stride, sums += stride) {
     const int32_t count = std::min(kQuantGroup, k - i);
-    *scales = ConvertGroupToInt8(x + i, count, codes + i);
-    *code_sums = SumOfCodes(codes + i, count);
-    *sums++ = *scales++ * static_cast<float>(*code_sums++);
+    int32_t sum;
+    *scales = ConvertGroupToInt8(x + i, count, codes + i, sum);
+    *zeros = -kInt8ZeroPoint * sum;
+    *sums = *scales * static_cast<float>(sum);
   }
 }
 
@@ -124,6 +127,11 @@ constexpr int32_t kRowsPerConversion = 8;
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
+// Scales of a block of rows lie together, [groups, kRowBlock]: where those of `row`'s block begin.
+int64_t FirstScale(int32_t row, int32_t k) {
+  return int64_t{row / kRowBlock} * kRowBlock * CeilDiv(k, kQuantGroup);
+}
+
 void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int64_t stride,
                 MatMulWorkspace& workspace) {
   std::byte* out = workspace.x[0].bytes + row * stride;
@@ -132,10 +140,10 @@ void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int
     std::fill(out + int64_t{k} * 2, out + stride, std::byte{0});
     return;
   }
-  const int64_t first = int64_t{row} * CeilDiv(k, kQuantGroup);
+  const int64_t first = FirstScale(row, k) + row % kRowBlock;
   HWY_DYNAMIC_DISPATCH(ConvertToInt8)
-  (x, k, reinterpret_cast<int8_t*>(out), workspace.scales.data() + first,
-   workspace.code_sums.data() + first, workspace.sums.data() + first);
+  (x, k, reinterpret_cast<int8_t*>(out), kRowBlock, workspace.scales.data() + first,
+   workspace.zeros.data() + first, workspace.sums.data() + first);
   std::fill(out + k, out + stride, std::byte{0});
 }
 
@@ -154,15 +162,16 @@ PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, Activat
   if (workspace.x.size() < lines) workspace.x.resize(lines);
   product.x = workspace.x.data();
   if (type == ActivationType::kInt8) {
-    const size_t groups = size_t(rows) * CeilDiv(k, kQuantGroup);
+    const size_t groups = FirstScale(rows + kRowBlock - 1, k);
     if (workspace.scales.size() < groups) {
       workspace.scales.resize(groups);
-      workspace.code_sums.resize(groups);
+      workspace.zeros.resize(groups);
       workspace.sums.resize(groups);
     }
     product.x_scales = workspace.scales.data();
-    product.x_code_sums = workspace.code_sums.data();
+    product.x_zeros = workspace.zeros.data();
     product.x_sums = workspace.sums.data();
+    product.x_group_stride = kRowBlock;
   }
   pool.ParallelFor(CeilDiv(rows, kRowsPerConversion), [&](int64_t task, int32_t) {
     const int32_t begin = static_cast<int32_t>(task) * kRowsPerConversion;
@@ -179,10 +188,9 @@ PanelProduct RowBlock(const PanelProduct& all, int32_t first) {
   block.x = static_cast<const std::byte*>(all.x) + first * all.x_stride;
   block.rows = std::min(kRowBlock, all.rows - first);
   if (all.x_scales != nullptr) {
-    const int64_t groups = int64_t{first} * CeilDiv(all.k, kQuantGroup);
-    block.x_scales += groups;
-    block.x_code_sums += groups;
-    block.x_sums += groups;
+    block.x_scales += FirstScale(first, all.k);
+    block.x_zeros += FirstScale(first, all.k);
+    block.x_sums += FirstScale(first, all.k);
   }
   return block;
 }
@@ -218,7 +226,9 @@ std::vector<const MatMulKernel*> MatMulKernels(WeightType type) {
              &kInt8AvxVnniKernel, &kInt8Avx512VnniKernel, &kInt8AmxKernel,
 #endif
        }) {
-    if (kernel->Takes(type) && kernel->is_supported()) kernels.push_back(kernel);
+    if (kernel->Takes(type) && MayUse(kernel->level) && kernel->is_supported()) {
+      kernels.push_back(kernel);
+    }
   }
   return kernels;
 }

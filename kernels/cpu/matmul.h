@@ -20,7 +20,7 @@ struct MatMulWorkspace {
   };
   std::vector<CacheLine> x;
   std::vector<float> scales, sums;
-  std::vector<int32_t> code_sums;
+  std::vector<int32_t> zeros;
 };
 
 // params.y: [rows, matrix.n()]; params.x: [rows, matrix.k()].

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/cpu_level.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/params.h"
 
@@ -22,7 +23,8 @@ struct MatMulKernel {
   // "fp32", "bf16-avx512", "int8-avx512vnni": the arithmetic, then what it needs of the CPU.
   const char* name;
   ActivationType activations;
-  bool (*is_supported)();
+  CpuLevel level;
+  bool (*is_supported)();  // By the CPU, whatever MayUse() says.
   // By WeightType; null where the kernel does not take that type.
   Run run[4];
 

@@ -61,8 +61,6 @@ void RopeRow(const RopeParams& params, int32_t row) {
   }
 }
 
-const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
-
 }  // namespace treeline::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -72,7 +70,6 @@ namespace {
 
 HWY_EXPORT(RmsNormRow);
 HWY_EXPORT(RopeRow);
-HWY_EXPORT(TargetName);
 
 // Rows a task takes: enough work to be worth handing out.
 constexpr int32_t kRowsPerTask = 8;
@@ -122,8 +119,6 @@ void AddBias(const AddBiasParams& params, ThreadPool& pool) {
 void RoundToBf16(std::span<float> values) {
   for (float& value : values) value = Bf16ToFloat(FloatToBf16(value));
 }
-
-const char* TargetName() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
 
 }  // namespace treeline::cpu
 #endif  // HWY_ONCE

@@ -21,9 +21,6 @@ void AddBias(const AddBiasParams& params, ThreadPool& pool);
 // Rounds every value to the nearest bf16 (ties to even) and back.
 void RoundToBf16(std::span<float> values);
 
-// The instruction set in use: "AVX3", "AVX2", ...
-const char* TargetName();
-
 }  // namespace treeline::cpu
 
 #endif  // TREELINE_KERNELS_CPU_OPS_H_

@@ -36,11 +36,13 @@ struct PanelProduct {
   int64_t x_stride;
   int32_t rows;
   int32_t k;
-  // Of int8 activations, for every group of k: [rows, groups] scales, sums of codes, and sums of
+  // Of int8 activations, [groups, rows] with groups x_group_stride apart: scales, what takes the
+  // zero point of int8 weights away again (-kInt8ZeroPoint * sum of codes), and sums of
   // scale * code.
   const float* x_scales;
-  const int32_t* x_code_sums;
+  const int32_t* x_zeros;
   const float* x_sums;
+  int64_t x_group_stride;
   const void* panel;
   float* y;  // [rows] of `columns` values, y_stride values apart.
   int64_t y_stride;
