@@ -65,8 +65,9 @@ StatusOr<KernelChoice> NamedKernel(const std::string& name, WeightType type) {
 
 class CpuMatrix : public Matrix {
  public:
-  CpuMatrix(WeightType type, int32_t n, int32_t k, const cpu::MatMulKernel& kernel)
-      : packed(type, n, k), kernel(kernel) {}
+  CpuMatrix(WeightType type, int32_t n, int32_t k, const cpu::MatMulKernel& kernel,
+            cpu::WeightArena& arena)
+      : packed(type, n, k, arena), kernel(kernel) {}
   int32_t n() const override { return packed.n(); }
   int32_t k() const override { return packed.k(); }
   size_t bytes() const override { return packed.bytes(); }
@@ -119,7 +120,7 @@ class CpuBackend : public Backend {
     std::unique_ptr<CpuMatrix> matrix;
     std::vector<std::vector<float>> thread_rows;
     try {
-      matrix = std::make_unique<CpuMatrix>(type, n, k, *kernel);
+      matrix = std::make_unique<CpuMatrix>(type, n, k, *kernel, arena_);
       thread_rows.assign(pool_.num_threads(), std::vector<float>(k));
     } catch (const std::bad_alloc&) {
       return ResourceExhausted("cannot allocate a weight matrix of [{}, {}]", n, k);
@@ -188,6 +189,7 @@ class CpuBackend : public Backend {
 
   const std::string matmul_kernel_;
   ThreadPool pool_;
+  cpu::WeightArena arena_;
   cpu::MatMulWorkspace matmul_workspace_;
   cpu::AttentionWorkspace workspace_;
   std::map<WeightType, KernelChoice> kernels_;  // Of the types that matrices have.

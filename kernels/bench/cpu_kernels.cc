@@ -54,7 +54,8 @@ BENCHMARK(CeilingMultiplyAdd)->UseRealTime();
 
 void MatMul(benchmark::State& state, WeightType type, const cpu::MatMulKernel* kernel, int32_t rows,
             int32_t n, int32_t k) {
-  cpu::PackedMatrix matrix(type, n, k);
+  cpu::WeightArena arena;
+  cpu::PackedMatrix matrix(type, n, k, arena);
   const auto row_values = RandomValues(k);
   for (int32_t row = 0; row < n; ++row) matrix.SetRow(row, row_values);
   const auto x = RandomValues(size_t(rows) * k);

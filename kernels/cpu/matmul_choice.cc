@@ -41,7 +41,8 @@ double BestSeconds(const Function& function) {
 }  // namespace
 
 std::vector<MatMulSpeed> RankMatMulKernels(WeightType type, ThreadPool& pool) {
-  PackedMatrix matrix(type, kN, kK);
+  WeightArena arena;
+  PackedMatrix matrix(type, kN, kK, arena);
   const std::vector<float> x = RandomValues(size_t(kPrefillRows) * kK);
   for (int32_t row = 0; row < kN; ++row) {
     matrix.SetRow(row, std::span<const float>(x).subspan(row % kPrefillRows * kK, kK));

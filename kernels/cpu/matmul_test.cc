@@ -75,7 +75,7 @@ class MatMulTest : public testing::TestWithParam<Shape> {
   // A matrix of random weights, which become what it holds after rounding.
   cpu::PackedMatrix Pack(WeightType type, std::vector<float>& weight) {
     const auto [rows, n, k] = GetParam();
-    cpu::PackedMatrix matrix(type, n, k);
+    cpu::PackedMatrix matrix(type, n, k, arena_);
     for (int32_t row = 0; row < n; ++row) {
       const auto values = std::span<float>(weight).subspan(size_t(row) * k, k);
       matrix.SetRow(row, values);
@@ -92,6 +92,7 @@ class MatMulTest : public testing::TestWithParam<Shape> {
     return y;
   }
 
+  cpu::WeightArena arena_;
   cpu::MatMulWorkspace workspace_;
   ThreadPool pool_{2}, one_thread_{1}, three_threads_{3};
 };
@@ -216,7 +217,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatMulTest,
 TEST(MatMul, ARowThatIsNotFiniteGivesNan) {
   ThreadPool pool(1);
   cpu::MatMulWorkspace workspace;
-  cpu::PackedMatrix matrix(WeightType::kInt8, 4, 40);
+  cpu::WeightArena arena;
+  cpu::PackedMatrix matrix(WeightType::kInt8, 4, 40, arena);
   const std::vector<float> row(40, 1.0f);
   for (int32_t i = 0; i < 4; ++i) matrix.SetRow(i, row);
   for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {

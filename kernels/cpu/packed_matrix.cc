@@ -51,19 +51,17 @@ uint16_t* Int8Scales(std::byte* group) {
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(WeightType type, int32_t n, int32_t k)
+PackedMatrix::PackedMatrix(WeightType type, int32_t n, int32_t k, WeightArena& arena)
     : type_(type),
       n_(n),
       k_(k),
       panel_bytes_(PanelBytes(type, k)),
-      data_(num_panels() * panel_bytes_ / sizeof(CacheLine)) {}
+      data_(arena.Allocate(num_panels() * panel_bytes_)) {}
 
-const std::byte* PackedMatrix::panel(int32_t p) const {
-  return reinterpret_cast<const std::byte*>(data_.data()) + p * panel_bytes_;
-}
+const std::byte* PackedMatrix::panel(int32_t p) const { return data_.get() + p * panel_bytes_; }
 
 std::byte* PackedMatrix::panel_of(int32_t row) {
-  return reinterpret_cast<std::byte*>(data_.data()) + row / kPanelColumns * panel_bytes_;
+  return data_.get() + row / kPanelColumns * panel_bytes_;
 }
 
 void PackedMatrix::SetRow(int32_t row, std::span<const float> values) {

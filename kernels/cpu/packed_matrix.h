@@ -10,18 +10,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/weight_arena.h"
 #include "kernels/params.h"
 
 namespace treeline::cpu {
 
 class PackedMatrix {
  public:
-  // An [n, k] matrix of zeros.
-  PackedMatrix(WeightType type, int32_t n, int32_t k);
+  // An [n, k] matrix of zeros. Throws std::bad_alloc.
+  PackedMatrix(WeightType type, int32_t n, int32_t k, WeightArena& arena);
 
   // Fills row `row` of W from k values, rounding to the matrix's type. Rows of different panels
   // may be set by different threads.
@@ -32,7 +33,7 @@ class PackedMatrix {
   WeightType type() const { return type_; }
   int32_t n() const { return n_; }
   int32_t k() const { return k_; }
-  size_t bytes() const { return data_.size() * sizeof(data_[0]); }
+  size_t bytes() const { return num_panels() * panel_bytes_; }
   int32_t num_panels() const { return (n_ + kPanelColumns - 1) / kPanelColumns; }
   // Panel p as kernels/cpu/panel.h lays it out; columns past n are zero.
   const std::byte* panel(int32_t p) const;
@@ -43,11 +44,7 @@ class PackedMatrix {
   WeightType type_;
   int32_t n_, k_;
   size_t panel_bytes_;
-  // 64-byte units, so that panels are aligned to cache lines.
-  struct alignas(64) CacheLine {
-    std::byte bytes[64];
-  };
-  std::vector<CacheLine> data_;
+  std::shared_ptr<std::byte> data_;  // Panels are whole cache lines, aligned.
 };
 
 }  // namespace treeline::cpu
