@@ -220,11 +220,11 @@ StatusOr<std::vector<RowResult>> ModelEngine::Answer(const std::vector<RowReques
     std::vector<int32_t> rows;
     for (size_t i = 0; i < count; ++i) rows.push_back(requests[first + i].row);
     TREELINE_ASSIGN_OR_RETURN(const float* device_logits, model_->Logits(rows));
-    std::vector<float> logits(count * vocab);
-    backend_->CopyToHost(logits.data(), device_logits, logits.size() * sizeof(float));
+    if (logits_.size() < count * vocab) logits_.resize(count * vocab);
+    backend_->CopyToHost(logits_.data(), device_logits, count * vocab * sizeof(float));
     backend_->host_threads().ParallelFor(count, [&](int64_t i, int32_t thread) {
       StatusOr<RowResult> result = samplers_[thread].Sample(
-          std::span<const float>(logits).subspan(i * vocab, vocab), requests[first + i]);
+          std::span<const float>(logits_).subspan(i * vocab, vocab), requests[first + i]);
       results[first + i] = result.ok() ? *std::move(result) : RowResult{.status = result.status()};
     });
   }

@@ -23,11 +23,11 @@ class ModelEngine : public Engine {
   struct Options {
     std::optional<WeightType> weight_type;  // None: as the checkpoint stores them.
     StateType state_type = StateType::kF32;
-    int32_t threads = 0;      // 0: one for each core.
+    int32_t threads = 0;                 // 0: one for each core.
     std::string matmul_kernel = "auto";  // Of CpuBackendOptions.
-    int32_t max_context = 0;  // Tokens a sequence; 0: what the model was made for.
-    size_t state_memory = 0;  // Bytes for all states; 0: the backend's default.
-    int32_t max_slots = 64;   // No more slots than this, whatever the memory.
+    int32_t max_context = 0;             // Tokens a sequence; 0: what the model was made for.
+    size_t state_memory = 0;             // Bytes for all states; 0: the backend's default.
+    int32_t max_slots = 64;              // No more slots than this, whatever the memory.
     // Softmax models may run past the context they were made for, where only their speed means
     // anything.
     bool any_context = false;
@@ -74,6 +74,7 @@ class ModelEngine : public Engine {
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> pool_;
   std::vector<Sampler> samplers_;  // One a thread.
+  std::vector<float> logits_;      // On the host, of the rows being answered.
 
   // Draft trees of the last step, which Commit may name.
   struct Draft {

@@ -125,7 +125,7 @@ TEST(BenchTest, AConfigurationAloneIsMeasuredWithRandomWeights) {
 
 TEST(BenchTest, AModelOrAConfigurationIsNeeded) {
   BenchConfig config;
-  EXPECT_EQ(Message(ParseFlags({"--prompt", "3"}, &config)), "--model DIR is needed");
+  EXPECT_EQ(Message(ParseFlags({"--prompt", "3"}, &config)), "--model PATH is needed");
   ASSERT_EQ(ParseFlags({"--random-weights", "/no/such/config.json"}, &config), OkStatus());
   EXPECT_THAT(Message(RunBench(config).status), HasSubstr("/no/such/config.json"));
   config.mutable_engine()->set_model(kSoftmax);

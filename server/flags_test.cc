@@ -65,7 +65,7 @@ TEST(FlagsTest, ErrorsNameTheFlag) {
             "--drain-timeout-seconds: nan is not in 0 to 1000000");
   EXPECT_EQ(ErrorOf({"--model", "m", "--device=tpu"}), "--device: 'tpu' is none of cpu|cuda");
   EXPECT_EQ(ErrorOf({"--port"}), "--port needs a value");
-  EXPECT_EQ(ErrorOf({"--port", "1"}), "--model DIR is needed");
+  EXPECT_EQ(ErrorOf({"--port", "1"}), "--model PATH is needed");
   EXPECT_THAT(ErrorOf({"8080"}), HasSubstr("'8080' is not a flag"));
 }
 

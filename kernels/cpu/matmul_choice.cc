@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <random>
 
@@ -38,6 +39,13 @@ double BestSeconds(const Function& function) {
   return best;
 }
 
+// Sums of kK products of magnitude 1, whose operands one kernel may round to bf16.
+bool Agree(const std::vector<float>& a, const std::vector<float>& b) {
+  constexpr float kTolerance = 0.5f;
+  return std::equal(a.begin(), a.end(), b.begin(),
+                    [](float x, float y) { return std::abs(x - y) < kTolerance; });
+}
+
 }  // namespace
 
 std::vector<MatMulSpeed> RankMatMulKernels(WeightType type, ThreadPool& pool) {
@@ -51,6 +59,7 @@ std::vector<MatMulSpeed> RankMatMulKernels(WeightType type, ThreadPool& pool) {
   MatMulWorkspace workspace;
 
   std::vector<MatMulSpeed> speeds;
+  std::vector<float> expected;  // Of the portable kernel, which is the first.
   double best_decode = std::numeric_limits<double>::infinity(), best_prefill = best_decode;
   for (const MatMulKernel* kernel : MatMulKernels(type)) {
     const auto seconds = [&](int32_t rows) {
@@ -59,6 +68,8 @@ std::vector<MatMulSpeed> RankMatMulKernels(WeightType type, ThreadPool& pool) {
       });
     };
     const double decode = seconds(1), prefill = seconds(kPrefillRows);
+    if (expected.empty()) expected = y;
+    if (!Agree(y, expected)) continue;
     speeds.push_back({kernel, decode, prefill, 2.0 * kPrefillRows * kN * kK / prefill});
     best_decode = std::min(best_decode, decode);
     best_prefill = std::min(best_prefill, prefill);

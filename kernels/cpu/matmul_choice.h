@@ -19,7 +19,8 @@ struct MatMulSpeed {
 
 // Times each supported kernel that takes weights of `type` on a small product, fastest first: by
 // the sum of both times, each beside the best. A kernel that computes with more digits stays before
-// one that is less than a tenth faster. Takes some milliseconds.
+// one that is less than a tenth faster. One whose products are not those of the portable kernel is
+// left out: better slow than wrong on a CPU that nobody tried. Takes some milliseconds.
 // REQUIRES: matmul_kernel.h has a kernel for the type on every CPU, which it does.
 std::vector<MatMulSpeed> RankMatMulKernels(WeightType type, ThreadPool& pool);
 

@@ -31,7 +31,7 @@ struct MatMulKernel {
   bool Takes(WeightType type) const { return run[static_cast<int>(type)] != nullptr; }
 };
 
-// The kernels that this CPU supports and that take weights of `type`.
+// The kernels that this CPU supports and that take weights of `type`; the portable one first.
 std::vector<const MatMulKernel*> MatMulKernels(WeightType type);
 
 // Of one instruction set each; is_supported() tells whether it may be run here.

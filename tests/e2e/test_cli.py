@@ -40,7 +40,7 @@ def test_inspect() -> None:
 def test_misuse_is_named() -> None:
     for args, message in [((), "usage: treeline"),
                           (("dance",), "unknown command 'dance'"),
-                          (("serve",), "--model DIR is needed"),
+                          (("serve",), "--model PATH is needed"),
                           (("serve", "--prot", "1"), "did you mean --port?"),
                           (("serve", "--model", "x", "--port", "y"), "--port: 'y'")]:
         result = treeline(*args)
@@ -52,3 +52,15 @@ def test_a_missing_model_is_named(tmp_path: pathlib.Path) -> None:
     result = treeline("serve", "--model", str(tmp_path / "none"))
     assert result.returncode == 1
     assert "none" in result.stderr
+
+
+def test_bench_measures_what_was_asked(tmp_path: pathlib.Path) -> None:
+    results = tmp_path / "bench.json"
+    result = treeline("bench", "--model", os.environ["TREELINE_MODEL"], "--prompt", "16",
+                      "--output", "4", "--context", "0,32", "--sequences", "1,2", "--repeats", "1",
+                      "--json", str(results))
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(results.read_text())["results"]
+    assert {(m["work"], m["context"], m["sequences"]) for m in measured} == {
+        ("prefill", 0, 1), ("prefill", 32, 1),
+        ("decode", 0, 1), ("decode", 0, 2), ("decode", 32, 1), ("decode", 32, 2)}
