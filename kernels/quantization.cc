@@ -60,15 +60,15 @@ void Fit(std::span<const float> x, const Int4Group& group, float& minimum, float
 
 float QuantizeActivations(std::span<const float> x, int8_t* codes) {
   const float largest = Largest(x);
-  if (!IsFinite(x) || largest == 0) {
+  if (!IsFinite(x) || largest < kSmallestActivation) {
     std::fill_n(codes, x.size(), int8_t{0});
     return IsFinite(x) ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
   const float inverse = 127.0f / largest;
   for (size_t i = 0; i < x.size(); ++i) {
-    codes[i] = static_cast<int8_t>(std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)));
+    codes[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
   }
-  return largest / 127.0f;
+  return largest * (1.0f / 127);
 }
 
 float Int8Group::Value(int32_t i) const { return F16ToFloat(scale) * static_cast<float>(codes[i]); }

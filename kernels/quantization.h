@@ -18,8 +18,11 @@ namespace treeline {
 // Values that share a scale.
 inline constexpr int32_t kQuantGroup = 32;
 
-// Of activations: fills codes and returns the scale, max |x| / 127. Zeros have scale 0. What is not
-// finite gives scale NaN, so that its products show it.
+// Below this, activations are as good as zero, and 127 over them would not be finite.
+inline constexpr float kSmallestActivation = 1e-30f;
+
+// Of activations: fills codes and returns the scale, max |x| / 127; 0 where all are below
+// kSmallestActivation. What is not finite gives scale NaN, so that its products show it.
 float QuantizeActivations(std::span<const float> x, int8_t* codes);
 
 struct Int8Group {

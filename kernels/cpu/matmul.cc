@@ -6,8 +6,10 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/cpu/matmul.h"
 #include "kernels/float_types.h"
@@ -16,6 +18,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace treeline::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+#include "kernels/cpu/unroll-inl.h"
 
 using FloatTag = hn::CappedTag<float, 16>;
 using WordTag = hn::RebindToUnsigned<FloatTag>;
@@ -39,48 +43,37 @@ void ConvertToBf16(const float* HWY_RESTRICT x, int32_t k, uint16_t* HWY_RESTRIC
   for (; i < k; ++i) out[i] = FloatToBf16(x[i]);
 }
 
-// What QuantizeActivations does to a group of at most kQuantGroup values; returns the scale, and
-// in `sum` the sum of codes.
-float ConvertGroupToInt8(const float* HWY_RESTRICT x, int32_t count, int8_t* HWY_RESTRICT codes,
-                         int32_t& sum) {
+// What QuantizeActivations does to a group of kQuantGroup values, in registers all the way: in a
+// prefill this is done to as many values as the products give.
+HWY_INLINE float ConvertGroupToInt8(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT codes,
+                                    int32_t& sum) {
+  constexpr int kLanes = HWY_MIN(HWY_LANES(float), 16), kVectors = kQuantGroup / kLanes;
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   const hn::Rebind<int8_t, FloatTag> d8;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), whole = count - count % lanes;
-  auto largest = hn::Zero(d);
-  auto zeros = hn::Zero(d);  // 0 x: NaN where x is not finite.
-  for (int32_t i = 0; i < whole; i += lanes) {
-    const auto v = hn::LoadU(d, x + i);
-    largest = hn::Max(largest, hn::Abs(v));
-    zeros = hn::MulAdd(v, hn::Zero(d), zeros);
-  }
-  float most = hn::GetLane(hn::MaxOfLanes(d, largest));
-  float zero = hn::GetLane(hn::SumOfLanes(d, zeros));
-  for (int32_t i = whole; i < count; ++i) {
-    most = std::max(most, std::abs(x[i]));
-    zero += 0 * x[i];
-  }
-  const bool is_finite = zero == 0;
-  if (!is_finite || most == 0) {
-    std::fill(codes, codes + count, int8_t{0});
-    sum = 0;
-    return is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-  }
-  const float inverse = 127.0f / most;
-  const auto scale = hn::Set(d, inverse), bound = hn::Set(d, 127.0f);
+  // Bits of magnitudes order as the magnitudes do, infinity and NaN above all.
+  const auto magnitude = hn::Set(di, 0x7fffffff);
+  hn::Vec<FloatTag> values[kVectors];
+  auto largest_bits = hn::Zero(di);
+  Unroll<kVectors>([&](auto i) KERNEL_INLINE {
+    values[i] = hn::LoadU(d, x + i * kLanes);
+    largest_bits = hn::Max(largest_bits, hn::And(hn::BitCast(di, values[i]), magnitude));
+  });
+  const float largest = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, largest_bits)));
+  const bool is_finite = std::isfinite(largest);
+  const bool is_zero = largest < kSmallestActivation;
+  const auto inverse = hn::Set(d, is_finite && !is_zero ? 127.0f / largest : 0.0f);
   auto sums = hn::Zero(di);
-  for (int32_t i = 0; i < whole; i += lanes) {
-    const auto scaled = hn::Mul(hn::LoadU(d, x + i), scale);
-    const auto code = hn::NearestInt(hn::Max(hn::Neg(bound), hn::Min(bound, scaled)));
+  Unroll<kVectors>([&](auto i) KERNEL_INLINE {
+    const auto code = hn::NearestInt(hn::Mul(values[i], inverse));
     sums = hn::Add(sums, code);
-    hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i);
-  }
+    hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i * kLanes);
+  });
   sum = hn::GetLane(hn::SumOfLanes(di, sums));
-  for (int32_t i = whole; i < count; ++i) {
-    codes[i] = static_cast<int8_t>(std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)));
-    sum += codes[i];
-  }
-  return most / 127.0f;
+  if (is_finite) return is_zero ? 0.0f : largest * (1.0f / 127);
+  std::fill_n(codes, kQuantGroup, int8_t{0});  // 0 * infinity and NaN gave whatever they give.
+  sum = 0;
+  return std::numeric_limits<float>::quiet_NaN();
 }
 
 // One row: codes, then for every group what PanelProduct wants of it, `stride` apart.
@@ -88,9 +81,16 @@ void ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT 
                    int64_t stride, float* HWY_RESTRICT scales, int32_t* HWY_RESTRICT zeros,
                    float* HWY_RESTRICT sums) {
   for (int32_t i = 0; i < k; i += kQuantGroup, scales += stride, zeros += stride, sums += stride) {
-    const int32_t count = std::min(kQuantGroup, k - i);
     int32_t sum;
-    *scales = ConvertGroupToInt8(x + i, count, codes + i, sum);
+    if (i + kQuantGroup <= k) {
+      *scales = ConvertGroupToInt8(x + i, codes + i, sum);
+    } else {  // Zeros behind the last group change nothing.
+      float values[kQuantGroup] = {};
+      int8_t padded[kQuantGroup];
+      std::copy(x + i, x + k, values);
+      *scales = ConvertGroupToInt8(values, padded, sum);
+      std::copy_n(padded, k - i, codes + i);
+    }
     *zeros = -kInt8ZeroPoint * sum;
     *sums = *scales * static_cast<float>(sum);
   }
@@ -120,8 +120,8 @@ HWY_EXPORT(ConvertToBf16);
 HWY_EXPORT(ConvertToInt8);
 HWY_EXPORT(SwiGlu);
 
-// Rows whose activations stay in the second-level cache while every panel passes by: a multiple
-// of every kernel's tile.
+// Rows whose activations stay in the second-level cache while every panel passes by; whole tiles of
+// most kernels.
 constexpr int32_t kRowBlock = 96;
 constexpr int32_t kRowsPerConversion = 8;
 
