@@ -8,38 +8,15 @@
 #ifndef TREELINE_KERNELS_CPU_ATTENTION_H_
 #define TREELINE_KERNELS_CPU_ATTENTION_H_
 
-#include <hwy/aligned_allocator.h>
-
-#include <cstddef>
-#include <cstdio>
-#include <cstdlib>
 #include <vector>
 
+#include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/params.h"
 
 namespace treeline::cpu {
 
-// Memory that kernels reuse from call to call. Grows to what was needed most.
-class FloatBuffer {
- public:
-  // At least n floats, aligned for any vector; contents undefined.
-  float* Resize(size_t n) {
-    if (n > capacity_) {
-      data_ = hwy::AllocateAligned<float>(n);
-      if (data_ == nullptr) {
-        std::fprintf(stderr, "out of memory: %zu floats for attention\n", n);
-        std::abort();
-      }
-      capacity_ = n;
-    }
-    return data_.get();
-  }
-
- private:
-  hwy::AlignedFreeUniquePtr<float[]> data_;
-  size_t capacity_ = 0;
-};
+using FloatBuffer = AlignedBuffer<float>;
 
 struct AttentionWorkspace {
   explicit AttentionWorkspace(int32_t num_threads) : per_thread(num_threads) {}

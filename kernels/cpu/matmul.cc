@@ -123,7 +123,8 @@ HWY_EXPORT(SwiGlu);
 // Rows whose activations stay in the second-level cache while every panel passes by; whole tiles of
 // most kernels.
 constexpr int32_t kRowBlock = 96;
-constexpr int32_t kRowsPerConversion = 8;
+// Rows of a conversion task: their scales fill whole cache lines, which no other task writes to.
+constexpr int32_t kRowsPerConversion = 16;
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -134,7 +135,7 @@ int64_t FirstScale(int32_t row, int32_t k) {
 
 void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int64_t stride,
                 MatMulWorkspace& workspace) {
-  std::byte* out = workspace.x[0].bytes + row * stride;
+  std::byte* out = workspace.x.data() + row * stride;
   if (type == ActivationType::kBF16) {
     HWY_DYNAMIC_DISPATCH(ConvertToBf16)(x, k, reinterpret_cast<uint16_t*>(out));
     std::fill(out + int64_t{k} * 2, out + stride, std::byte{0});
@@ -158,19 +159,12 @@ PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, Activat
   if (type == ActivationType::kF32) return product;
   const int32_t bytes = type == ActivationType::kBF16 ? 2 * k : k;
   product.x_stride = int64_t{CeilDiv(bytes, kActivationBytes)} * kActivationBytes;
-  const size_t lines = rows * product.x_stride / sizeof(MatMulWorkspace::CacheLine);
-  if (workspace.x.size() < lines) workspace.x.resize(lines);
-  product.x = workspace.x.data();
+  product.x = workspace.x.Resize(rows * product.x_stride);
   if (type == ActivationType::kInt8) {
     const size_t groups = FirstScale(rows + kRowBlock - 1, k);
-    if (workspace.scales.size() < groups) {
-      workspace.scales.resize(groups);
-      workspace.zeros.resize(groups);
-      workspace.sums.resize(groups);
-    }
-    product.x_scales = workspace.scales.data();
-    product.x_zeros = workspace.zeros.data();
-    product.x_sums = workspace.sums.data();
+    product.x_scales = workspace.scales.Resize(groups);
+    product.x_zeros = workspace.zeros.Resize(groups);
+    product.x_sums = workspace.sums.Resize(groups);
     product.x_group_stride = kRowBlock;
   }
   pool.ParallelFor(CeilDiv(rows, kRowsPerConversion), [&](int64_t task, int32_t) {

@@ -4,8 +4,9 @@
 #define TREELINE_KERNELS_CPU_MATMUL_H_
 
 #include <cstddef>
-#include <vector>
+#include <cstdint>
 
+#include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/matmul_kernel.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/thread_pool.h"
@@ -15,12 +16,9 @@ namespace treeline::cpu {
 
 // Memory for converted activations, reused from call to call.
 struct MatMulWorkspace {
-  struct alignas(64) CacheLine {
-    std::byte bytes[64];
-  };
-  std::vector<CacheLine> x;
-  std::vector<float> scales, sums;
-  std::vector<int32_t> zeros;
+  AlignedBuffer<std::byte> x;
+  AlignedBuffer<float> scales, sums;
+  AlignedBuffer<int32_t> zeros;
 };
 
 // params.y: [rows, matrix.n()]; params.x: [rows, matrix.k()].
