@@ -26,7 +26,9 @@ class DefaultModel : public testing::Test {
     auto golden = ParseJsonFile("tests/testdata/default_model/transformers_golden.json");
     ASSERT_TRUE(golden.ok()) << golden.status();
     golden_ = *std::move(golden);
-    engine_ = LoadEngine(ModelDir());
+    ModelEngine::Options options;
+    options.matmul_kernel = "fp32";  // The golden is of fp32 throughout.
+    engine_ = LoadEngine(ModelDir(), options);
     ASSERT_NE(engine_, nullptr);
   }
 
