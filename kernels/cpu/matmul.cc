@@ -96,16 +96,29 @@ void ConvertToInt8(const float* HWY_RESTRICT x, int32_t k, int8_t* HWY_RESTRICT 
   }
 }
 
-// gate <- silu(gate) * up.
-void SwiGlu(const float* HWY_RESTRICT up, int32_t n, float* HWY_RESTRICT gate) {
+// y = silu(gate) * up, for `columns` columns of rows of a whole panel.
+void SwiGlu(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up, int32_t rows,
+            int32_t columns, float* HWY_RESTRICT y, int64_t y_stride) {
   const FloatTag d;
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   const auto one = hn::Set(d, 1.0f);
   const auto largest = hn::Set(d, 88.0f);  // Above, Highway's Exp is undefined; silu is 0 by then.
-  for (int32_t i = 0; i < n; i += lanes) {
-    const auto x = hn::LoadU(d, gate + i);
-    const auto silu = hn::Div(x, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(x), largest))));
-    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + i)), d, gate + i);
+  for (int32_t row = 0; row < rows; ++row, y += y_stride) {
+    for (int32_t c = 0; c < columns; c += lanes, gate += lanes, up += lanes) {
+      const auto x = hn::LoadU(d, gate);
+      const auto silu = hn::Div(x, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(x), largest))));
+      const auto value = hn::Mul(silu, hn::LoadU(d, up));
+      if (c + lanes <= columns) {
+        hn::StoreU(value, d, y + c);
+        continue;
+      }
+      HWY_ALIGN float edge[16];
+      hn::Store(value, d, edge);
+      std::copy_n(edge, columns - c, y + c);
+    }
+    const int32_t skipped = kPanelColumns - (columns + lanes - 1) / lanes * lanes;
+    gate += skipped;
+    up += skipped;
   }
 }
 
@@ -249,31 +262,27 @@ void GatedMatMul(const GatedMatMulParams& params, const PackedMatrix& gate, cons
   const int32_t n = gate.n();
   const PanelProduct all =
       ConvertActivations(params.x, params.rows, gate.k(), kernel.activations, workspace, pool);
-  ForEachBlock(all, gate.num_panels(), pool,
-               [&](int32_t first_row, PanelProduct product, int32_t p) {
-                 // Both panels' results stay in the cache until they are one.
-                 alignas(64) float results[2][kRowBlock * kPanelColumns];
-                 product.y_stride = product.columns = kPanelColumns;
-                 for (int i = 0; i < 2; ++i) {
-                   const PackedMatrix& matrix = i == 0 ? gate : up;
-                   const float* bias = i == 0 ? params.gate_bias : params.up_bias;
-                   product.panel = matrix.panel(p);
-                   product.y = results[i];
-                   kernel.run[static_cast<int>(matrix.type())](product);
-                   if (bias == nullptr) continue;
-                   for (int32_t j = 0; j < product.rows * kPanelColumns; ++j) {
-                     const int32_t column = p * kPanelColumns + j % kPanelColumns;
-                     if (column < n) results[i][j] += bias[column];
-                   }
-                 }
-                 HWY_DYNAMIC_DISPATCH(SwiGlu)
-                 (results[1], product.rows * kPanelColumns, results[0]);
-                 const int32_t columns = std::min(kPanelColumns, n - p * kPanelColumns);
-                 for (int32_t row = 0; row < product.rows; ++row) {
-                   std::copy_n(results[0] + row * kPanelColumns, columns,
-                               params.y + int64_t{first_row + row} * n + p * kPanelColumns);
-                 }
-               });
+  ForEachBlock(
+      all, gate.num_panels(), pool, [&](int32_t first_row, PanelProduct product, int32_t p) {
+        // Both panels' results stay in the cache until they are one.
+        alignas(64) float results[2][kRowBlock * kPanelColumns];
+        product.y_stride = product.columns = kPanelColumns;
+        for (int i = 0; i < 2; ++i) {
+          const PackedMatrix& matrix = i == 0 ? gate : up;
+          const float* bias = i == 0 ? params.gate_bias : params.up_bias;
+          product.panel = matrix.panel(p);
+          product.y = results[i];
+          kernel.run[static_cast<int>(matrix.type())](product);
+          if (bias == nullptr) continue;
+          for (int32_t j = 0; j < product.rows * kPanelColumns; ++j) {
+            const int32_t column = p * kPanelColumns + j % kPanelColumns;
+            if (column < n) results[i][j] += bias[column];
+          }
+        }
+        HWY_DYNAMIC_DISPATCH(SwiGlu)
+        (results[0], results[1], product.rows, std::min(kPanelColumns, n - p * kPanelColumns),
+         params.y + int64_t{first_row} * n + p * kPanelColumns, n);
+      });
 }
 
 }  // namespace treeline::cpu
