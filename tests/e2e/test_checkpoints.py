@@ -21,7 +21,9 @@ TOLERANCE = 1e-3
 def test_log_probabilities_match_the_oracle(folder: str, tmp_path: pathlib.Path) -> None:
     checkpoint = CHECKPOINTS / folder
     oracle = json.loads((checkpoint / "oracle.json").read_text())
+    # Dynamic RoPE goes with the context; 0 is the model's own.
     server = start_server(tmp_path, "--served-model-name", folder, "--matmul-kernel", "fp32",
+                          "--max-context", str(oracle.get("max_context", 0)),
                           model=str(checkpoint))
     try:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
