@@ -2,12 +2,15 @@
 // gives the vectors and the dot product of bytes. Included inside a namespace of one
 // instruction set, so that no code compiled for one set is used by another.
 //
-//   int8  y = w_scale * sum over blocks of x_scale * (sum codes_x (codes_w + 128) - 128 sum
-//   codes_x) int4  y = sum over groups of scale * x_scale * sum codes_x codes_w + minimum * sum x
+// Summed over the groups of k (kernels/quantization.h), y is
 //
-// An Isa has: Ints and Floats, vectors of kLanes; kVectors of them held of a panel at once and
-// sums of kMaxRows rows fit the registers; Weights and Activations, what Dot takes after Unpack and
-// Spread.
+//   int8:  scale x_scale (sum of codes_x (codes_w + 128), less 128 sum of codes_x)
+//
+//   int4:  scale x_scale (sum of codes_x codes_w) + minimum x_scale (sum of codes_x)
+//
+// An Isa has Ints and Floats, vectors of kLanes, of which kVectors are held of a panel at once;
+// kMaxRows rows of one such set of sums fit the registers. Dot takes Weights and Activations, as
+// Unpack and Spread make them.
 
 template <class Isa>
 struct Int8Panel {

@@ -1,7 +1,7 @@
 // The kernels that can multiply by a panel of weights, one for each arithmetic and
 // instruction set. A kernel computes every output by one chain over k in order, whatever
 // the other rows of x: row-invariant by construction. The int8 kernels do the same integer
-// arithmetic and give the same bits.
+// arithmetic and, with fused multiply-adds, give the same bits.
 #ifndef TREELINE_KERNELS_CPU_MATMUL_KERNEL_H_
 #define TREELINE_KERNELS_CPU_MATMUL_KERNEL_H_
 
