@@ -12,7 +12,7 @@ namespace treeline {
 
 // The local set of a row at position p, sinks aside.
 enum class Window {
-  kGroup,    // Tokens of p's own group.
+  kGroup,    // Tokens of p's own group and of the window_size / group_size - 1 groups before it.
   kSliding,  // Tokens less than window_size back.
 };
 
@@ -47,7 +47,7 @@ enum class Denominator {
 struct AttentionForm {
   int32_t group_size = 0;  // Tokens folded into S at a time; 0: softmax over everything.
   Window window = Window::kGroup;
-  int32_t window_size = 0;  // Of kSliding, at least 1.
+  int32_t window_size = 0;  // At least 1; of kGroup, a multiple of group_size.
   int32_t sinks = 0;        // The first tokens of a sequence stay in every row's local set.
   bool decay = false;       // S fades by a learned factor per KV head and group.
   Local local = Local::kSoftmax;
@@ -66,11 +66,17 @@ struct AttentionForm {
     if (!has_linear()) return 0;
     return feature_map == FeatureMap::kHedgehog ? 2 * head_dim : head_dim;
   }
+  // The first position, sinks aside, that is local to a row at `position`; it may be negative.
+  int32_t window_begin(int32_t position) const {
+    if (!has_groups()) return 0;
+    if (window == Window::kSliding) return position - window_size + 1;
+    return (position / group_size + 1) * group_size - window_size;
+  }
   // gamma(p) - lag is the newest group that lies outside the window of every row of group
   // gamma(p): the one that a sequence reaching group gamma(p) folds into S.
   // REQUIRES: has_groups().
   int32_t lag() const {
-    if (window == Window::kGroup) return 1;
+    if (window == Window::kGroup) return window_size / group_size;
     return 1 + (window_size - 1 + group_size - 1) / group_size;
   }
   // Rows of the K and V rings. max_context counts where nothing ever folds.

@@ -86,7 +86,8 @@ AttentionForm RandomForm(int32_t group_size, int32_t window_size, std::mt19937& 
   AttentionForm form;
   form.group_size = group_size;
   form.window = Pick(rng, {Window::kGroup, Window::kSliding, Window::kSliding});
-  form.window_size = window_size;
+  form.window_size = form.window == Window::kGroup ? Pick(rng, {1, 1, 2, 3}) * group_size
+                                                   : window_size;
   form.sinks = Pick(rng, {0, 1, 4});
   form.denominator = Pick(rng, {Denominator::kNone, Denominator::kSum, Denominator::kJoint});
   form.local = form.denominator == Denominator::kJoint

@@ -92,6 +92,11 @@ CASES = (
     Case("group_none_many_sinks", _WINDOWED, 30, 2, 1,
          _windowed(4, "group", "none", sinks=11, alpha=0.5)),
     # What neither script covers.
+    Case("groups_joint", _ORACLE, 53, 4, 2,
+         _windowed(8, "group", "joint", window_size=16, sinks=3, conv_kernel=7)),
+    Case("groups_relu2", _ORACLE, 33, 2, 1,
+         _spec(4, "relu2", "relu", denominator="sum", qk_norm="l2", window_size=12, decay="head",
+               alpha=0.6)),
     Case("softmax_attention", _ORACLE, 25, 4, 2, _spec(0, "softmax", "none")),
     Case("full", _ORACLE, 45, 4, 2,
          _windowed(8, "sliding", "joint", window_size=8, sinks=4, conv_kernel=7)),

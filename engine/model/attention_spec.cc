@@ -193,10 +193,10 @@ Status CheckDenominator(const AttentionForm& form, const ConfigReader& reader) {
 }
 
 Status CheckWindow(const AttentionForm& form, const ConfigReader& reader) {
-  if (form.window == Window::kGroup && form.window_size != form.group_size) {
+  if (form.window == Window::kGroup && form.window_size % form.group_size != 0) {
     return InvalidArgument(
-        "{}: window \"group\" has the window_size of its group_size {}, not {}; "
-        "leave window_size out or set window to sliding",
+        "{}: window \"group\" takes whole groups, so window_size must be a multiple of "
+        "group_size {}, not {}; or set window to sliding",
         kWhere, form.group_size, reader.Show("window_size"));
   }
   return OkStatus();
@@ -227,6 +227,9 @@ std::string AttentionSpec::ToString() const {
   if (!form.has_groups()) return "softmax";
   std::vector<std::string> parts = {fmt::format("group {}", form.group_size)};
   if (form.window == Window::kSliding) parts.push_back(fmt::format("sliding {}", form.window_size));
+  if (form.window == Window::kGroup && form.lag() > 1) {
+    parts.push_back(fmt::format("window of {} groups", form.lag()));
+  }
   if (form.sinks > 0) parts.push_back(fmt::format("{} sinks", form.sinks));
   parts.push_back(
       fmt::format("{} + {}", NameOf(form.local, kLocals), NameOf(form.feature_map, kFeatureMaps)));

@@ -73,6 +73,15 @@ TEST(AttentionSpec, ASlidingWindowDefaultsToTheGroupSize) {
   EXPECT_EQ(spec->form.window_size, 32);
 }
 
+TEST(AttentionSpec, AGroupWindowMayHoldSeveralGroups) {
+  const auto spec =
+      Read(R"({"group_size": 32, "window_size": 96, "local": "softmax", "feature_map": "relu"})");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->form.lag(), 3);
+  EXPECT_EQ(spec->form.window_begin(100), 32);
+  EXPECT_EQ(spec->ToString(), "group 32, window of 3 groups, softmax + relu, alpha 1");
+}
+
 TEST(AttentionSpec, GroupSizeZeroIsPlainSoftmax) {
   for (const char* text :
        {R"({"group_size": 0})", R"({"group_size": 0, "local": "softmax", "feature_map": "none"})",
@@ -154,8 +163,8 @@ TEST(AttentionSpec, RefusesCombinationsNamingEveryKey) {
            {"feature_map", "none", "alpha"}},
           {R"({"group_size": 8, "local": "none", "feature_map": "none"})",
            {"local", "feature_map", "conv_kernel"}},
-          {R"({"group_size": 8, "window_size": 16, "local": "softmax", "feature_map": "relu"})",
-           {"window", "window_size", "16", "group_size", "8"}},
+          {R"({"group_size": 8, "window_size": 20, "local": "softmax", "feature_map": "relu"})",
+           {"window", "window_size", "20", "group_size", "8"}},
           {R"({"group_size": 0, "local": "relu2"})", {"group_size 0", "local", "relu2"}},
           {R"({"group_size": 0, "feature_map": "relu"})", {"group_size 0", "feature_map", "relu"}},
           {R"({"group_size": 0, "decay": "head"})", {"group_size 0", "decay", "head"}},

@@ -30,7 +30,7 @@ void PrepareKeys(const AttentionParams& params, const Segment& segment, int32_t 
   float* scales = keys;
   float* features = scales + segment.num_columns();
   const bool needs_scales = form.local == Local::kRelu2;
-  const int32_t linear_end = form.has_linear() ? LinearEnd(form, segment) : 0;
+  const int32_t linear_end = LinearEnd(form, segment);
   for (const RowRange& range : KeyRows(params, segment, kv_head)) {
     RowRange part = Skip(range, std::clamp(begin - range.first_column, 0, range.count));
     part.count = std::clamp(end - part.first_column, 0, part.count);
@@ -250,7 +250,6 @@ void RunInPhases(const AttentionParams& params, const std::vector<HeadTask>& tas
 
 void Attention(const AttentionParams& params, AttentionWorkspace& workspace, ThreadPool& pool) {
   const AttentionLayer& layer = *params.layer;
-  const bool needs_keys = layer.form.has_linear() || layer.form.local == Local::kRelu2;
   std::vector<int32_t> done(params.num_trees, 0);
   for (;;) {
     const std::vector<Segment> segments = NextSegments(params, done);
@@ -260,6 +259,8 @@ void Attention(const AttentionParams& params, AttentionWorkspace& workspace, Thr
 
     std::vector<HeadTask> small, large;
     for (const Segment& segment : segments) {
+      const bool needs_keys =
+          layer.form.local == Local::kRelu2 || LinearEnd(layer.form, segment) > segment.k_begin;
       const int32_t queries = segment.num_rows * (layer.heads / layer.kv_heads);
       for (int32_t kv_head = 0; kv_head < layer.kv_heads; ++kv_head) {
         HeadTask task = {&segment, kv_head, queries, nullptr};

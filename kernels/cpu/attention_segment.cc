@@ -86,10 +86,10 @@ Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int3
 }
 
 int32_t LinearEnd(const AttentionForm& form, const Segment& segment) {
+  if (!form.has_linear()) return 0;
   int32_t last = segment.length;
   for (int32_t r = 0; r < segment.num_rows; ++r) last = std::max(last, segment.position(r));
-  return form.window == Window::kSliding ? last - form.window_size + 1
-                                         : GroupOf(form, last) * form.group_size;
+  return form.window_begin(last);
 }
 
 std::vector<RowRange> KeyRows(const AttentionParams& params, const Segment& segment,

@@ -58,6 +58,7 @@ class QueryBlock {
       row_[q] = query / group;
       head_[q] = kv_head * group + query % group;
       position_[q] = segment.position(row_[q]);
+      window_begin_[q] = form_.window_begin(position_[q]);
       group_[q] = GroupOf(form_, position_[q]);
       crossings_[q] = group_[q] - GroupOf(form_, segment.length);
       crosses_ |= crossings_[q] > 0;
@@ -105,25 +106,18 @@ class QueryBlock {
       const int64_t c = segment_.num_sinks + position - segment_.v_begin;
       return static_cast<int32_t>(std::clamp<int64_t>(c, ring, ordered_end));
     };
-    local_begin_ = column(WindowBegin(*first));
+    local_begin_ = column(form_.window_begin(*first));
     linear_begin_ = ring;
-    all_local_begin_ = column(WindowBegin(*last));
+    all_local_begin_ = column(form_.window_begin(*last));
     all_local_end_ = segment_.is_chain ? segment_.node_column(*first_row + 1) : ordered_end;
-    all_linear_end_ = column(WindowBegin(*first));
-    linear_end_ = column(WindowBegin(*last));
-    if (!segment_.is_chain && WindowBegin(*last) > segment_.length) linear_end_ = columns_;
+    all_linear_end_ = column(form_.window_begin(*first));
+    linear_end_ = column(form_.window_begin(*last));
+    if (!segment_.is_chain && form_.window_begin(*last) > segment_.length) linear_end_ = columns_;
     if (!form_.has_linear()) linear_end_ = all_linear_end_ = ring;
     if (segment_.length < form_.sinks) {  // Nodes may be sinks.
       local_begin_ = all_linear_end_ = ring;
       all_local_begin_ = all_local_end_ = columns_;
     }
-  }
-
-  // The first position, sinks aside, that is local to a row at `position`.
-  int64_t WindowBegin(int64_t position) const {
-    if (!form_.has_groups()) return 0;
-    return form_.window == Window::kSliding ? position - form_.window_size + 1
-                                            : position / form_.group_size * form_.group_size;
   }
 
   // queries_: [head_dim][padded_]; features_: [feature_dim][padded_].
@@ -182,13 +176,8 @@ class QueryBlock {
 
   QueryMask InWindow(int32_t position, int32_t lane) const {
     const PositionTag d;
-    if (!form_.has_groups()) return hn::FirstN(QueryTag(), hn::Lanes(QueryTag()));
-    if (form_.window == Window::kSliding) {
-      const auto distance = hn::Sub(hn::Load(d, position_ + lane), hn::Set(d, position));
-      return hn::RebindMask(QueryTag(), hn::Lt(distance, hn::Set(d, form_.window_size)));
-    }
     return hn::RebindMask(QueryTag(),
-                          hn::Eq(hn::Load(d, group_ + lane), hn::Set(d, GroupOf(form_, position))));
+                          hn::Lt(hn::Load(d, window_begin_ + lane), hn::Set(d, position + 1)));
   }
 
   QueryMask IsLocal(int32_t column, int32_t lane) const {
@@ -295,10 +284,12 @@ class QueryBlock {
     const QueryTag d;
     const int32_t m = layer_.feature_dim(), lanes = static_cast<int32_t>(hn::Lanes(d));
     std::fill(linear_sum_, linear_sum_ + padded_, 0.0f);
-    const int32_t count = linear_end_ - linear_begin_;
-    linear_weights_ = thread_.linear_weights.Resize(int64_t{count} * padded_);
-    Scores(features_, m, padded_, key_features_ + int64_t{linear_begin_} * m, m, count,
-           linear_weights_);
+    if (linear_begin_ < linear_end_) {
+      const int32_t count = linear_end_ - linear_begin_;
+      linear_weights_ = thread_.linear_weights.Resize(int64_t{count} * padded_);
+      Scores(features_, m, padded_, key_features_ + int64_t{linear_begin_} * m, m, count,
+             linear_weights_);
+    }
     for (int32_t c = linear_begin_; c < linear_end_; ++c) {
       float* weights = LinearWeights(c);
       if (form_.decay && crosses_) FadeColumn(c, weights);
@@ -467,7 +458,7 @@ class QueryBlock {
   const int32_t kv_head_;
   const int32_t num_queries_;
   const float* const key_scales_;    // [columns]
-  const float* const key_features_;  // [columns, feature_dim]
+  const float* const key_features_;  // [columns, feature_dim]; null where no column is linear
   AttentionWorkspace::Thread& thread_;
   int32_t padded_ = 0;   // Queries rounded up to whole vectors.
   int32_t columns_ = 0;  // Columns that any query of the block may see.
@@ -486,7 +477,7 @@ class QueryBlock {
 
   // One entry a query.
   HWY_ALIGN int32_t row_[kQueryBlock], head_[kQueryBlock];
-  HWY_ALIGN int32_t position_[kQueryBlock], group_[kQueryBlock];
+  HWY_ALIGN int32_t position_[kQueryBlock], window_begin_[kQueryBlock], group_[kQueryBlock];
   HWY_ALIGN int32_t ancestors_low_[kQueryBlock], ancestors_high_[kQueryBlock];
   HWY_ALIGN int32_t crossings_[kQueryBlock];  // Group boundaries since the committed length.
   HWY_ALIGN float query_scale_[kQueryBlock];

@@ -135,7 +135,8 @@ class Head {
 
   bool IsLocal(int32_t p, int32_t j) const {
     if (!form_.has_groups() || j < form_.sinks) return true;
-    return form_.window == Window::kSliding ? p - j < form_.window_size : Group(p) == Group(j);
+    if (form_.window == Window::kSliding) return p - j < form_.window_size;
+    return Group(p) - Group(j) < form_.window_size / form_.group_size;
   }
 
   // The numerators of the local branch; softmax ones are exp(s - max), not yet divided.

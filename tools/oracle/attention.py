@@ -58,6 +58,8 @@ class AttentionSpec:
                 raise ValueError(f"{key}: {getattr(self, key)!r} is not one of {choices}")
         if self.window_size == 0:
             object.__setattr__(self, "window_size", self.group_size)
+        if self.group_size and self.window == "group" and self.window_size % self.group_size:
+            raise ValueError(f"window group with window_size {self.window_size}: not whole groups")
         mapped = self.feature_map in _JOINT_OR_SUM_FEATURE_MAPS
         if self.denominator in ("sum", "joint") and not mapped:
             raise ValueError(f"denominator {self.denominator} with feature_map {self.feature_map}")
@@ -88,7 +90,7 @@ class AttentionSpec:
         """How many groups behind a row's own group lies the newest group that is outside the window
         of every row of that group."""
         if self.window == "group":
-            return 1
+            return self.window_size // self.group_size
         return 1 + -(-(self.window_size - 1) // self.group_size)
 
 
@@ -159,7 +161,7 @@ def _sets(spec: AttentionSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
     if spec.window == "sliding":
         near = row - column < spec.window_size
     else:
-        near = row // spec.group_size == column // spec.group_size
+        near = row // spec.group_size - column // spec.group_size < spec.lag
     local_set = causal & (near | (column < spec.sinks))
     return local_set, causal & ~local_set
 

@@ -73,7 +73,9 @@ def _row(
     def is_local(j: int) -> bool:
         if g == 0 or j < spec.sinks:
             return True
-        return p - j < spec.window_size if spec.window == "sliding" else j // g == p // g
+        if spec.window == "sliding":
+            return p - j < spec.window_size
+        return j >= (p // g + 1) * g - spec.window_size
 
     local, linear = {}, {}
     for j in range(p + 1):
