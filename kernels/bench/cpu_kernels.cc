@@ -88,17 +88,20 @@ void RegisterMatMul() {
   }
 }
 
-// One layer's attention of `rows` more tokens after `context`. form 0: softmax; 1: groups and
-// window of 128, 4 sinks, hedgehog, joint, decay, 32 taps.
+// One layer's attention of `rows` more tokens after `context`. form 0: softmax; others: groups of
+// 128, 4 sinks, hedgehog, joint, decay, 32 taps, and a window that is 1: sliding over 128 tokens,
+// 2: of two groups.
 void Attention(benchmark::State& state) {
   const int32_t rows = state.range(0), context = state.range(1);
   AttentionLayer layer;
   layer.heads = kHeads;
   layer.kv_heads = kKvHeads;
   layer.head_dim = kHeadDim;
-  if (state.range(2) == 1) {
-    layer.form.group_size = layer.form.window_size = 128;
-    layer.form.window = Window::kSliding;
+  if (state.range(2) > 0) {
+    const bool sliding = state.range(2) == 1;
+    layer.form.group_size = 128;
+    layer.form.window = sliding ? Window::kSliding : Window::kGroup;
+    layer.form.window_size = sliding ? 128 : 256;
     layer.form.sinks = 4;
     layer.form.decay = true;
     layer.form.feature_map = FeatureMap::kHedgehog;
@@ -149,8 +152,8 @@ void Attention(benchmark::State& state) {
       benchmark::Counter(rows, benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(Attention)
-    ->ArgNames({"rows", "context", "linearized"})
-    ->ArgsProduct({{1, 512}, {0, 2048, 8192}, {0, 1}})
+    ->ArgNames({"rows", "context", "form"})
+    ->ArgsProduct({{1, 512}, {0, 2048, 8192}, {0, 1, 2}})
     ->UseRealTime();
 
 }  // namespace

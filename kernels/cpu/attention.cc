@@ -31,11 +31,9 @@ void PrepareKeys(const AttentionParams& params, const Segment& segment, int32_t 
   float* features = scales + segment.num_columns();
   const bool needs_scales = form.local == Local::kRelu2;
   const int32_t linear_end = LinearEnd(form, segment);
-  for (const RowRange& range : KeyRows(params, segment, kv_head)) {
-    RowRange part = Skip(range, std::clamp(begin - range.first_column, 0, range.count));
-    part.count = std::clamp(end - part.first_column, 0, part.count);
+  for (const RowRange& range : Columns(KeyRows(params, segment, kv_head), begin, end)) {
     ForEachRowBlock(
-        part, layer.head_dim, thread.rows,
+        range, layer.head_dim, thread.rows,
         [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
           for (int32_t r = 0; r < count && needs_scales; ++r) {
             scales[column + r] =
@@ -62,54 +60,32 @@ void Attend(const AttentionParams& params, const Segment& segment, int32_t kv_he
   QueryBlock(params, segment, kv_head, first_query, num_queries, keys, thread).Run();
 }
 
-// Folds the group that left every window when the sequence reached `length` tokens:
-// S <- decay S + sum of phi(k)^T v over its rows, sinks left out; z likewise.
-void FoldGroup(const AttentionLayer& layer, const LayerState& state, int32_t length,
-               int32_t kv_head, AttentionWorkspace::Thread& thread) {
-  const AttentionForm& form = layer.form;
+// sums: [feature_dim, head_dim] sum of phi(k)^T v over a group's rows, then [feature_dim] of
+// phi(k). They are made before they meet S: S grows with the sequence, and adding rows to it one by
+// one would lose their low bits.
+void SumGroup(const AttentionLayer& layer, const GroupRows& rows, int32_t kv_head,
+              AttentionWorkspace::Thread& thread, float* sums) {
   const int32_t dim = layer.head_dim, m = layer.feature_dim();
-  const int32_t group = length / form.group_size - form.lag();
-  if (group < 0) return;
-
-  // The group's own sums first: S grows with the sequence, and adding rows to it one by one
-  // would lose their low bits.
-  float* sums = thread.outputs.Resize(int64_t{m} * (dim + 1));
-  float* feature_sums = sums + int64_t{m} * dim;
   std::fill(sums, sums + int64_t{m} * (dim + 1), 0.0f);
-  const int32_t begin = std::max(group * form.group_size, form.sinks);
-  const int32_t count = std::max(0, (group + 1) * form.group_size - begin);
-  float* features = thread.features.Resize(int64_t{count} * m);
-  // A group's rows lie together in the K ring, which holds whole groups; in the V ring a
-  // longer convolution tail may part them.
-  const RowRange keys = RingRows(layer, state.ring_k, layer.k_ring_rows, kv_head, begin, count);
-  ForEachRowBlock(keys, dim, thread.rows,
-                  [&](int32_t first, const float* rows, int64_t stride, int32_t rows_count) {
-                    Features(layer, rows, stride, rows_count, KeyMap(layer, kv_head),
-                             thread.scratch, features + int64_t{first} * m, m);
-                  });
-  for (int32_t done = 0; done < count;) {
-    const int32_t slot = (begin + done) % layer.v_ring_rows;
-    const int32_t run = std::min(count - done, layer.v_ring_rows - slot);
-    const RowRange values =
-        RingRows(layer, state.ring_v, layer.v_ring_rows, kv_head, begin + done, run);
-    ForEachRowBlock(values, dim, thread.rows,
-                    [&](int32_t first, const float* rows, int64_t stride, int32_t rows_count) {
-                      WeightedSums({features + int64_t{done + first} * m, m, 1}, rows, stride,
-                                   rows_count, sums, m, dim);
+  float* features = thread.features.Resize(int64_t{rows.count} * m);
+  for (const RowRange& range : rows.keys) {
+    ForEachRowBlock(range, dim, thread.rows,
+                    [&](int32_t first, const float* keys, int64_t stride, int32_t count) {
+                      Features(layer, keys, stride, count, KeyMap(layer, kv_head), thread.scratch,
+                               features + int64_t{first} * m, m);
                     });
-    done += run;
   }
-  for (int32_t r = 0; r < count; ++r) {
+  for (const RowRange& range : rows.values) {
+    ForEachRowBlock(
+        range, dim, thread.rows,
+        [&](int32_t first, const float* values, int64_t stride, int32_t count) {
+          WeightedSums({features + int64_t{first} * m, m, 1}, values, stride, count, sums, m, dim);
+        });
+  }
+  float* feature_sums = sums + int64_t{m} * dim;
+  for (int32_t r = 0; r < rows.count; ++r) {
     for (int32_t i = 0; i < m; ++i) feature_sums[i] += features[int64_t{r} * m + i];
   }
-
-  const bool first = group == 0;  // Nothing was folded before: S is undefined.
-  const float decay = form.decay ? layer.decay[kv_head] : 1.0f;
-  const auto merge = [&](float* total, const float* added, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) total[i] = (first ? 0.0f : decay * total[i]) + added[i];
-  };
-  merge(state.s + int64_t{kv_head} * m * dim, sums, int64_t{m} * dim);
-  if (form.has_normaliser()) merge(state.z + int64_t{kv_head} * m, feature_sums, m);
 }
 
 }  // namespace treeline::cpu::HWY_NAMESPACE
@@ -121,9 +97,41 @@ namespace {
 
 HWY_EXPORT(PrepareKeys);
 HWY_EXPORT(Attend);
-HWY_EXPORT(FoldGroup);
+HWY_EXPORT(SumGroup);
 
-void StoreRow(const AttentionLayer& layer, void* rows, int64_t row, const float* values) {
+// The group that leaves every window when a sequence reaches `length` tokens; negative: none does.
+int32_t LeavingGroup(const AttentionForm& form, int32_t length) {
+  if (!form.has_linear() || length % form.group_size != 0) return -1;
+  return length / form.group_size - form.lag();
+}
+
+// S <- decay S + the group's sums; z likewise.
+void Fold(const AttentionLayer& layer, const LayerState& state, int32_t group, int32_t kv_head,
+          const float* sums) {
+  const int32_t dim = layer.head_dim, m = layer.feature_dim();
+  const float decay = layer.form.decay ? layer.decay[kv_head] : 1.0f;
+  const auto merge = [&](float* total, const float* added, int64_t count) {
+    if (group == 0) {  // Nothing was folded before: S is undefined.
+      std::copy_n(added, count, total);
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) total[i] = decay * total[i] + added[i];
+  };
+  merge(state.s + int64_t{kv_head} * m * dim, sums, int64_t{m} * dim);
+  if (layer.form.has_normaliser()) {
+    merge(state.z + int64_t{kv_head} * m, sums + int64_t{m} * dim, m);
+  }
+}
+
+void FoldFromRings(const AttentionLayer& layer, const LayerState& state, int32_t group,
+                   int32_t kv_head, AttentionWorkspace::Thread& thread) {
+  const GroupRows rows = CommittedGroup(layer, state, group, kv_head);
+  float* sums = thread.outputs.Resize(int64_t{layer.feature_dim()} * (layer.head_dim + 1));
+  HWY_DYNAMIC_DISPATCH(SumGroup)(layer, rows, kv_head, thread, sums);
+  Fold(layer, state, group, kv_head, sums);
+}
+
+void StoreValues(const AttentionLayer& layer, void* rows, int64_t row, const float* values) {
   const int32_t dim = layer.head_dim;
   if (layer.state_type == StateType::kF32) {
     std::copy_n(values, dim, static_cast<float*>(rows) + row * dim);
@@ -133,26 +141,30 @@ void StoreRow(const AttentionLayer& layer, void* rows, int64_t row, const float*
   }
 }
 
+void StoreRow(const AttentionLayer& layer, const LayerState& state, int32_t position,
+              int32_t kv_head, const float* k, const float* v) {
+  const int32_t sinks = layer.form.sinks;
+  if (layer.form.has_groups() && position < sinks) {
+    StoreValues(layer, state.sink_k, int64_t{kv_head} * sinks + position, k);
+    StoreValues(layer, state.sink_v, int64_t{kv_head} * sinks + position, v);
+    return;
+  }
+  const auto row = [&](int32_t ring_rows) {
+    return int64_t{kv_head} * ring_rows + position % ring_rows;
+  };
+  StoreValues(layer, state.ring_k, row(layer.k_ring_rows), k);
+  StoreValues(layer, state.ring_v, row(layer.v_ring_rows), v);
+}
+
 void CommitHead(const CommitParams& params, int32_t kv_head, AttentionWorkspace::Thread& thread) {
   const AttentionLayer& layer = *params.layer;
-  const AttentionForm& form = layer.form;
-  const LayerState& state = params.state;
+  const int32_t head = kv_head * layer.head_dim;
   for (int32_t i = 0; i < params.num_rows; ++i) {
-    const int64_t row = params.rows == nullptr ? i : params.rows[i];
-    const float* k = params.k + row * params.kv_stride + kv_head * layer.head_dim;
-    const float* v = params.v + row * params.kv_stride + kv_head * layer.head_dim;
+    const int64_t row = (params.rows == nullptr ? i : params.rows[i]) * params.kv_stride;
     const int32_t position = params.length + i;
-    const bool is_sink = form.has_groups() && position < form.sinks;
-    const int64_t k_row = is_sink
-                              ? int64_t{kv_head} * form.sinks + position
-                              : int64_t{kv_head} * layer.k_ring_rows + position % layer.k_ring_rows;
-    const int64_t v_row =
-        is_sink ? k_row : int64_t{kv_head} * layer.v_ring_rows + position % layer.v_ring_rows;
-    StoreRow(layer, is_sink ? state.sink_k : state.ring_k, k_row, k);
-    StoreRow(layer, is_sink ? state.sink_v : state.ring_v, v_row, v);
-    if (form.has_linear() && (position + 1) % form.group_size == 0) {
-      HWY_DYNAMIC_DISPATCH(FoldGroup)(layer, state, position + 1, kv_head, thread);
-    }
+    StoreRow(layer, params.state, position, kv_head, params.k + row + head, params.v + row + head);
+    const int32_t leaving = LeavingGroup(layer.form, position + 1);
+    if (leaving >= 0) FoldFromRings(layer, params.state, leaving, kv_head, thread);
   }
 }
 
@@ -175,28 +187,14 @@ std::vector<Segment> NextSegments(const AttentionParams& params, std::vector<int
   return segments;
 }
 
-// The queries of one segment and KV head, and their keys.
+// The queries of one segment and KV head, and what is made for them.
 struct HeadTask {
   const Segment* segment;
   int32_t kv_head;
   int32_t num_queries;
-  float* keys;  // What PrepareKeys makes; null where the form needs nothing of it.
+  float* keys = nullptr;  // What PrepareKeys makes; null where the form needs nothing of it.
+  float* sums = nullptr;  // What SumGroup makes of the leaving group; null where none leaves.
 };
-
-void CommitSegment(const AttentionParams& params, const HeadTask& task,
-                   AttentionWorkspace::Thread& thread) {
-  const Segment& segment = *task.segment;
-  if (!segment.tree->commit) return;
-  CommitParams commit;
-  commit.layer = params.layer;
-  commit.state = segment.tree->state;
-  commit.length = segment.length;
-  commit.k = params.k + int64_t{segment.first_row} * params.kv_stride;
-  commit.v = params.v + int64_t{segment.first_row} * params.kv_stride;
-  commit.kv_stride = params.kv_stride;
-  commit.num_rows = segment.num_rows;
-  CommitHead(commit, task.kv_head, thread);
-}
 
 void Prepare(const AttentionParams& params, const HeadTask& task, int32_t begin, int32_t end,
              AttentionWorkspace::Thread& thread) {
@@ -211,39 +209,72 @@ void AttendBlock(const AttentionParams& params, const HeadTask& task, int32_t fi
    std::min(kQueryBlock, task.num_queries - first_query), task.keys, thread);
 }
 
+void SumLeavingGroup(const AttentionParams& params, const HeadTask& task,
+                     AttentionWorkspace::Thread& thread) {
+  const int32_t group =
+      LeavingGroup(params.layer->form, task.segment->length + task.segment->num_rows);
+  const GroupRows rows = SegmentGroup(params, *task.segment, group, task.kv_head);
+  HWY_DYNAMIC_DISPATCH(SumGroup)(*params.layer, rows, task.kv_head, thread, task.sums);
+}
+
+void CommitSegment(const AttentionParams& params, const HeadTask& task) {
+  const AttentionLayer& layer = *params.layer;
+  const Segment& segment = *task.segment;
+  if (!segment.tree->commit) return;
+  for (int32_t i = 0; i < segment.num_rows; ++i) {
+    const int64_t row =
+        (segment.first_row + i) * params.kv_stride + int64_t{task.kv_head} * layer.head_dim;
+    StoreRow(layer, segment.tree->state, segment.length + i, task.kv_head, params.k + row,
+             params.v + row);
+  }
+  if (task.sums == nullptr) return;
+  const int32_t group = LeavingGroup(layer.form, segment.length + segment.num_rows);
+  Fold(layer, segment.tree->state, group, task.kv_head, task.sums);
+}
+
 // One block of queries: all of it in one task. This is decoding.
 void RunWhole(const AttentionParams& params, const HeadTask& task,
               AttentionWorkspace::Thread& thread) {
   if (task.keys != nullptr) Prepare(params, task, 0, task.segment->num_columns(), thread);
   AttendBlock(params, task, 0, thread);
-  CommitSegment(params, task, thread);
+  if (task.sums != nullptr) SumLeavingGroup(params, task, thread);
+  CommitSegment(params, task);
 }
 
-// Many blocks: the keys first, then the blocks, then the state, each by all threads.
+// Many blocks: the keys first, then the blocks and the leaving groups' sums, then the state, each
+// by all threads.
 void RunInPhases(const AttentionParams& params, const std::vector<HeadTask>& tasks,
                  AttentionWorkspace& workspace, ThreadPool& pool) {
   struct Part {
     const HeadTask* task;
-    int32_t begin;
+    int32_t begin;  // kSums: not a block of queries.
   };
-  std::vector<Part> key_parts, blocks;
+  constexpr int32_t kSums = -1;
+  std::vector<Part> key_parts, parts;
   for (const HeadTask& task : tasks) {
     for (int32_t c = 0; task.keys != nullptr && c < task.segment->num_columns(); c += kRowBlock) {
       key_parts.push_back({&task, c});
     }
-    for (int32_t q = 0; q < task.num_queries; q += kQueryBlock) blocks.push_back({&task, q});
+    if (task.sums != nullptr) parts.push_back({&task, kSums});
+  }
+  for (const HeadTask& task : tasks) {
+    for (int32_t q = 0; q < task.num_queries; q += kQueryBlock) parts.push_back({&task, q});
   }
   pool.ParallelFor(static_cast<int64_t>(key_parts.size()), [&](int64_t i, int32_t thread) {
     const auto [task, begin] = key_parts[i];
     const int32_t end = std::min(begin + kRowBlock, task->segment->num_columns());
     Prepare(params, *task, begin, end, workspace.per_thread[thread]);
   });
-  pool.ParallelFor(static_cast<int64_t>(blocks.size()), [&](int64_t i, int32_t thread) {
-    AttendBlock(params, *blocks[i].task, blocks[i].begin, workspace.per_thread[thread]);
+  pool.ParallelFor(static_cast<int64_t>(parts.size()), [&](int64_t i, int32_t thread) {
+    const auto [task, begin] = parts[i];
+    if (begin == kSums) {
+      SumLeavingGroup(params, *task, workspace.per_thread[thread]);
+    } else {
+      AttendBlock(params, *task, begin, workspace.per_thread[thread]);
+    }
   });
-  pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i, int32_t thread) {
-    CommitSegment(params, tasks[i], workspace.per_thread[thread]);
-  });
+  pool.ParallelFor(static_cast<int64_t>(tasks.size()),
+                   [&](int64_t i, int32_t) { CommitSegment(params, tasks[i]); });
 }
 
 }  // namespace
@@ -255,18 +286,23 @@ void Attention(const AttentionParams& params, AttentionWorkspace& workspace, Thr
     const std::vector<Segment> segments = NextSegments(params, done);
     if (segments.empty()) return;
     const size_t heads = segments.size() * layer.kv_heads;
-    if (workspace.keys.size() < heads) workspace.keys.resize(heads);
+    if (workspace.per_head.size() < heads) workspace.per_head.resize(heads);
 
     std::vector<HeadTask> small, large;
     for (const Segment& segment : segments) {
       const bool needs_keys =
           layer.form.local == Local::kRelu2 || LinearEnd(layer.form, segment) > segment.k_begin;
+      const bool folds =
+          segment.tree->commit && LeavingGroup(layer.form, segment.length + segment.num_rows) >= 0;
       const int32_t queries = segment.num_rows * (layer.heads / layer.kv_heads);
       for (int32_t kv_head = 0; kv_head < layer.kv_heads; ++kv_head) {
-        HeadTask task = {&segment, kv_head, queries, nullptr};
+        AttentionWorkspace::Head& head = workspace.per_head[small.size() + large.size()];
+        HeadTask task = {&segment, kv_head, queries};
         if (needs_keys) {
-          task.keys = workspace.keys[small.size() + large.size()].Resize(
-              int64_t{segment.num_columns()} * (1 + layer.feature_dim()));
+          task.keys = head.keys.Resize(int64_t{segment.num_columns()} * (1 + layer.feature_dim()));
+        }
+        if (folds) {
+          task.sums = head.sums.Resize(int64_t{layer.feature_dim()} * (layer.head_dim + 1));
         }
         (queries <= kQueryBlock ? small : large).push_back(task);
       }

@@ -24,7 +24,11 @@ struct AttentionWorkspace {
     FloatBuffer queries, features, weights, linear_weights, outputs, rows, scratch;
   };
   std::vector<Thread> per_thread;
-  std::vector<FloatBuffer> keys;  // One a (tree, KV head): see PrepareKeys.
+  struct Head {
+    FloatBuffer keys;  // See PrepareKeys.
+    FloatBuffer sums;  // See SumGroup.
+  };
+  std::vector<Head> per_head;  // One a (tree, KV head).
 };
 
 // REQUIRES: head_dim is a multiple of 8; workspace.per_thread.size() >= pool.num_threads().

@@ -24,12 +24,9 @@ std::vector<RowRange> Rows(const AttentionParams& params, const Segment& segment
     ranges.push_back({HeadRows(sinks, layer, kv_head, layer.form.sinks), layer.state_type, d, 0,
                       segment.num_sinks});
   }
-  for (int32_t position = begin; position < segment.length;) {
-    const int32_t count = std::min(segment.length - position, ring_rows - position % ring_rows);
-    ranges.push_back(RingRows(layer, ring, ring_rows, kv_head, position, count));
-    ranges.back().first_column = segment.column_of(position);
-    position += count;
-  }
+  const std::vector<RowRange> committed =
+      RingRows(layer, ring, ring_rows, kv_head, begin, segment.length, segment.column_of(begin));
+  ranges.insert(ranges.end(), committed.begin(), committed.end());
   ranges.push_back({nodes + int64_t{segment.first_row} * params.kv_stride + kv_head * d,
                     StateType::kF32, params.kv_stride, segment.node_column(0), segment.num_rows});
   return ranges;
@@ -37,20 +34,32 @@ std::vector<RowRange> Rows(const AttentionParams& params, const Segment& segment
 
 }  // namespace
 
-RowRange Skip(const RowRange& range, int32_t rows) {
-  RowRange rest = range;
-  rest.data = static_cast<const std::byte*>(range.data) +
-              rows * range.stride * static_cast<int64_t>(ElementSize(range.type));
-  rest.first_column += rows;
-  rest.count -= rows;
-  return rest;
+std::vector<RowRange> Columns(const std::vector<RowRange>& ranges, int32_t begin, int32_t end) {
+  std::vector<RowRange> parts;
+  for (const RowRange& range : ranges) {
+    const int32_t first = std::max(begin, range.first_column);
+    const int32_t last = std::min(end, range.first_column + range.count);
+    if (first >= last) continue;
+    const int64_t values = (first - range.first_column) * range.stride;
+    const int64_t bytes = values * static_cast<int64_t>(ElementSize(range.type));
+    parts.push_back({static_cast<const std::byte*>(range.data) + bytes, range.type, range.stride,
+                     first, last - first});
+  }
+  return parts;
 }
 
-RowRange RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows, int32_t kv_head,
-                  int32_t position, int32_t count) {
-  const int64_t offset = int64_t{position % ring_rows} * layer.head_dim;
-  return {HeadRows(ring, layer, kv_head, ring_rows) + offset * ElementSize(layer.state_type),
-          layer.state_type, layer.head_dim, 0, count};
+std::vector<RowRange> RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows,
+                               int32_t kv_head, int32_t begin, int32_t end, int32_t first_column) {
+  std::vector<RowRange> ranges;
+  for (int32_t position = begin; position < end;) {
+    const int32_t slot = position % ring_rows;
+    const int32_t count = std::min(end - position, ring_rows - slot);
+    const size_t offset = size_t(slot) * layer.head_dim * ElementSize(layer.state_type);
+    ranges.push_back({HeadRows(ring, layer, kv_head, ring_rows) + offset, layer.state_type,
+                      layer.head_dim, first_column + position - begin, count});
+    position += count;
+  }
+  return ranges;
 }
 
 Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int32_t done,
@@ -104,6 +113,28 @@ std::vector<RowRange> ValueRows(const AttentionParams& params, const Segment& se
   const LayerState& state = segment.tree->state;
   return Rows(params, segment, kv_head, state.sink_v, state.ring_v, params.layer->v_ring_rows,
               segment.v_begin, params.v);
+}
+
+GroupRows CommittedGroup(const AttentionLayer& layer, const LayerState& state, int32_t group,
+                         int32_t kv_head) {
+  const int32_t begin = std::max(group * layer.form.group_size, layer.form.sinks);
+  const int32_t end = std::max(begin, (group + 1) * layer.form.group_size);
+  return {end - begin, RingRows(layer, state.ring_k, layer.k_ring_rows, kv_head, begin, end, 0),
+          RingRows(layer, state.ring_v, layer.v_ring_rows, kv_head, begin, end, 0)};
+}
+
+GroupRows SegmentGroup(const AttentionParams& params, const Segment& segment, int32_t group,
+                       int32_t kv_head) {
+  const AttentionForm& form = params.layer->form;
+  const int32_t begin = std::max(group * form.group_size, form.sinks);
+  const int32_t end = std::max(begin, (group + 1) * form.group_size);
+  const auto rows = [&](const std::vector<RowRange>& ranges) {
+    std::vector<RowRange> parts = Columns(ranges, segment.column_of(begin), segment.column_of(end));
+    for (RowRange& part : parts) part.first_column -= segment.column_of(begin);
+    return parts;
+  };
+  return {end - begin, rows(KeyRows(params, segment, kv_head)),
+          rows(ValueRows(params, segment, kv_head))};
 }
 
 }  // namespace treeline::cpu

@@ -25,8 +25,8 @@ struct RowRange {
   int32_t count = 0;
 };
 
-// The range without its first `rows` rows.
-RowRange Skip(const RowRange& range, int32_t rows);
+// What lies in the columns from `begin` to `end`, in order; empty ranges are left out.
+std::vector<RowRange> Columns(const std::vector<RowRange>& ranges, int32_t begin, int32_t end);
 
 // Rows of one tree that are attended to together, from a state of `length` tokens. Columns
 // are ordered [sink rows | ring rows from v_begin | the segment's own rows]; along any path
@@ -78,9 +78,10 @@ Segment MakeSegment(const AttentionLayer& layer, const AttentionTree& tree, int3
 // Positions below this may be linear to some row of the segment.
 int32_t LinearEnd(const AttentionForm& form, const Segment& segment);
 
-// `count` rows of a ring from `position` on, as columns 0, 1, ... REQUIRES: they do not wrap.
-RowRange RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows, int32_t kv_head,
-                  int32_t position, int32_t count);
+// The rows of a ring for positions from `begin` to `end`, as columns from `first_column` on; two
+// ranges where they wrap.
+std::vector<RowRange> RingRows(const AttentionLayer& layer, const void* ring, int32_t ring_rows,
+                               int32_t kv_head, int32_t begin, int32_t end, int32_t first_column);
 
 // The rows behind a segment's columns for one KV head: of K (from k_begin on) or of V (all).
 // At most 4 ranges: sinks, the ring in one or two pieces, the segment's own rows.
@@ -88,6 +89,19 @@ std::vector<RowRange> KeyRows(const AttentionParams& params, const Segment& segm
                               int32_t kv_head);
 std::vector<RowRange> ValueRows(const AttentionParams& params, const Segment& segment,
                                 int32_t kv_head);
+
+// The rows of one group but its sinks, as columns 0 to count - 1.
+struct GroupRows {
+  int32_t count = 0;
+  std::vector<RowRange> keys, values;
+};
+
+// Of a group whose tokens are all in the rings.
+GroupRows CommittedGroup(const AttentionLayer& layer, const LayerState& state, int32_t group,
+                         int32_t kv_head);
+// Of a group whose tokens are in the rings or in the segment, a chain.
+GroupRows SegmentGroup(const AttentionParams& params, const Segment& segment, int32_t group,
+                       int32_t kv_head);
 
 }  // namespace treeline::cpu
 

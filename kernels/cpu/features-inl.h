@@ -9,7 +9,6 @@
 #define TREELINE_KERNELS_CPU_FEATURES_INL_H_
 #endif
 
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/attention_segment.h"
+#include "kernels/cpu/exp-inl.h"
 #include "kernels/cpu/small_products-inl.h"
 #include "kernels/float_types.h"
 
@@ -69,8 +69,8 @@ HWY_INLINE void SignedSoftmaxOf(D d, const float* HWY_RESTRICT y, int32_t dim,
   auto sum = hn::Zero(d);
   for (int32_t i = 0; i < dim; i += lanes) {
     const auto v = hn::LoadU(d, y + i);
-    const auto plus = hn::Exp(d, hn::Sub(v, largest));
-    const auto minus = hn::Exp(d, hn::Sub(hn::Neg(v), largest));
+    const auto plus = ExpOfNonPositive(d, hn::Sub(v, largest));
+    const auto minus = ExpOfNonPositive(d, hn::Sub(hn::Neg(v), largest));
     hn::StoreU(plus, d, out + i);
     hn::StoreU(minus, d, out + dim + i);
     sum = hn::Add(sum, hn::Add(plus, minus));
@@ -94,18 +94,23 @@ void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT
 void Features(const AttentionLayer& layer, const float* rows, int64_t stride, int32_t count,
               const float* map, FloatBuffer& scratch, float* out, int64_t out_stride) {
   const int32_t dim = layer.head_dim;
-  float* x = scratch.Resize(2 * int64_t{count} * dim);
-  float* y = x + int64_t{count} * dim;
-  for (int32_t r = 0; r < count; ++r) {
-    const float* row = rows + r * stride;
-    const float scale = layer.form.qk_norm == QkNorm::kL2 ? InverseNorm(row, dim) : 1.0f;
-    for (int32_t i = 0; i < dim; ++i) x[r * dim + i] = row[i] * scale;
+  float* normalised = scratch.Resize(2 * int64_t{count} * dim);
+  float* y = normalised + int64_t{count} * dim;
+  const float* x = rows;
+  if (layer.form.qk_norm == QkNorm::kL2) {
+    for (int32_t r = 0; r < count; ++r) {
+      const float* row = rows + r * stride;
+      const float scale = InverseNorm(row, dim);
+      for (int32_t i = 0; i < dim; ++i) normalised[r * dim + i] = row[i] * scale;
+    }
+    x = normalised;
+    stride = dim;
   }
   if (layer.form.feature_map == FeatureMap::kHedgehog) {
     std::fill(y, y + int64_t{count} * dim, 0.0f);
-    WeightedSums({x, 1, dim}, map, dim, dim, y, count, dim);
+    WeightedSums({x, 1, stride}, map, dim, dim, y, count, dim);
   }
-  for (int32_t r = 0; r < count; ++r, x += dim, y += dim, out += out_stride) {
+  for (int32_t r = 0; r < count; ++r, x += stride, y += dim, out += out_stride) {
     switch (layer.form.feature_map) {
       case FeatureMap::kNone:
         break;

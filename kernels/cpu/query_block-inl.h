@@ -14,7 +14,6 @@
 #define TREELINE_KERNELS_CPU_QUERY_BLOCK_INL_H_
 #endif
 
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -22,9 +21,11 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <vector>
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/attention_segment.h"
+#include "kernels/cpu/exp-inl.h"
 #include "kernels/cpu/features-inl.h"
 #include "kernels/cpu/small_products-inl.h"
 
@@ -77,10 +78,10 @@ class QueryBlock {
               Weights(has_local ? local_begin_ : columns_), 0.0f);
     if (has_local) ComputeLocalWeights();
     if (form_.has_linear()) ComputeLinearWeights();
-    Normalise();
+    FindFactors();
+    AddLinearWeights();
     if (form_.conv_taps() > 0) AddConvolution();
     SumValues();
-    Store();
   }
 
  private:
@@ -196,19 +197,18 @@ class QueryBlock {
   // -- The local branch: weights_ holds its numerators.
 
   void ComputeLocalWeights() {
-    for (const RowRange& range : KeyRows(params_, segment_, kv_head_)) {
-      RowRange visible = range;
-      if (range.first_column >= segment_.num_sinks) {
-        const int32_t skipped = std::clamp(local_begin_ - range.first_column, 0, range.count);
-        visible = Skip(range, skipped);
+    const std::vector<RowRange> keys = KeyRows(params_, segment_, kv_head_);
+    const auto score = [&](int32_t begin, int32_t end) {
+      for (const RowRange& range : Columns(keys, begin, end)) {
+        ForEachRowBlock(range, layer_.head_dim, thread_.rows,
+                        [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
+                          Scores(queries_, layer_.head_dim, padded_, rows, stride, count,
+                                 Weights(column));
+                        });
       }
-      visible.count = std::min(visible.count, columns_ - visible.first_column);
-      ForEachRowBlock(visible, layer_.head_dim, thread_.rows,
-                      [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
-                        Scores(queries_, layer_.head_dim, padded_, rows, stride, count,
-                               Weights(column));
-                      });
-    }
+    };
+    score(0, segment_.num_sinks);
+    score(local_begin_, columns_);
     const QueryTag d;
     for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
       if (form_.local == Local::kSoftmax) {
@@ -230,7 +230,7 @@ class QueryBlock {
     auto sum = hn::Zero(d);
     ForEachLocal(lane, [&](int32_t c, QueryMask local) {
       const auto score = hn::Mul(hn::Load(d, Weights(c) + lane), scale);
-      const auto weight = hn::IfThenElseZero(local, hn::Exp(d, hn::Sub(score, largest)));
+      const auto weight = hn::IfThenElseZero(local, ExpOfNonPositive(d, hn::Sub(score, largest)));
       hn::Store(weight, d, Weights(c) + lane);
       sum = hn::Add(sum, weight);
     });
@@ -336,32 +336,33 @@ class QueryBlock {
 
   // -- Both branches and the convolution as one row of weights over the columns.
 
-  void Normalise() {
+  // The output is (sum of weights * values + state_factor_ * phi(q) S) / divisor_: what a softmax
+  // divides each of its weights by divides the output, and the others are multiplied by it.
+  void FindFactors() {
     for (int32_t q = 0; q < padded_; ++q) {
-      local_factor_[q] = 1.0f;
-      linear_factor_[q] = layer_.alpha;
+      float linear = layer_.alpha, divisor = 1.0f;
       if (form_.denominator == Denominator::kJoint) {
-        const float f = layer_.linear_factor[head_[q]];
-        const float denominator = local_sum_[q] + f * linear_sum_[q];
-        local_factor_[q] = 1.0f / denominator;
-        linear_factor_[q] = f / denominator;
-        continue;
+        linear = layer_.linear_factor[head_[q]];
+        divisor = local_sum_[q] + linear * linear_sum_[q];
+      } else {
+        if (form_.denominator == Denominator::kSum) linear /= std::max(linear_sum_[q], 1e-6f);
+        if (form_.local == Local::kSoftmax) divisor = local_sum_[q];
+        linear *= divisor;
       }
-      if (form_.local == Local::kSoftmax) local_factor_[q] = 1.0f / local_sum_[q];
-      if (form_.denominator == Denominator::kSum) {
-        linear_factor_[q] /= std::max(linear_sum_[q], 1e-6f);
-      }
+      divisor_[q] = divisor;
+      linear_factor_[q] = linear;
+      state_factor_[q] = linear * Fade(crossings_[q]);
     }
+  }
+
+  void AddLinearWeights() {
     const QueryTag d;
     for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
-      const auto local = hn::Load(d, local_factor_ + lane);
-      const auto linear = hn::Load(d, linear_factor_ + lane);
-      for (int32_t c = 0; c < columns_; ++c) {
-        auto weight = hn::Mul(hn::Load(d, Weights(c) + lane), local);
-        if (c >= linear_begin_ && c < linear_end_) {
-          weight = hn::MulAdd(hn::Load(d, LinearWeights(c) + lane), linear, weight);
-        }
-        hn::Store(weight, d, Weights(c) + lane);
+      const auto factor = hn::Load(d, linear_factor_ + lane);
+      for (int32_t c = linear_begin_; c < linear_end_; ++c) {
+        float* weights = Weights(c) + lane;
+        hn::Store(hn::MulAdd(hn::Load(d, LinearWeights(c) + lane), factor, hn::Load(d, weights)), d,
+                  weights);
       }
     }
   }
@@ -378,7 +379,7 @@ class QueryBlock {
       for (int32_t tau = 0; tau < taps && position >= 0; ++tau, --position) {
         const bool in_tree = position >= segment_.length;
         const int32_t column = in_tree ? segment_.node_column(row) : segment_.column_of(position);
-        Weights(column)[q] += tap[tau];
+        Weights(column)[q] += tap[tau] * divisor_[q];
         if (in_tree) row = segment_.is_chain ? row - 1 : segment_.tree->parents[row];
       }
     }
@@ -393,6 +394,7 @@ class QueryBlock {
     const int32_t begin = segment_.column_of(std::max(segment_.v_begin, *first - taps + 1));
     const auto add = [&](int32_t column, int32_t position) {
       for (int32_t lane = 0; lane < padded_; lane += lanes) {
+        const auto divisor = hn::Load(d, divisor_ + lane);
         const auto distance = hn::Sub(hn::Load(di, position_ + lane), hn::Set(di, position));
         const auto reached =
             hn::And(hn::Gt(distance, hn::Set(di, -1)), hn::Lt(distance, hn::Set(di, taps)));
@@ -400,7 +402,9 @@ class QueryBlock {
                                    hn::IfThenElseZero(reached, distance));
         const auto tap = hn::IfThenElseZero(hn::RebindMask(d, reached),
                                             hn::GatherIndex(d, layer_.conv_taps, index));
-        hn::Store(hn::Add(hn::Load(d, Weights(column) + lane), tap), d, Weights(column) + lane);
+        float* weights = Weights(column) + lane;
+        // Two roundings, as in the other loop.
+        hn::Store(hn::Add(hn::Load(d, weights), hn::Mul(tap, divisor)), d, weights);
       }
     };
     for (int32_t c = 0; c < segment_.num_sinks; ++c) {
@@ -410,39 +414,40 @@ class QueryBlock {
   }
 
   void SumValues() {
-    const int32_t dim = layer_.head_dim, m = layer_.feature_dim();
+    const int32_t dim = layer_.head_dim;
     outputs_ = thread_.outputs.Resize(int64_t{num_queries_} * dim);
     std::fill(outputs_, outputs_ + int64_t{num_queries_} * dim, 0.0f);
-    for (const RowRange& range : ValueRows(params_, segment_, kv_head_)) {
-      RowRange visible = range;
-      visible.count = std::min(range.count, columns_ - range.first_column);
-      ForEachRowBlock(visible, dim, thread_.rows,
+    if (HasFolded(form_, segment_.length)) {
+      const float* s = segment_.tree->state.s + int64_t{kv_head_} * layer_.feature_dim() * dim;
+      WeightedSums({features_, padded_, 1}, s, dim, layer_.feature_dim(), outputs_, num_queries_,
+                   dim);
+      ScaleOutputs(state_factor_, [&](int32_t q) { return outputs_ + int64_t{q} * dim; });
+    }
+    for (const RowRange& range : Columns(ValueRows(params_, segment_, kv_head_), 0, columns_)) {
+      ForEachRowBlock(range, dim, thread_.rows,
                       [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
                         WeightedSums({Weights(column), padded_, 1}, rows, stride, count, outputs_,
                                      num_queries_, dim);
                       });
     }
-    if (!HasFolded(form_, segment_.length)) return;
-    const QueryTag d;
-    for (int32_t q = 0; q < padded_; ++q)
-      state_factor_[q] = linear_factor_[q] * Fade(crossings_[q]);
-    for (int32_t i = 0; i < m; ++i) {
-      float* row = features_ + int64_t{i} * padded_;
-      for (int32_t lane = 0; lane < padded_; lane += static_cast<int32_t>(hn::Lanes(d))) {
-        hn::Store(hn::Mul(hn::Load(d, row + lane), hn::Load(d, state_factor_ + lane)), d,
-                  row + lane);
-      }
-    }
-    const float* s = segment_.tree->state.s + int64_t{kv_head_} * m * dim;
-    WeightedSums({features_, padded_, 1}, s, dim, m, outputs_, num_queries_, dim);
+    float inverse[kQueryBlock];
+    for (int32_t q = 0; q < num_queries_; ++q) inverse[q] = 1.0f / divisor_[q];
+    ScaleOutputs(inverse, [&](int32_t q) {
+      return params_.out + (int64_t{segment_.first_row + row_[q]} * layer_.heads + head_[q]) * dim;
+    });
   }
 
-  void Store() const {
+  // to(q) = factors[q] * outputs_[q].
+  template <class To>
+  HWY_INLINE void ScaleOutputs(const float* factors, const To& to) const {
+    const DimTag d;
     const int32_t dim = layer_.head_dim;
     for (int32_t q = 0; q < num_queries_; ++q) {
-      float* out =
-          params_.out + (int64_t{segment_.first_row + row_[q]} * layer_.heads + head_[q]) * dim;
-      std::copy_n(outputs_ + int64_t{q} * dim, dim, out);
+      const float* row = outputs_ + int64_t{q} * dim;
+      float* out = to(q);
+      for (int32_t i = 0; i < dim; i += static_cast<int32_t>(hn::Lanes(d))) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, row + i), hn::Set(d, factors[q])), d, out + i);
+      }
     }
   }
 
@@ -482,8 +487,8 @@ class QueryBlock {
   HWY_ALIGN int32_t crossings_[kQueryBlock];  // Group boundaries since the committed length.
   HWY_ALIGN float query_scale_[kQueryBlock];
   HWY_ALIGN float local_sum_[kQueryBlock], linear_sum_[kQueryBlock], state_sum_[kQueryBlock];
-  HWY_ALIGN float local_factor_[kQueryBlock], linear_factor_[kQueryBlock];
-  HWY_ALIGN float state_factor_[kQueryBlock];
+  HWY_ALIGN float linear_factor_[kQueryBlock], state_factor_[kQueryBlock];
+  HWY_ALIGN float divisor_[kQueryBlock];
 };
 
 }  // namespace treeline::cpu::HWY_NAMESPACE
