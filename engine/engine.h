@@ -14,6 +14,14 @@
 
 namespace treeline {
 
+// What the engine keeps of earlier sequences that begin like this one.
+struct PrefixMatch {
+  int32_t length = 0;  // Tokens that the slot holds now.
+  // Tokens in common with some kept sequence. More than `length`: a state kept there would have
+  // served.
+  int32_t shared = 0;
+};
+
 struct EngineLimits {
   int32_t vocab_size = 0;   // Token ids are [0, vocab_size).
   int32_t max_context = 0;  // Tokens a sequence may hold, prompt and output.
@@ -38,6 +46,13 @@ class Engine {
   // Commits the accepted nodes of the draft tree that the last Step ran for this slot: a path
   // from the root, `path` holding node indices within that tree, in order.
   virtual Status Commit(const StateSlot& slot, std::span<const int32_t> path) = 0;
+
+  // Makes the slot hold the longest kept prefix of `tokens`, where that is more than it holds.
+  // REQUIRES: the slot holds a prefix of `tokens`.
+  virtual PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) = 0;
+  // Keeps a copy of the slot's state for sequences that begin with its tokens, if there is room:
+  // that is the engine's own matter. REQUIRES: `tokens` are what the slot holds.
+  virtual void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) = 0;
 };
 
 }  // namespace treeline

@@ -18,7 +18,10 @@ double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
 
 ModelEngine::ModelEngine(const Options& options, ModelConfig config)
-    : options_(options), config_(std::move(config)), max_context_(options.max_context) {}
+    : options_(options),
+      config_(std::move(config)),
+      max_context_(options.max_context),
+      prefix_cache_(options.prefix_cache_memory) {}
 
 // The context that was asked for, or the model's own; within what it can compute.
 Status ModelEngine::ChooseContext() {
@@ -249,6 +252,22 @@ Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path)
   pool_->Advance(slot.index(), static_cast<int32_t>(rows.size()));
   draft = Draft();
   return OkStatus();
+}
+
+PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
+  const PrefixCache::Match match = prefix_cache_.Find(tokens);
+  const int32_t length = pool_->length(slot.index());
+  if (match.snapshot == nullptr || match.snapshot->length() <= length) {
+    return {length, match.shared};
+  }
+  pool_->Restore(slot, *match.snapshot);
+  return {match.snapshot->length(), match.shared};
+}
+
+void ModelEngine::KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
+  if (prefix_cache_.max_bytes() == 0 || prefix_cache_.Contains(tokens)) return;
+  StatusOr<StateSnapshot> snapshot = pool_->Snapshot(slot);
+  if (snapshot.ok()) prefix_cache_.Insert(tokens, *std::move(snapshot));
 }
 
 }  // namespace treeline

@@ -14,6 +14,7 @@
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/sampling/sampler.h"
+#include "engine/state/prefix_cache.h"
 #include "engine/state/state_pool.h"
 
 namespace treeline {
@@ -28,6 +29,7 @@ class ModelEngine : public Engine {
     int32_t max_context = 0;             // Tokens a sequence; 0: what the model was made for.
     size_t state_memory = 0;             // Bytes for all states; 0: the backend's default.
     int32_t max_slots = 64;              // No more slots than this, whatever the memory.
+    size_t prefix_cache_memory = 0;      // Bytes for kept prefixes; 0: none are kept.
     // Softmax models may run past the context they were made for, where only their speed means
     // anything.
     bool any_context = false;
@@ -52,12 +54,15 @@ class ModelEngine : public Engine {
   size_t weight_bytes() const { return model_->weight_bytes(); }
   size_t state_bytes() const { return pool_->layout().bytes(); }
   StatePool& pool() { return *pool_; }
+  const PrefixCache& prefix_cache() const { return prefix_cache_; }
 
   EngineLimits limits() const override;
   int32_t free_slots() const override { return pool_->free_slots(); }
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
+  void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 
  private:
   ModelEngine(const Options& options, ModelConfig config);
@@ -73,6 +78,7 @@ class ModelEngine : public Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> pool_;
+  PrefixCache prefix_cache_;
   std::vector<Sampler> samplers_;  // One a thread.
   std::vector<float> logits_;      // On the host, of the rows being answered.
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/engine.h"
 #include "scheduler/sequence_group.h"
 
 namespace treeline {
@@ -26,9 +27,12 @@ struct StepPlan {
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of
-// `max_tokens` goes to prompts, each as much as there is, the earliest admitted first. Decodes
-// never outgrow max_tokens: who decodes was in the step before, and that had its room.
-StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens);
+// `max_tokens`, but no more than `max_prompt_tokens`, goes to prompts, each as much as there is,
+// the earliest admitted first. Decodes never outgrow max_tokens: who decodes was in the step
+// before, and that had its room. A prompt that is about to run first takes over what the engine
+// keeps of it.
+StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
+                    int32_t max_prompt_tokens, Engine& engine);
 
 }  // namespace treeline
 

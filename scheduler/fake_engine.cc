@@ -63,8 +63,30 @@ Status FakeEngine::Commit(const StateSlot&, std::span<const int32_t>) {
   return Unimplemented("FakeEngine runs chains only");
 }
 
+PrefixMatch FakeEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
+  Tokens& held = committed_.at(slot.index());
+  EXPECT_LE(held.size(), tokens.size());
+  EXPECT_TRUE(std::equal(held.begin(), held.end(), tokens.begin())) << "of another sequence";
+  PrefixMatch match;
+  for (const Tokens& kept : kept_) {
+    const size_t limit = std::min(kept.size(), tokens.size());
+    const auto common = std::mismatch(kept.begin(), kept.begin() + limit, tokens.begin()).first;
+    match.shared = std::max(match.shared, static_cast<int32_t>(common - kept.begin()));
+    if (common == kept.end() && kept.size() > held.size()) held = kept;
+  }
+  match.length = static_cast<int32_t>(held.size());
+  return match;
+}
+
+void FakeEngine::KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
+  const Tokens kept(tokens.begin(), tokens.end());
+  EXPECT_EQ(committed_.at(slot.index()), kept) << "not what the slot holds";
+  if (std::find(kept_.begin(), kept_.end(), kept) == kept_.end()) kept_.push_back(kept);
+}
+
 StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
   CheckShape(batch);
+  on_step_(batch);
   if (testing::Test::HasFailure()) return InvalidArgument("FakeEngine was asked nonsense");
   const std::vector<Tokens> prefixes = CommitChains(batch);
   if (step_error_) return *std::exchange(step_error_, std::nullopt);

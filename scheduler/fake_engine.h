@@ -50,6 +50,12 @@ class FakeEngine : public Engine, private StateSlotOwner {
   void FailNextAcquire(const Status& status) { acquire_error_ = status; }
   void FailRowsOf(int32_t first_token, const Status& status) { row_errors_[first_token] = status; }
 
+  // Called as each step begins: to let time pass.
+  void set_on_step(std::function<void(const Batch&)> on_step) { on_step_ = std::move(on_step); }
+
+  // The prefixes it was told to keep, in that order; none is ever dropped, unless a test does.
+  std::vector<std::vector<int32_t>>& kept() { return kept_; }
+
   // What the steps ran, failed ones too.
   const std::vector<std::vector<Chain>>& steps() const { return steps_; }
 
@@ -60,6 +66,8 @@ class FakeEngine : public Engine, private StateSlotOwner {
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
+  void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 
  private:
   using Tokens = std::vector<int32_t>;
@@ -79,6 +87,8 @@ class FakeEngine : public Engine, private StateSlotOwner {
   std::map<int32_t, Status> row_errors_;
   std::map<int32_t, Tokens> committed_;  // By slot in use.
   std::vector<std::vector<Chain>> steps_;
+  std::function<void(const Batch&)> on_step_ = [](const Batch&) {};
+  std::vector<Tokens> kept_;
 };
 
 }  // namespace treeline

@@ -15,8 +15,9 @@ namespace treeline {
 
 // Where every waiting and running thing stands after a step.
 struct SchedulerGauges {
-  int32_t running = 0;  // Requests admitted: at least one choice has got its slot.
-  int32_t waiting = 0;  // Requests in the queue.
+  int32_t running = 0;     // Requests admitted: at least one choice has got its slot.
+  int32_t waiting = 0;     // Requests in the queue: for a slot.
+  int32_t prefilling = 0;  // Of those running: waiting for their prompt to be computed.
   int32_t slots_used = 0;
   int32_t slots_total = 0;
 };

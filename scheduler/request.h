@@ -34,6 +34,8 @@ struct Request {
   bool prompt_logprobs = false;  // the same for the prompt's tokens (from the second on).
   bool skip_special_tokens = true;
 
+  // Waiting requests with less of it go first; waiting lessens it (Scheduler::Options).
+  int32_t priority = 0;
   TimePoint arrival;                  // When its first byte came.
   std::optional<TimePoint> deadline;  // Not answered by then: DEADLINE_EXCEEDED.
 };

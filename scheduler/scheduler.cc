@@ -2,7 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -13,6 +15,7 @@
 
 #include "scheduler/admission.h"
 #include "scheduler/batch_builder.h"
+#include "scheduler/prompt_pacer.h"
 #include "scheduler/sequence.h"
 #include "scheduler/sequence_group.h"
 
@@ -31,6 +34,20 @@ std::string_view RejectionReason(StatusCode code) {
   }
 }
 
+int64_t PromptTokens(const SequenceGroup& group) {
+  return int64_t{group.request().num_choices} * static_cast<int64_t>(group.request().prompt.size());
+}
+
+int32_t NumDecoding(std::span<const std::unique_ptr<SequenceGroup>> groups) {
+  int32_t count = 0;
+  for (const auto& group : groups) {
+    for (const Sequence& sequence : group->sequences()) {
+      count += sequence.running() && sequence.decoding();
+    }
+  }
+  return count;
+}
+
 Status ShuttingDown() {
   return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
 }
@@ -46,6 +63,7 @@ class LoopScheduler final : public Scheduler {
   void Drain() override;
   void Abort() override;
   bool Idle() const override;
+  Duration EstimatedWait() const override;
   int64_t steps() const override { return steps_; }
   TimePoint last_loop() const override { return TimePoint(Duration(last_loop_)); }
   bool Step() override;
@@ -58,6 +76,8 @@ class LoopScheduler final : public Scheduler {
   };
 
   Status Enqueue(Group group);
+  // The request to admit next. REQUIRES: mutex_ is held and the queue is not empty.
+  std::deque<Group>::iterator Next(TimePoint now);
   void Loop();
   bool Round();
 
@@ -65,7 +85,7 @@ class LoopScheduler final : public Scheduler {
   void FailAbandoned(TimePoint now);
   void Admit(TimePoint now);
   void AcquireSlots(SequenceGroup& group, TimePoint now);
-  Group PopQueue();
+  Group PopQueue(TimePoint now);
 
   // Run and commit. Commit returns the number of tokens generated.
   StepCounts Run(const StepPlan& plan);
@@ -93,12 +113,16 @@ class LoopScheduler final : public Scheduler {
   std::condition_variable changed_;
   // Protected by mutex_:
   std::deque<Group> queue_;
+  int64_t queued_tokens_ = 0;
   int32_t num_unfinished_ = 0;  // Requests accepted whose stream has not ended.
+  std::optional<TimePoint> last_finish_;
+  double seconds_a_request_ = 0;  // Between two ends while others waited; a moving average.
   bool draining_ = false;
   bool stopping_ = false;
 
   // Touched by the loop's thread only (or by the one that calls Step), in admission order.
   std::vector<Group> running_;
+  PromptPacer pacer_;
 
   std::thread loop_;
 };
@@ -110,8 +134,9 @@ LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Token
       clock_(clock),
       observer_(observer),
       limits_(engine.limits()),
-      context_{tokenizer, options.eos_token_ids, limits_.max_context},
-      last_loop_(clock.Now().time_since_epoch().count()) {}
+      context_{tokenizer, options.eos_token_ids, limits_.max_context, options.prefix_interval},
+      last_loop_(clock.Now().time_since_epoch().count()),
+      pacer_(options.step_time) {}
 
 LoopScheduler::~LoopScheduler() {
   {
@@ -121,7 +146,7 @@ LoopScheduler::~LoopScheduler() {
   changed_.notify_all();
   if (loop_.joinable()) loop_.join();
 
-  while (Group group = PopQueue()) running_.push_back(std::move(group));
+  while (Group group = PopQueue(clock_.Now())) running_.push_back(std::move(group));
   for (Group& group : running_) {
     group->Fail(MakeStatus(StatusCode::kCancelled, "the server is shutting down"));
     Finish(*group);
@@ -153,6 +178,12 @@ Status LoopScheduler::Enqueue(Group group) {
     return ResourceExhausted("the queue is full: {} requests wait already; try again later",
                              queue_.size());
   }
+  const int64_t tokens = PromptTokens(*group);
+  if (!queue_.empty() && queued_tokens_ + tokens > options_.max_queued_tokens) {
+    return ResourceExhausted("the queue is full: {} prompt tokens wait already; try again later",
+                             queued_tokens_);
+  }
+  queued_tokens_ += tokens;
   queue_.push_back(std::move(group));
   // An idle loop sleeps: it is not late before there is something to do.
   if (num_unfinished_++ == 0) last_loop_ = clock_.Now().time_since_epoch().count();
@@ -178,6 +209,12 @@ void LoopScheduler::Abort() {
 bool LoopScheduler::Idle() const {
   std::lock_guard lock(mutex_);
   return num_unfinished_ == 0;
+}
+
+Duration LoopScheduler::EstimatedWait() const {
+  std::lock_guard lock(mutex_);
+  const double seconds = seconds_a_request_ * static_cast<double>(queue_.size() + 1);
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }
 
 bool LoopScheduler::Step() {
@@ -207,7 +244,8 @@ bool LoopScheduler::Round() {
 
   FailAbandoned(now);
   Admit(now);
-  const StepPlan plan = BuildBatch(running_, options_.max_batch_tokens);
+  const StepPlan plan = BuildBatch(running_, options_.max_batch_tokens,
+                                   pacer_.MaxPromptTokens(NumDecoding(running_)), engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
 
   const std::vector<Group> ended = TakeEnded();
@@ -230,7 +268,7 @@ void LoopScheduler::FailAbandoned(TimePoint now) {
 void LoopScheduler::Admit(TimePoint now) {
   for (Group& group : running_) AcquireSlots(*group, now);
   while (engine_.free_slots() > 0) {
-    Group group = PopQueue();
+    Group group = PopQueue(now);
     if (group == nullptr) return;
     AcquireSlots(*group, now);
     running_.push_back(std::move(group));
@@ -252,15 +290,29 @@ void LoopScheduler::AcquireSlots(SequenceGroup& group, TimePoint now) {
   }
 }
 
-LoopScheduler::Group LoopScheduler::PopQueue() {
+std::deque<LoopScheduler::Group>::iterator LoopScheduler::Next(TimePoint now) {
+  const double ageing = ToSeconds(options_.priority_ageing);
+  const auto urgency = [&](const Group& group) {
+    const Request& request = group->request();
+    const double waited = ageing > 0 ? ToSeconds(now - request.arrival) / ageing : 0;
+    return request.priority - waited;
+  };
+  return std::min_element(queue_.begin(), queue_.end(),
+                          [&](const Group& a, const Group& b) { return urgency(a) < urgency(b); });
+}
+
+LoopScheduler::Group LoopScheduler::PopQueue(TimePoint now) {
   std::lock_guard lock(mutex_);
   if (queue_.empty()) return nullptr;
-  Group group = std::move(queue_.front());
-  queue_.pop_front();
+  const auto next = Next(now);
+  Group group = std::move(*next);
+  queue_.erase(next);
+  queued_tokens_ -= PromptTokens(*group);
   return group;
 }
 
 LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
+  const TimePoint start = clock_.Now();
   StatusOr<std::vector<RowResult>> results = engine_.Step(plan.batch);
   if (!results.ok()) {
     spdlog::error("a step of {} tokens in {} sequences failed: {}", plan.batch.num_tokens(),
@@ -278,6 +330,7 @@ LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
   ++steps_;
 
   const TimePoint now = clock_.Now();
+  pacer_.Observe(plan.prompt_tokens, plan.batch.num_tokens() - plan.prompt_tokens, now - start);
   std::span<RowResult> rest = *results;
   StepCounts counts{.prompt_tokens = plan.prompt_tokens};
   for (const StepPlan::Entry& entry : plan.entries) {
@@ -297,6 +350,7 @@ int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult>
   if (group.end()) return 0;  // By this choice's row, or by another's just now.
 
   std::optional<TokenEvent> event = sequence.Commit(entry.num_tokens, results);
+  sequence.KeepPrefix(engine_);
   if (!event) return 0;
   const auto num_tokens = static_cast<int32_t>(event->tokens.size());
   if (num_tokens > 0) MeasureToken(group, sequence, now);
@@ -326,15 +380,23 @@ std::vector<LoopScheduler::Group> LoopScheduler::TakeEnded() {
   };
   take(running_);
   std::lock_guard lock(mutex_);
+  for (const Group& group : queue_) {
+    if (group->end()) queued_tokens_ -= PromptTokens(*group);
+  }
   take(queue_);
   return ended;
 }
 
 void LoopScheduler::Finish(const SequenceGroup& group) {
-  observer_.OnFinished(group.Times(clock_.Now()));
+  const TimePoint now = clock_.Now();
+  observer_.OnFinished(group.Times(now));
   {
     std::lock_guard lock(mutex_);
     --num_unfinished_;
+    if (last_finish_ && !queue_.empty()) {
+      seconds_a_request_ += 0.1 * (ToSeconds(now - *last_finish_) - seconds_a_request_);
+    }
+    last_finish_ = now;
   }
   group.stream()->End(*group.end(), group.usage());
 }
@@ -343,6 +405,9 @@ SchedulerGauges LoopScheduler::Gauges() const {
   std::lock_guard lock(mutex_);
   return {.running = static_cast<int32_t>(running_.size()),
           .waiting = static_cast<int32_t>(queue_.size()),
+          .prefilling = static_cast<int32_t>(
+              std::count_if(running_.begin(), running_.end(),
+                            [](const Group& group) { return !group->first_token_time; })),
           .slots_used = limits_.num_slots - engine_.free_slots(),
           .slots_total = limits_.num_slots};
 }
@@ -354,6 +419,10 @@ Status CheckOptions(const Scheduler::Options& options, const EngineLimits& limit
   if (options.max_queued_requests < 1) {
     return InvalidArgument("max_queued_requests: {}; it must be at least 1",
                            options.max_queued_requests);
+  }
+  if (options.max_queued_tokens < 1) {
+    return InvalidArgument("max_queued_tokens: {}; it must be at least 1",
+                           options.max_queued_tokens);
   }
   for (const int32_t id : options.eos_token_ids) {
     if (id < 0 || id >= limits.vocab_size) {

@@ -7,11 +7,17 @@
 //   run     Engine::Step
 //   commit  sampled tokens -> text -> stop checks -> TokenStream
 //
-// Order. Requests are admitted first come, first served, and prompts are computed in order of
-// admission; a decoding sequence gets its token in every step. Each choice of a request is a
+// Order. The waiting request with the least priority value is admitted next, of equal ones the
+// first come; its value falls as it waits, so that none waits for ever. Prompts are computed in
+// order of admission, in chunks that leave the step short enough for those who decode: these get
+// their token in every step. Each choice of a request is a
 // sequence with a slot of its own, and they are admitted one by one: a sequence never waits
 // for another's slot while it holds its own, so requests cannot block each other for ever.
 // More slots than max_batch_tokens are of no use: only so many sequences decode at once.
+//
+// Prefixes. A prompt starts from the longest state that the engine keeps of a sequence which began
+// alike (SequenceContext::prefix_interval says where states are kept). It looks again before every
+// chunk: the sequence that it shares its beginning with may run beside it.
 //
 // Faults. When Engine::Step fails, the requests that were in the batch end with its error and
 // the others live on; a row without a result ends its own request only.
@@ -21,6 +27,8 @@
 #ifndef TREELINE_SCHEDULER_SCHEDULER_H_
 #define TREELINE_SCHEDULER_SCHEDULER_H_
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -37,9 +45,18 @@ namespace treeline {
 class Scheduler {
  public:
   struct Options {
-    int32_t max_batch_tokens = 512;     // Tokens a step may run, decodes and prompt chunks.
-    int32_t max_queued_requests = 256;  // Waiting for a slot; more are refused. At least 1.
-    std::vector<int32_t> eos_token_ids;
+    int32_t max_batch_tokens = 512;  // Tokens a step may run, decodes and prompt chunks.
+    // Waiting for a slot; more are refused. At least 1 each; one request waits whatever its size.
+    int32_t max_queued_requests = 256;
+    int64_t max_queued_tokens = int64_t{1} << 20;  // Of prompts, each once a choice.
+    // What a step may take while sequences decode, so long as prompts get on at all; 0: no limit.
+    Duration step_time{0};
+    // A request that has waited so long goes before one of 1 less that has just come; 0: priority
+    // decides however long it takes.
+    Duration priority_ageing = std::chrono::seconds(10);
+    // Prompts' states are kept every so many tokens, and where they pay; 0: none are kept.
+    int32_t prefix_interval = 0;
+    std::vector<int32_t> eos_token_ids{};
   };
 
   // Everything referred to must outlive the scheduler. INVALID_ARGUMENT for options out of range.
@@ -62,6 +79,9 @@ class Scheduler {
   virtual void Abort() = 0;
   // No request waits or runs. Any thread.
   virtual bool Idle() const = 0;
+  // How long a request that came now would wait for a slot, from the pace at which requests have
+  // been ending. Any thread.
+  virtual Duration EstimatedWait() const = 0;
   // The number of steps the engine has completed, and when the loop last began a round, by
   // which /ready knows a stalled engine. They stand still while Idle(). Any thread.
   virtual int64_t steps() const = 0;

@@ -4,13 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 #include <random>
 #include <thread>
 
-#include "scheduler/fake_engine.h"
-#include "scheduler/fake_tokenizer.h"
+#include "scheduler/scheduler_fixture.h"
 
 namespace treeline {
 namespace {
@@ -23,147 +20,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Chain = FakeEngine::Chain;
 using Tokens = std::vector<int32_t>;
-
-constexpr int32_t kEos = 0;
-constexpr int32_t kVocabSize = 500;
-constexpr EngineLimits kLimits{.vocab_size = kVocabSize, .max_context = 100, .num_slots = 3};
-constexpr int32_t kBudget = 8;
-
-// A prompt of `size` tokens; sequences are told apart by their first.
-Tokens Prompt(int32_t first, int32_t size) {
-  Tokens prompt(size);
-  for (int32_t i = 0; i < size; ++i) prompt[i] = first + i;
-  return prompt;
-}
-
-Request MakeRequest(const Tokens& prompt, int32_t max_tokens) {
-  Request request;
-  request.prompt = prompt;
-  request.sampling.seed = 1234;
-  request.stop.max_tokens = max_tokens;
-  return request;
-}
-
-// Everything one choice was told.
-struct Choice {
-  Tokens tokens;
-  std::string text;
-  std::vector<TokenLogprob> logprobs;
-  std::vector<TokenLogprob> prompt_logprobs;
-  std::optional<FinishReason> finish;
-};
-
-// Reads a stream as it goes, checking its contract.
-class Reader {
- public:
-  explicit Reader(std::shared_ptr<TokenStream> stream) : stream_(std::move(stream)) {}
-
-  // Takes what there is; waits `timeout` for more.
-  void Read(milliseconds timeout = milliseconds(0)) {
-    TokenEvent event;
-    TokenStream::Wait wait;
-    while ((wait = stream_->Next(timeout, &event)) == TokenStream::Wait::kEvent) Take(event);
-    ended_ = wait == TokenStream::Wait::kEnd;
-  }
-
-  bool ended() { return Read(), ended_; }
-  Choice& choice(int32_t index = 0) { return Read(), choices_[index]; }
-  StatusCode code() { return ended() ? stream_->status().code() : StatusCode::kUnknown; }
-  TokenStream& stream() { return *stream_; }
-
- private:
-  void Take(const TokenEvent& event) {
-    Choice& choice = choices_[event.choice];
-    EXPECT_FALSE(choice.finish) << "an event after the choice's end";
-    choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
-    choice.text += event.text;
-    choice.logprobs.insert(choice.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
-    if (!event.prompt_logprobs.empty()) {
-      EXPECT_THAT(choice.prompt_logprobs, IsEmpty()) << "prompt logprobs came twice";
-      choice.prompt_logprobs = event.prompt_logprobs;
-    }
-    choice.finish = event.finish;
-  }
-
-  std::shared_ptr<TokenStream> stream_;
-  bool ended_ = false;
-  std::map<int32_t, Choice> choices_;
-};
-
-class RecordingObserver : public SchedulerObserver {
- public:
-  void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
-              const SchedulerGauges& gauges) override {
-    this->prompt_tokens += prompt_tokens;
-    this->generated_tokens += generated_tokens;
-    this->gauges = gauges;
-  }
-  void OnFirstToken(Duration since_arrival) override { first_tokens.push_back(since_arrival); }
-  void OnNextTokens(Duration since_previous) override { next_tokens.push_back(since_previous); }
-  void OnFinished(const RequestTimes& times) override { finished.push_back(times); }
-  void OnRejected(std::string_view reason) override {
-    std::lock_guard lock(mutex_);
-    rejected.emplace_back(reason);
-  }
-
-  int32_t prompt_tokens = 0;
-  int32_t generated_tokens = 0;
-  SchedulerGauges gauges;
-  std::vector<Duration> first_tokens;
-  std::vector<Duration> next_tokens;
-  std::vector<RequestTimes> finished;
-  std::vector<std::string> rejected;
-
- private:
-  std::mutex mutex_;
-};
-
-class SchedulerTest : public testing::Test {
- protected:
-  SchedulerTest() {
-    tokenizer_.SetSpecial(kEos);
-    tokenizer_.SetPiece(kEos, "<eos>");
-    Create(kBudget);
-  }
-
-  void Create(int32_t max_batch_tokens, int32_t max_queued_requests = 8) {
-    const Scheduler::Options options{.max_batch_tokens = max_batch_tokens,
-                                     .max_queued_requests = max_queued_requests,
-                                     .eos_token_ids = {kEos}};
-    auto scheduler = Scheduler::Create(options, engine_, tokenizer_, clock_, observer_);
-    TREELINE_CHECK(scheduler.ok(), "{}", Message(scheduler.status()));
-    scheduler_ = *std::move(scheduler);
-  }
-
-  Reader Submit(const Request& request) {
-    Request arriving = request;
-    arriving.arrival = clock_.Now();
-    auto stream = scheduler_->Submit(std::move(arriving));
-    TREELINE_CHECK(stream.ok(), "{}", Message(stream.status()));
-    return Reader(*std::move(stream));
-  }
-  void Steps(int count) {
-    for (int i = 0; i < count; ++i) EXPECT_TRUE(scheduler_->Step()) << "step " << i;
-  }
-  void RunToEnd() {
-    for (int i = 0; i < 10'000 && !scheduler_->Idle(); ++i) scheduler_->Step();
-    EXPECT_TRUE(scheduler_->Idle());
-    EXPECT_EQ(engine_.free_slots(), kLimits.num_slots);
-  }
-  // Makes every sequence generate these tokens, then token 1.
-  void Script(int32_t prompt_size, const Tokens& script) {
-    engine_.set_next_token([prompt_size, script](std::span<const int32_t> prefix, uint32_t) {
-      const size_t i = prefix.size() - prompt_size;
-      return i < script.size() ? script[i] : 1;
-    });
-  }
-
-  FakeClock clock_;
-  FakeEngine engine_{kLimits};
-  FakeTokenizer tokenizer_{kVocabSize};
-  RecordingObserver observer_;
-  std::unique_ptr<Scheduler> scheduler_;
-};
 
 // ---- One request ----
 

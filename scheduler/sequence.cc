@@ -6,6 +6,9 @@
 namespace treeline {
 namespace {
 
+// Fewer tokens are computed about as fast as a state is copied.
+constexpr int32_t kShortestPrefix = 32;
+
 bool Contains(std::span<const int32_t> tokens, int32_t token) {
   return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
 }
@@ -29,6 +32,53 @@ std::span<const int32_t> Sequence::Pending() const {
   const std::span<const int32_t> prompt = request_.prompt;
   if (num_computed_ < static_cast<int32_t>(prompt.size())) return prompt.subspan(num_computed_);
   return std::span(generated_).subspan(num_computed_ - prompt.size());
+}
+
+// Who wants log-probabilities of the prompt has all of it computed.
+bool Sequence::keeps_prefixes() const {
+  return context_.prefix_interval > 0 && !request_.prompt_logprobs;
+}
+
+void Sequence::UsePrefix(Engine& engine) {
+  if (!keeps_prefixes()) return;
+  // The last token is computed in any case: its row draws the first new one.
+  const auto known = std::span(request_.prompt).first(request_.prompt.size() - 1);
+  const PrefixMatch match = engine.RestorePrefix(*slot_, known);
+  if (match.length > num_computed_) {
+    cached_tokens_ += match.length - num_computed_;
+    num_computed_ = restored_ = match.length;
+  }
+  junction_ = match.shared;
+  // The other choices go on from there.
+  if (request_.num_choices > 1) junction_ = static_cast<int32_t>(known.size());
+  if (junction_ < restored_ + kShortestPrefix) junction_ = 0;
+}
+
+void Sequence::KeepPrefix(Engine& engine) const {
+  if (!keeps_prefixes() || num_computed_ < kShortestPrefix) return;
+  const auto prompt_size = static_cast<int32_t>(request_.prompt.size());
+  const bool in_prompt = num_computed_ < prompt_size;
+  const bool at_place =
+      in_prompt ? num_computed_ == junction_ || num_computed_ % context_.prefix_interval == 0
+                : num_computed_ == prompt_size || finished();
+  if (!at_place) return;
+  std::vector<int32_t> tokens = request_.prompt;
+  tokens.insert(tokens.end(), generated_.begin(), generated_.end());
+  engine.KeepPrefix(*slot_, std::span(tokens).first(num_computed_));
+}
+
+bool Sequence::shares_prompt() const {
+  return keeps_prefixes() && request_.num_choices > 1 &&
+         static_cast<int32_t>(request_.prompt.size()) > kShortestPrefix;
+}
+
+int32_t Sequence::num_pending() const {
+  const auto pending = static_cast<int32_t>(Pending().size());
+  if (decoding() || !keeps_prefixes()) return pending;
+  const int32_t interval = context_.prefix_interval;
+  int32_t end = std::min(num_computed_ + pending, (num_computed_ / interval + 1) * interval);
+  if (junction_ > num_computed_) end = std::min(end, junction_);
+  return end - num_computed_;
 }
 
 int32_t Sequence::AddTo(Batch& batch, int32_t num_tokens) const {

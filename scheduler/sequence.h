@@ -17,6 +17,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/batch.h"
+#include "engine/engine.h"
 #include "engine/state/state_slot.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -31,6 +32,9 @@ struct SequenceContext {
   const Tokenizer& tokenizer;
   std::vector<int32_t> eos_token_ids;
   int32_t max_context = 0;  // Tokens, prompt and output.
+  // States are kept for later sequences at the ends of prompts and of choices, where prompts
+  // were seen to part, and every so many tokens of a prompt. 0: none are kept.
+  int32_t prefix_interval = 0;
 };
 
 class Sequence {
@@ -45,11 +49,24 @@ class Sequence {
   void Start(StateSlot slot) { slot_.emplace(std::move(slot)); }
   void ReleaseSlot() { slot_.reset(); }
 
+  // -- Its prefix
+
+  // Takes over what the engine keeps of a sequence that began like this one, and sees where its
+  // own state is worth keeping. REQUIRES: running, not decoding.
+  void UsePrefix(Engine& engine);
+  // Keeps the state if this is such a place. REQUIRES: running.
+  void KeepPrefix(Engine& engine) const;
+  // Other choices of the request can take this one's prompt over once it is computed.
+  bool shares_prompt() const;
+  // Prompt tokens that were not computed, thanks to UsePrefix.
+  int32_t cached_tokens() const { return cached_tokens_; }
+
   // -- Plan
 
   bool decoding() const { return !generated_.empty(); }
-  // Known tokens that the engine has not computed; at least 1 while running.
-  int32_t num_pending() const { return static_cast<int32_t>(Pending().size()); }
+  // Known tokens that the engine has not computed and that one step may run: a step ends where
+  // the state is to be kept. At least 1 while running.
+  int32_t num_pending() const;
   // Adds the next `num_tokens` pending tokens to the batch and asks for what their rows should
   // answer. The batch points into this sequence until Commit. Returns the number of row
   // requests added.
@@ -68,6 +85,7 @@ class Sequence {
   std::optional<TimePoint> last_token_time;
 
  private:
+  bool keeps_prefixes() const;
   std::span<const int32_t> Pending() const;
   RowRequest SamplingRow(int32_t row) const;
   // Adds the drawn token, its text and perhaps the end to the event.
@@ -81,6 +99,9 @@ class Sequence {
 
   std::optional<StateSlot> slot_;
   int32_t num_computed_ = 0;
+  int32_t restored_ = 0;  // The length of the state taken over last.
+  int32_t cached_tokens_ = 0;
+  int32_t junction_ = 0;  // Where a kept sequence and the prompt part; 0: nowhere.
   std::vector<int32_t> generated_;
   std::vector<TokenLogprob> prompt_logprobs_;  // Until the first event takes them.
   Detokenizer detokenizer_;

@@ -38,6 +38,7 @@ Usage SequenceGroup::usage() const {
   Usage usage;
   usage.prompt_tokens = static_cast<int32_t>(request_.prompt.size());
   for (const Sequence& sequence : sequences_) usage.completion_tokens += sequence.num_generated();
+  usage.cached_tokens = sequences_.front().cached_tokens();
   return usage;
 }
 

@@ -49,6 +49,8 @@ class BigramEngine : public Engine, private StateSlotOwner {
     return results;
   }
   Status Commit(const StateSlot&, std::span<const int32_t>) override { return OkStatus(); }
+  PrefixMatch RestorePrefix(const StateSlot&, std::span<const int32_t>) override { return {}; }
+  void KeepPrefix(const StateSlot&, std::span<const int32_t>) override {}
 
   int32_t max_tokens_ = 0;  // Of any step.
   int32_t longest_ = 0;     // Tokens any sequence held.
