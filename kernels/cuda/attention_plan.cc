@@ -1,0 +1,198 @@
+#include "kernels/cuda/attention_plan.h"
+
+#include <algorithm>
+
+namespace treeline::cuda {
+namespace {
+
+class Planner {
+ public:
+  explicit Planner(const AttentionLayer& layer) : form_(layer.form) {}
+
+  void AddAttention(const AttentionTree& tree) {
+    const int32_t index = AddTree(tree.state, tree.length, tree.first_row, tree.num_rows);
+    const int32_t first_fold = static_cast<int32_t>(plan_.folds.size());
+    if (tree.commit) {
+      AddFolds(index);
+      AddChain(index, first_fold);
+      AddStore(index);
+      AddFeatures(index, first_fold, form_.window_begin(tree.length + tree.num_rows - 1), true);
+      return;
+    }
+    AddSegment(index, 0, tree.num_rows,
+               Folded(tree.length) ? Segment::kSumsOfState : Segment::kNoSums);
+    Segment& segment = plan_.segments.back();
+    const int32_t deepest = AddNodes(segment, tree.parents);
+    AddFeatures(index, first_fold, form_.window_begin(tree.length + deepest), segment.nodes < 0);
+  }
+
+  void AddCommit(const CommitParams& params) {
+    const int32_t index = AddTree(params.state, params.length, 0, params.num_rows);
+    if (params.rows != nullptr) {
+      plan_.trees.back().rows = static_cast<int32_t>(plan_.rows.size());
+      plan_.rows.insert(plan_.rows.end(), params.rows, params.rows + params.num_rows);
+    }
+    const int32_t first_fold = static_cast<int32_t>(plan_.folds.size());
+    AddFolds(index);
+    AddStore(index);
+    AddFeatures(index, first_fold, 0, true);
+  }
+
+  Plan Take() { return std::move(plan_); }
+
+ private:
+  int32_t Group(int32_t position) const {
+    return form_.has_groups() ? position / form_.group_size : 0;
+  }
+  // True if S holds anything after `length` tokens.
+  bool Folded(int32_t length) const { return form_.has_linear() && Group(length) >= form_.lag(); }
+
+  // The first position that is in no S after `length` tokens, sinks aside.
+  int32_t UnfoldedBegin(int32_t length) const {
+    if (!form_.has_groups()) return 0;
+    return std::max(0, (Group(length) - form_.lag() + 1) * form_.group_size);
+  }
+
+  int32_t AddTree(const LayerState& state, int32_t length, int32_t first_row, int32_t num_rows) {
+    Tree tree;
+    tree.state = state;
+    tree.length = length;
+    tree.first_row = first_row;
+    tree.num_rows = num_rows;
+    plan_.trees.push_back(tree);
+    return static_cast<int32_t>(plan_.trees.size()) - 1;
+  }
+
+  // The segment of rows [done, done + num_rows) of a tree.
+  void AddSegment(int32_t index, int32_t done, int32_t num_rows, int32_t sums) {
+    const Tree& tree = plan_.trees[index];
+    Segment segment;
+    segment.tree = index;
+    segment.length = tree.length + done;
+    segment.first_row = tree.first_row + done;
+    segment.num_rows = num_rows;
+    segment.sums = sums;
+    segment.num_sinks = form_.has_groups() ? std::min(segment.length, form_.sinks) : 0;
+    segment.k_begin = UnfoldedBegin(segment.length);
+    const int32_t oldest_tap = segment.length - std::max(0, form_.conv_taps() - 1);
+    segment.v_begin = std::max(std::min(segment.k_begin, oldest_tap), segment.num_sinks);
+    segment.k_begin = std::max(segment.k_begin, segment.num_sinks);
+    plan_.segments.push_back(segment);
+    plan_.max_columns = std::max(plan_.max_columns, segment.num_columns());
+  }
+
+  // Cuts a chain at group boundaries; its folds begin at first_fold.
+  void AddChain(int32_t index, int32_t first_fold) {
+    const Tree tree = plan_.trees[index];
+    // The first boundary at which a group is folded.
+    const int32_t first_folding =
+        form_.has_groups() ? std::max(Group(tree.length) + 1, form_.lag()) : 0;
+    for (int32_t done = 0; done < tree.num_rows;) {
+      const int32_t length = tree.length + done;
+      int32_t rows = tree.num_rows - done;
+      if (form_.has_groups()) {
+        rows = std::min(rows, form_.group_size - length % form_.group_size);
+      }
+      int32_t sums = Segment::kNoSums;
+      if (Folded(length)) {
+        sums = done == 0 ? Segment::kSumsOfState : first_fold + Group(length) - first_folding;
+      }
+      AddSegment(index, done, rows, sums);
+      done += rows;
+    }
+  }
+
+  // The parents as depths and ancestor bits, unless they are a chain's. Returns the largest depth.
+  int32_t AddNodes(Segment& segment, const int32_t* parents) {
+    bool is_chain = true;
+    for (int32_t i = 1; i < segment.num_rows; ++i) is_chain &= parents[i] == i - 1;
+    if (is_chain) return segment.num_rows - 1;
+    segment.nodes = static_cast<int32_t>(plan_.depths.size());
+    int32_t deepest = 0;
+    for (int32_t i = 0; i < segment.num_rows; ++i) {
+      const int32_t parent = parents[i];
+      const bool is_root = parent < 0;
+      const int32_t depth = is_root ? 0 : plan_.depths[segment.nodes + parent] + 1;
+      const uint64_t above = is_root ? 0 : plan_.ancestors[segment.nodes + parent];
+      plan_.depths.push_back(depth);
+      plan_.ancestors.push_back(above | uint64_t{1} << i);
+      deepest = std::max(deepest, depth);
+    }
+    return deepest;
+  }
+
+  // The groups that leave every window while the tree's rows are appended.
+  void AddFolds(int32_t index) {
+    if (!form_.has_linear()) return;
+    const Tree& tree = plan_.trees[index];
+    Scan scan;
+    scan.tree = index;
+    scan.first_fold = static_cast<int32_t>(plan_.folds.size());
+    scan.from_nothing = !Folded(tree.length);
+    const int32_t last_boundary = Group(tree.length + tree.num_rows);
+    for (int32_t boundary = Group(tree.length) + 1; boundary <= last_boundary; ++boundary) {
+      const int32_t group = boundary - form_.lag();
+      if (group < 0) continue;
+      const int32_t end = (group + 1) * form_.group_size;
+      plan_.folds.push_back(
+          {index, std::min(std::max(group * form_.group_size, form_.sinks), end), end});
+    }
+    scan.num_folds = static_cast<int32_t>(plan_.folds.size()) - scan.first_fold;
+    if (scan.num_folds > 0) plan_.scans.push_back(scan);
+  }
+
+  void AddStore(int32_t index) {
+    plan_.stored_trees.push_back(index);
+    plan_.max_stored_rows = std::max(plan_.max_stored_rows, plan_.trees[index].num_rows);
+  }
+
+  // Key features are wanted of positions below linear_end, and of what is folded.
+  void AddFeatures(int32_t index, int32_t first_fold, int32_t linear_end, bool is_chain) {
+    if (!form_.has_linear()) return;
+    Tree& tree = plan_.trees[index];
+    const bool folds = static_cast<size_t>(first_fold) < plan_.folds.size();
+    tree.features_begin = std::max(UnfoldedBegin(tree.length), std::min(tree.length, form_.sinks));
+    tree.features_end = folds ? std::max(linear_end, plan_.folds.back().end) : linear_end;
+    tree.features = plan_.num_feature_rows;
+    const int32_t committed = tree.length - tree.features_begin;
+    plan_.num_feature_rows += committed + tree.num_rows;
+    // Nodes of a tree are at many positions: of these all or none.
+    const bool all = !is_chain && tree.features_end > tree.length;
+    const int32_t wanted = all ? committed + tree.num_rows
+                               : std::clamp(tree.features_end - tree.features_begin, 0,
+                                            committed + (is_chain ? tree.num_rows : 0));
+    for (int32_t first = 0; first < wanted; first += kFeatureRows) {
+      plan_.feature_tiles.push_back({index, first});
+    }
+  }
+
+  const AttentionForm& form_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan PlanAttention(const AttentionParams& params) {
+  Planner planner(*params.layer);
+  for (int32_t i = 0; i < params.num_trees; ++i) planner.AddAttention(params.trees[i]);
+  return planner.Take();
+}
+
+Plan PlanCommit(const CommitParams& params) {
+  Planner planner(*params.layer);
+  planner.AddCommit(params);
+  return planner.Take();
+}
+
+std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size) {
+  std::vector<QueryBlock> blocks;
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const int32_t queries = plan.segments[i].num_rows * queries_per_row;
+    for (int32_t first = 0; first < queries; first += size) {
+      blocks.push_back({static_cast<int32_t>(i), first});
+    }
+  }
+  return blocks;
+}
+
+}  // namespace treeline::cuda

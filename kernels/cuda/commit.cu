@@ -1,0 +1,165 @@
+// How tokens enter a state: groups are summed, the sums of a chain's groups scanned in order, the
+// totals and the rows stored. A group's own sums come first: S grows with the sequence, and adding
+// rows to it one by one would lose their low bits.
+#include "kernels/cuda/attention_rows.cuh"
+
+namespace treeline::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// A block of SumFoldsKernel sums kFeatures rows of S over kRows tokens at a time.
+constexpr int kFeatures = 32;
+constexpr int kRows = 32;
+constexpr int kMaxOutputs = 32;  // A thread's, of kFeatures * head_dim: head_dim is 256 at most.
+
+__device__ int64_t SumsSize(const AttentionStep& step) {
+  return int64_t{step.feature_dim} * (step.layer.head_dim + 1);
+}
+__device__ float* SumsOf(const AttentionStep& step, int fold, int kv_head) {
+  return step.sums + (int64_t{fold} * step.layer.kv_heads + kv_head) * SumsSize(step);
+}
+
+// Grid: folds, KV heads, blocks of kFeatures features.
+template <typename Stored>
+__global__ void SumFoldsKernel(AttentionStep step) {
+  const Fold fold = step.folds[blockIdx.x];
+  const Tree tree = step.trees[fold.tree];
+  const int kv_head = blockIdx.y, dim = step.layer.head_dim, m = step.feature_dim;
+  const int first_feature = blockIdx.z * kFeatures, features = min(kFeatures, m - first_feature);
+  const RowSource values = ValueSource<Stored>(step, tree, kv_head);
+  float* phi = SharedFloats();         // [kRows, kFeatures]
+  float* v = phi + kRows * kFeatures;  // [kRows, dim]
+  float sums[kMaxOutputs] = {};
+  float feature_sum = 0;
+  for (int begin = fold.begin; begin < fold.end; begin += kRows) {
+    const int rows = min(kRows, fold.end - begin);
+    for (int i = threadIdx.x; i < rows * kFeatures; i += kThreads) {
+      const int64_t row = tree.features + begin + i / kFeatures - tree.features_begin;
+      const int feature = i % kFeatures;
+      phi[i] = feature < features ? step.key_features[(row * step.layer.kv_heads + kv_head) * m +
+                                                      first_feature + feature]
+                                  : 0.0f;
+    }
+    for (int i = threadIdx.x; i < rows * dim; i += kThreads) {
+      v[i] = Load<Stored>(RowAt<Stored>(step, tree, values, begin + i / dim), i % dim);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < kMaxOutputs; ++j) {
+      const int output = threadIdx.x + j * kThreads;
+      if (output >= kFeatures * dim) break;
+      const float* a = phi + output / dim;
+      const float* b = v + output % dim;
+      float sum = 0;
+      for (int r = 0; r < rows; ++r) sum += a[r * kFeatures] * b[r * dim];
+      sums[j] += sum;
+    }
+    if (threadIdx.x < kFeatures) {
+      for (int r = 0; r < rows; ++r) feature_sum += phi[r * kFeatures + threadIdx.x];
+    }
+    __syncthreads();
+  }
+  float* out = SumsOf(step, blockIdx.x, kv_head);
+#pragma unroll
+  for (int j = 0; j < kMaxOutputs; ++j) {
+    const int output = threadIdx.x + j * kThreads;
+    if (output < features * dim) out[int64_t{first_feature} * dim + output] = sums[j];
+  }
+  if (threadIdx.x < features) out[int64_t{m} * dim + first_feature + threadIdx.x] = feature_sum;
+}
+
+// The element of a state that element `i` of its sums belongs to; null where it keeps none.
+__device__ float* StateElement(const AttentionStep& step, const LayerState& state, int kv_head,
+                               int64_t i) {
+  const int64_t s_size = int64_t{step.feature_dim} * step.layer.head_dim;
+  if (i < s_size) return state.s + kv_head * s_size + i;
+  return step.has_normaliser ? state.z + int64_t{kv_head} * step.feature_dim + i - s_size : nullptr;
+}
+
+// Grid: elements of the sums, KV heads, scans.
+__global__ void ScanFoldsKernel(AttentionStep step) {
+  const Scan scan = step.scans[blockIdx.z];
+  const int kv_head = blockIdx.y;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= SumsSize(step)) return;
+  const float decay = step.layer.form.decay ? step.layer.decay[kv_head] : 1.0f;
+  const float* start = StateElement(step, step.trees[scan.tree].state, kv_head, i);
+  float total = scan.from_nothing || start == nullptr ? 0.0f : *start;
+  for (int fold = scan.first_fold; fold < scan.first_fold + scan.num_folds; ++fold) {
+    float& sum = SumsOf(step, fold, kv_head)[i];
+    total = decay * total + sum;
+    sum = total;
+  }
+}
+
+__global__ void StoreSumsKernel(AttentionStep step) {
+  const Scan scan = step.scans[blockIdx.z];
+  const int kv_head = blockIdx.y;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= SumsSize(step)) return;
+  float* element = StateElement(step, step.trees[scan.tree].state, kv_head, i);
+  if (element != nullptr) *element = SumsOf(step, scan.first_fold + scan.num_folds - 1, kv_head)[i];
+}
+
+// Grid: rows of the longest stored tree, stored trees, KV heads.
+template <typename Stored>
+__global__ void StoreRowsKernel(AttentionStep step) {
+  const Tree tree = step.trees[step.stored_trees[blockIdx.y]];
+  const AttentionLayer& layer = step.layer;
+  const int node = blockIdx.x, kv_head = blockIdx.z, dim = layer.head_dim;
+  if (node >= tree.num_rows) return;
+  const int position = tree.length + node, end = tree.length + tree.num_rows;
+  const int64_t row = BatchRow(step, tree, node) * step.kv_stride + int64_t{kv_head} * dim;
+  const auto store = [&](void* rows, int64_t count, int64_t index, const float* from) {
+    Stored* to = static_cast<Stored*>(rows) + (kv_head * count + index) * dim;
+    for (int i = threadIdx.x; i < dim; i += blockDim.x) to[i] = FromFloat<Stored>(from[row + i]);
+  };
+  if (layer.form.group_size > 0 && position < layer.form.sinks) {
+    store(tree.state.sink_k, layer.form.sinks, position, step.k);
+    store(tree.state.sink_v, layer.form.sinks, position, step.v);
+    return;
+  }
+  // Of the rows that share a place in a ring only the last one stays.
+  if (position + layer.k_ring_rows >= end) {
+    store(tree.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, step.k);
+  }
+  if (position + layer.v_ring_rows >= end) {
+    store(tree.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, step.v);
+  }
+}
+
+dim3 SumsGrid(const AttentionStep& step, int32_t num_scans) {
+  const int64_t size = int64_t{step.feature_dim} * (step.layer.head_dim + 1);
+  return dim3(static_cast<unsigned>(CeilDiv(size, kThreads)), step.layer.kv_heads, num_scans);
+}
+
+}  // namespace
+
+void SumFolds(const AttentionStep& step, int32_t num_folds, Stream& stream) {
+  const dim3 grid(num_folds, step.layer.kv_heads,
+                  static_cast<unsigned>(CeilDiv(step.feature_dim, kFeatures)));
+  const size_t shared =
+      sizeof(float) * kRows * (kFeatures + static_cast<size_t>(step.layer.head_dim));
+  Launch(stream, "SumFolds",
+         step.layer.state_type == StateType::kF32 ? SumFoldsKernel<float>
+                                                  : SumFoldsKernel<__nv_bfloat16>,
+         grid, kThreads, shared, step);
+}
+
+void ScanFolds(const AttentionStep& step, int32_t num_scans, Stream& stream) {
+  Launch(stream, "ScanFolds", ScanFoldsKernel, SumsGrid(step, num_scans), kThreads, 0, step);
+}
+
+void StoreSums(const AttentionStep& step, int32_t num_scans, Stream& stream) {
+  Launch(stream, "StoreSums", StoreSumsKernel, SumsGrid(step, num_scans), kThreads, 0, step);
+}
+
+void StoreRows(const AttentionStep& step, int32_t num_trees, int32_t max_rows, Stream& stream) {
+  constexpr int kRowThreads = 128;
+  Launch(stream, "StoreRows",
+         step.layer.state_type == StateType::kF32 ? StoreRowsKernel<float>
+                                                  : StoreRowsKernel<__nv_bfloat16>,
+         dim3(max_rows, num_trees, step.layer.kv_heads), kRowThreads, 0, step);
+}
+
+}  // namespace treeline::cuda

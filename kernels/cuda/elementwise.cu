@@ -1,0 +1,108 @@
+#include <algorithm>
+
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/launch.cuh"
+
+namespace treeline::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// A grid that gives every element a thread.
+dim3 GridFor(int64_t elements) { return dim3(static_cast<unsigned>(CeilDiv(elements, kThreads))); }
+
+__device__ int64_t GlobalThread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+
+// The sum over the block, in every thread.
+__device__ float BlockSum(float value) {
+  __shared__ float warp_sums[kThreads / kWarp];
+  value = WarpSum(value);
+  if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  float sum = 0;
+  for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += warp_sums[warp];
+  return sum;
+}
+
+// A block a row.
+__global__ void RmsNormKernel(RmsNormParams params) {
+  const float* x = params.x + int64_t{blockIdx.x} * params.dim;
+  float* y = params.y + int64_t{blockIdx.x} * params.dim;
+  float squares = 0;
+  for (int i = threadIdx.x; i < params.dim; i += kThreads) squares += x[i] * x[i];
+  const float mean = BlockSum(squares) / static_cast<float>(params.dim);
+  const float scale = rsqrtf(mean + params.eps);
+  for (int i = threadIdx.x; i < params.dim; i += kThreads) y[i] = x[i] * scale * params.weight[i];
+}
+
+// A thread an angle, in double: the angle itself is a float, but may be far from zero.
+__global__ void RopeAnglesKernel(RopeAnglesParams params) {
+  const int half = params.head_dim / 2;
+  const int64_t thread = GlobalThread();
+  const int64_t row = thread / half;
+  const int i = static_cast<int>(thread % half);
+  if (row >= params.rows) return;
+  const float angle = static_cast<float>(params.positions[row]) * params.inverse_frequencies[i];
+  double sine, cosine;
+  sincos(static_cast<double>(angle), &sine, &cosine);
+  float* out = params.angles + row * params.head_dim;
+  out[i] = static_cast<float>(params.scale * cosine);
+  out[half + i] = static_cast<float>(params.scale * sine);
+}
+
+// A thread a pair of dimensions.
+__global__ void RopeKernel(RopeParams params) {
+  const int half = params.head_dim / 2, pairs = params.heads * half;
+  const int64_t thread = GlobalThread();
+  const int64_t row = thread / pairs;
+  if (row >= params.rows) return;
+  const int pair = static_cast<int>(thread % pairs), i = pair % half;
+  const float* cosines = params.angles + row * params.head_dim;
+  float* x = params.x + row * params.row_stride + pair / half * params.head_dim + i;
+  const float a = x[0], b = x[half], cosine = cosines[i], sine = cosines[half + i];
+  x[0] = a * cosine - b * sine;
+  x[half] = b * cosine + a * sine;
+}
+
+__global__ void AddBiasKernel(AddBiasParams params) {
+  const int64_t element = GlobalThread();
+  if (element < int64_t{params.rows} * params.dim) {
+    params.x[element] += params.bias[element % params.dim];
+  }
+}
+
+__global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32_t row_stride) {
+  const int64_t element = GlobalThread();
+  const int64_t row = element / columns;
+  if (row >= rows) return;
+  float& value = x[row * row_stride + element % columns];
+  value = Bf16Rounded(value);
+}
+
+}  // namespace
+
+void RmsNorm(const RmsNormParams& params, Stream& stream) {
+  Launch(stream, "RmsNorm", RmsNormKernel, dim3(params.rows), kThreads, 0, params);
+}
+
+void RopeAngles(const RopeAnglesParams& params, Stream& stream) {
+  Launch(stream, "RopeAngles", RopeAnglesKernel,
+         GridFor(int64_t{params.rows} * (params.head_dim / 2)), kThreads, 0, params);
+}
+
+void Rope(const RopeParams& params, Stream& stream) {
+  Launch(stream, "Rope", RopeKernel,
+         GridFor(int64_t{params.rows} * params.heads * (params.head_dim / 2)), kThreads, 0, params);
+}
+
+void AddBias(const AddBiasParams& params, Stream& stream) {
+  Launch(stream, "AddBias", AddBiasKernel, GridFor(int64_t{params.rows} * params.dim), kThreads, 0,
+         params);
+}
+
+void RoundToBf16(float* x, int32_t rows, int32_t columns, int32_t row_stride, Stream& stream) {
+  Launch(stream, "RoundToBf16", RoundToBf16Kernel, GridFor(int64_t{rows} * columns), kThreads, 0, x,
+         rows, columns, row_stride);
+}
+
+}  // namespace treeline::cuda

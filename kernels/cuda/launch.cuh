@@ -1,0 +1,88 @@
+// What CUDA sources share: checked calls, launches, and the small change of kernels.
+#ifndef TREELINE_KERNELS_CUDA_LAUNCH_CUH_
+#define TREELINE_KERNELS_CUDA_LAUNCH_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "kernels/cuda/stream.h"
+
+namespace treeline::cuda {
+
+// The text for a failed CUDA call; empty when it succeeded.
+std::string ErrorText(const char* call, cudaError_t code);
+
+// True where the call succeeded; else the stream has failed.
+inline bool Check(Stream& stream, const char* call, cudaError_t code) {
+  if (code == cudaSuccess) return true;
+  stream.Fail(ErrorText(call, code));
+  return false;
+}
+
+// Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...); `name` is for errors. An empty
+// grid is no launch.
+template <typename... Parameters>
+void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
+            size_t shared_bytes, std::type_identity_t<Parameters>... arguments) {
+  if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  constexpr size_t kSharedWithoutAsking = 48 << 10;
+  if (shared_bytes > kSharedWithoutAsking &&
+      !Check(stream, name,
+             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(shared_bytes)))) {
+    return;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream.handle();
+  Check(stream, name, cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// The block's dynamic shared memory.
+__device__ inline float* SharedFloats() {
+  extern __shared__ __align__(16) float shared_memory[];
+  return shared_memory;
+}
+
+// Of all lanes, in all lanes.
+__device__ inline float WarpSum(float value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, offset);
+  }
+  return value;
+}
+__device__ inline float WarpMax(float value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
+  }
+  return value;
+}
+
+__device__ inline float ToFloat(float value) { return value; }
+__device__ inline float ToFloat(__nv_bfloat16 value) { return __bfloat162float(value); }
+template <typename T>
+__device__ inline T FromFloat(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+    return __float2bfloat16_rn(value);
+  }
+}
+__device__ inline float Bf16Rounded(float value) {
+  return ToFloat(FromFloat<__nv_bfloat16>(value));
+}
+
+}  // namespace treeline::cuda
+
+#endif  // TREELINE_KERNELS_CUDA_LAUNCH_CUH_

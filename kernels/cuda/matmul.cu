@@ -1,0 +1,368 @@
+#include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul.h"
+
+namespace treeline::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// -- Few rows.
+
+constexpr int kFewRows = 4;
+// Weights of a 16-byte load.
+constexpr int kVector = 8;
+constexpr int kWarps = 8;
+// Columns of y a warp computes at once, so that enough loads are in flight.
+constexpr int kColumns = 2;
+
+// Eight bf16 as floats.
+__device__ void Unpack(const uint4& bits, float (&values)[kVector]) {
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    values[2 * i] = __uint_as_float(words[i] << 16);
+    values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+// y [Rows, n] from bf16 weights: a warp takes kColumns of the n at a time, its lanes divide k. x is
+// rounded to bf16 into shared memory. REQUIRES: k % kVector == 0.
+template <int Rows>
+__global__ void __launch_bounds__(kWarps* kWarp)
+    FewRowsKernel(MatMulParams params, const __nv_bfloat16* weights, int n, int k) {
+  __nv_bfloat16* x = reinterpret_cast<__nv_bfloat16*>(SharedFloats());  // [Rows, k]
+  for (int i = threadIdx.x; i < Rows * k; i += kWarps * kWarp) {
+    x[i] =
+        i < params.rows * k ? FromFloat<__nv_bfloat16>(params.x[i]) : FromFloat<__nv_bfloat16>(0);
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % kWarp;
+  const int column = (blockIdx.x * kWarps + threadIdx.x / kWarp) * kColumns;
+  if (column >= n) return;
+
+  float sums[Rows][kColumns] = {};
+  // Past the end the last column is read again, and its sum thrown away.
+  const __nv_bfloat16* columns[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) columns[c] = weights + int64_t{min(column + c, n - 1)} * k;
+#pragma unroll 4
+  for (int i = lane * kVector; i < k; i += kWarp * kVector) {
+    uint4 bits[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c)
+      bits[c] = __ldcs(reinterpret_cast<const uint4*>(columns[c] + i));
+#pragma unroll
+    for (int row = 0; row < Rows; ++row) {
+      float values[kVector];
+      Unpack(*reinterpret_cast<const uint4*>(x + row * k + i), values);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        float w[kVector];
+        Unpack(bits[c], w);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) sums[row][c] += w[j] * values[j];
+      }
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < Rows; ++row) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const float sum = WarpSum(sums[row][c]);
+      if (lane != 0 || row >= params.rows || column + c >= n) continue;
+      float& y = params.y[int64_t{row} * n + column + c];
+      y = params.accumulate ? y + sum : sum;
+    }
+  }
+}
+
+// -- The parts between products.
+
+__global__ void ToBf16Kernel(const float* x, __nv_bfloat16* y, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) y[i] = FromFloat<__nv_bfloat16>(x[i]);
+}
+
+// y = silu(y + gate_bias) * (up + up_bias).
+__global__ void GateKernel(GatedMatMulParams params, const float* up, int n) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= int64_t{params.rows} * n) return;
+  const int column = static_cast<int>(i % n);
+  const float g = params.y[i] + (params.gate_bias == nullptr ? 0.0f : params.gate_bias[column]);
+  const float u = up[i] + (params.up_bias == nullptr ? 0.0f : params.up_bias[column]);
+  params.y[i] = g / (1.0f + expf(-g)) * u;
+}
+
+template <typename T>
+__global__ void EmbedKernel(const T* table, const int32_t* token_ids, float* y, int k) {
+  const T* row = table + int64_t{token_ids[blockIdx.x]} * k;
+  for (int i = threadIdx.x; i < k; i += kThreads) {
+    y[int64_t{blockIdx.x} * k + i] = ToFloat(row[i]);
+  }
+}
+
+dim3 GridFor(int64_t elements) { return dim3(static_cast<unsigned>(CeilDiv(elements, kThreads))); }
+
+// -- cuBLASLt.
+
+// The functions of the library that are used here.
+struct CublasLt {
+  decltype(&cublasLtCreate) Create;
+  decltype(&cublasLtDestroy) Destroy;
+  decltype(&cublasLtMatmul) Matmul;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) AlgoGetHeuristic;
+  decltype(&cublasLtMatmulDescCreate) DescCreate;
+  decltype(&cublasLtMatmulDescDestroy) DescDestroy;
+  decltype(&cublasLtMatmulDescSetAttribute) DescSetAttribute;
+  decltype(&cublasLtMatrixLayoutCreate) LayoutCreate;
+  decltype(&cublasLtMatrixLayoutDestroy) LayoutDestroy;
+  decltype(&cublasLtMatmulPreferenceCreate) PreferenceCreate;
+  decltype(&cublasLtMatmulPreferenceDestroy) PreferenceDestroy;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) PreferenceSetAttribute;
+  decltype(&cublasLtGetStatusString) GetStatusString;
+};
+
+template <typename Function>
+bool Find(void* library, const char* name, Function& function) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  return function != nullptr;
+}
+
+// Stays loaded. False, and `error` says why, where it is missing.
+bool LoadCublasLt(CublasLt& lt, std::string& error) {
+  const std::string name = "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
+  void* library = nullptr;
+  for (const std::string& path : {name, "/usr/local/cuda/lib64/" + name}) {
+    library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (library != nullptr) break;
+  }
+  if (library == nullptr) {
+    error =
+        "cannot load " + name + ": install CUDA's cuBLAS, or name its folder in LD_LIBRARY_PATH";
+    return false;
+  }
+  const bool complete =
+      Find(library, "cublasLtCreate", lt.Create) && Find(library, "cublasLtDestroy", lt.Destroy) &&
+      Find(library, "cublasLtMatmul", lt.Matmul) &&
+      Find(library, "cublasLtMatmulAlgoGetHeuristic", lt.AlgoGetHeuristic) &&
+      Find(library, "cublasLtMatmulDescCreate", lt.DescCreate) &&
+      Find(library, "cublasLtMatmulDescDestroy", lt.DescDestroy) &&
+      Find(library, "cublasLtMatmulDescSetAttribute", lt.DescSetAttribute) &&
+      Find(library, "cublasLtMatrixLayoutCreate", lt.LayoutCreate) &&
+      Find(library, "cublasLtMatrixLayoutDestroy", lt.LayoutDestroy) &&
+      Find(library, "cublasLtMatmulPreferenceCreate", lt.PreferenceCreate) &&
+      Find(library, "cublasLtMatmulPreferenceDestroy", lt.PreferenceDestroy) &&
+      Find(library, "cublasLtMatmulPreferenceSetAttribute", lt.PreferenceSetAttribute) &&
+      Find(library, "cublasLtGetStatusString", lt.GetStatusString);
+  if (!complete) error = name + " lacks a function that is needed; another release of it may serve";
+  return complete;
+}
+
+// A product of one shape, and how cuBLASLt computes it.
+struct Product {
+  cublasLtMatmulDesc_t description = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+};
+
+class CublasProducts : public DenseProducts {
+ public:
+  CublasProducts(Stream& stream, const CublasLt& lt)
+      : stream_(stream), lt_(lt), rounded_(stream), up_(stream), workspace_(stream) {}
+
+  ~CublasProducts() override {
+    for (auto& [shape, product] : products_) {
+      lt_.LayoutDestroy(product.w);
+      lt_.LayoutDestroy(product.x);
+      lt_.LayoutDestroy(product.y);
+      lt_.DescDestroy(product.description);
+    }
+    if (handle_ != nullptr) lt_.Destroy(handle_);
+  }
+
+  bool Open(std::string& error) {
+    const cublasStatus_t status = lt_.Create(&handle_);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+      error = std::string("cublasLtCreate failed: ") + lt_.GetStatusString(status);
+    }
+    return status == CUBLAS_STATUS_SUCCESS;
+  }
+
+  void MatMul(const MatMulParams& params, const DeviceMatrix& matrix) override {
+    if (params.rows == 0) return;
+    if (TakesFewRows(params.rows, matrix)) {
+      MultiplyFewRows(params, matrix);
+    } else {
+      Multiply(params, Rounded(params.x, params.rows, matrix), matrix);
+    }
+  }
+
+  void GatedMatMul(const GatedMatMulParams& params, const DeviceMatrix& gate,
+                   const DeviceMatrix& up) override {
+    if (params.rows == 0) return;
+    const int64_t size = int64_t{params.rows} * gate.n;
+    const MatMulParams to_gate = {params.x, params.y, params.rows, false};
+    const MatMulParams to_up = {params.x, up_.Floats(size), params.rows, false};
+    if (TakesFewRows(params.rows, gate)) {
+      MultiplyFewRows(to_gate, gate);
+      MultiplyFewRows(to_up, up);
+    } else {
+      const void* x = Rounded(params.x, params.rows, gate);
+      Multiply(to_gate, x, gate);
+      Multiply(to_up, x, up);
+    }
+    Launch(stream_, "Gate", GateKernel, GridFor(size), kThreads, 0, params, to_up.y, gate.n);
+  }
+
+ private:
+  // type, n, k, rows, accumulate.
+  using Shape = std::tuple<WeightType, int32_t, int32_t, int32_t, bool>;
+
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+  bool TakesFewRows(int32_t rows, const DeviceMatrix& matrix) const {
+    return rows <= kFewRows && matrix.type == WeightType::kBF16 && matrix.k % kVector == 0 &&
+           FewRowsBytes(matrix.k) <= stream_.max_shared_memory();
+  }
+  static size_t FewRowsBytes(int32_t k) { return kFewRows * size_t(k) * sizeof(__nv_bfloat16); }
+
+  void MultiplyFewRows(const MatMulParams& params, const DeviceMatrix& matrix) {
+    const dim3 grid(static_cast<unsigned>(CeilDiv(matrix.n, kWarps * kColumns)));
+    const auto launch = [&](auto kernel, int rows) {
+      Launch(stream_, "MatMul", kernel, grid, kWarps * kWarp,
+             rows * size_t(matrix.k) * sizeof(__nv_bfloat16), params,
+             static_cast<const __nv_bfloat16*>(matrix.data), matrix.n, matrix.k);
+    };
+    if (params.rows == 1) {
+      launch(FewRowsKernel<1>, 1);
+    } else if (params.rows == 2) {
+      launch(FewRowsKernel<2>, 2);
+    } else {
+      launch(FewRowsKernel<kFewRows>, kFewRows);
+    }
+  }
+
+  // The activations as the product takes them.
+  const void* Rounded(const float* x, int32_t rows, const DeviceMatrix& matrix) {
+    if (matrix.type == WeightType::kF32) return x;
+    const int64_t size = int64_t{rows} * matrix.k;
+    auto* rounded = static_cast<__nv_bfloat16*>(rounded_.Resize(size * sizeof(__nv_bfloat16)));
+    Launch(stream_, "ToBf16", ToBf16Kernel, GridFor(size), kThreads, 0, x, rounded, size);
+    return rounded;
+  }
+
+  void Multiply(const MatMulParams& params, const void* x, const DeviceMatrix& matrix) {
+    const Product* product =
+        Find({matrix.type, matrix.n, matrix.k, params.rows, params.accumulate});
+    void* workspace = workspace_.Resize(kWorkspaceBytes);
+    if (product == nullptr || !stream_.ok()) return;
+    const float alpha = 1, beta = params.accumulate ? 1 : 0;
+    Succeeded("cublasLtMatmul",
+              lt_.Matmul(handle_, product->description, &alpha, matrix.data, product->w, x,
+                         product->x, &beta, params.y, product->y, params.y, product->y,
+                         &product->algorithm, workspace, kWorkspaceBytes, stream_.handle()));
+  }
+
+  // Null after a failure.
+  const Product* Find(const Shape& shape) {
+    if (!stream_.ok()) return nullptr;
+    const auto found = products_.find(shape);
+    if (found != products_.end()) return &found->second;
+    Product& product = products_[shape];
+    if (Describe(shape, product)) return &product;
+    products_.erase(shape);
+    return nullptr;
+  }
+
+  // Row-major [rows, n] is column-major [n, rows]: y^T = W x^T with W stored transposed.
+  bool Describe(const Shape& shape, Product& product) {
+    const auto [type, n, k, rows, accumulate] = shape;
+    const cudaDataType_t input = type == WeightType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const uint32_t alignment = 16;
+    cublasLtMatmulPreference_t preference = nullptr;
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    bool good =
+        Succeeded("cublasLtMatmulDescCreate",
+                  lt_.DescCreate(&product.description, CUBLAS_COMPUTE_32F, CUDA_R_32F)) &&
+        Succeeded("cublasLtMatmulDescSetAttribute",
+                  lt_.DescSetAttribute(product.description, CUBLASLT_MATMUL_DESC_TRANSA,
+                                       &transposed, sizeof transposed)) &&
+        Succeeded("cublasLtMatrixLayoutCreate", lt_.LayoutCreate(&product.w, input, k, n, k)) &&
+        Succeeded("cublasLtMatrixLayoutCreate", lt_.LayoutCreate(&product.x, input, k, rows, k)) &&
+        Succeeded("cublasLtMatrixLayoutCreate",
+                  lt_.LayoutCreate(&product.y, CUDA_R_32F, n, rows, n)) &&
+        Succeeded("cublasLtMatmulPreferenceCreate", lt_.PreferenceCreate(&preference)) &&
+        Succeeded("cublasLtMatmulPreferenceSetAttribute",
+                  lt_.PreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                             &kWorkspaceBytes, sizeof kWorkspaceBytes));
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      good = good && Succeeded("cublasLtMatmulPreferenceSetAttribute",
+                               lt_.PreferenceSetAttribute(preference, attribute, &alignment,
+                                                          sizeof alignment));
+    }
+    good = good &&
+           Succeeded("cublasLtMatmulAlgoGetHeuristic",
+                     lt_.AlgoGetHeuristic(handle_, product.description, product.w, product.x,
+                                          product.y, product.y, preference, 1, &result, &found));
+    if (preference != nullptr) lt_.PreferenceDestroy(preference);
+    if (good && found == 0) {
+      stream_.Fail("cuBLASLt has no product of [" + std::to_string(rows) + ", " +
+                   std::to_string(k) + "] and [" + std::to_string(n) + ", " + std::to_string(k) +
+                   "]^T");
+      return false;
+    }
+    product.algorithm = result.algo;
+    return good;
+  }
+
+  bool Succeeded(const char* call, cublasStatus_t status) {
+    if (status == CUBLAS_STATUS_SUCCESS) return true;
+    stream_.Fail(std::string(call) + " failed: " + lt_.GetStatusString(status));
+    return false;
+  }
+
+  Stream& stream_;
+  const CublasLt lt_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<Shape, Product> products_;
+  Scratch rounded_, up_, workspace_;
+};
+
+}  // namespace
+
+std::unique_ptr<DenseProducts> DenseProducts::Create(Stream& stream, std::string& error) {
+  CublasLt lt{};
+  if (!LoadCublasLt(lt, error)) return nullptr;
+  auto products = std::make_unique<CublasProducts>(stream, lt);
+  if (!products->Open(error)) return nullptr;
+  return products;
+}
+
+void Embed(const DeviceMatrix& table, std::span<const int32_t> token_ids, float* y,
+           Stream& stream) {
+  const std::byte* uploaded = stream.Upload(token_ids.size_bytes(), [&](std::byte* to) {
+    std::copy_n(reinterpret_cast<const std::byte*>(token_ids.data()), token_ids.size_bytes(), to);
+  });
+  const auto* ids = reinterpret_cast<const int32_t*>(uploaded);
+  const dim3 grid(static_cast<unsigned>(token_ids.size()));
+  if (table.type == WeightType::kF32) {
+    Launch(stream, "Embed", EmbedKernel<float>, grid, kThreads, 0,
+           static_cast<const float*>(table.data), ids, y, table.k);
+  } else {
+    Launch(stream, "Embed", EmbedKernel<__nv_bfloat16>, grid, kThreads, 0,
+           static_cast<const __nv_bfloat16*>(table.data), ids, y, table.k);
+  }
+}
+
+}  // namespace treeline::cuda

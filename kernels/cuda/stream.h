@@ -1,0 +1,88 @@
+// One GPU's queue of work: kernels and copies run asynchronously, in the order they were
+// enqueued. Memory comes from a pool, so that taking and giving back cost no synchronisation.
+// The first failure sticks: what is enqueued after it does nothing, until Synchronize tells.
+// One thread at a time.
+#ifndef TREELINE_KERNELS_CUDA_STREAM_H_
+#define TREELINE_KERNELS_CUDA_STREAM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct CUstream_st;  // What cudaStream_t points to: CUDA's headers stay out of this one.
+
+namespace treeline::cuda {
+
+class Stream {
+ public:
+  // Makes GPU `ordinal` the calling thread's device. Null, and `error` says why, where it cannot.
+  static std::shared_ptr<Stream> Open(int ordinal, std::string& error);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  CUstream_st* handle() const { return handle_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
+  // Of a block, where a kernel asks for it.
+  size_t max_shared_memory() const { return max_shared_memory_; }
+
+  bool ok() const { return error_.empty(); }
+  // Keeps the first error; an empty one is none.
+  void Fail(const std::string& error);
+  // Waits for everything enqueued; the first error since the last call, or "".
+  std::string Synchronize();
+
+  // Aligned to 256 bytes, contents undefined. Null where memory is short, which is no failure of
+  // the stream.
+  void* Allocate(size_t bytes);
+  void Free(void* data);
+
+  void Copy(void* to, const void* from, size_t bytes);
+  // `from` may change when the call returns.
+  void CopyToDevice(void* to, const void* from, size_t bytes);
+  // Returns when `to` is there.
+  void CopyToHost(void* to, const void* from, size_t bytes);
+
+  // Host memory of `bytes`, filled by `fill` and on its way to the returned device memory, which
+  // what is enqueued before the next Upload may read. Null after a failure.
+  const std::byte* Upload(size_t bytes, const std::function<void(std::byte*)>& fill);
+
+ private:
+  Stream() = default;
+
+  CUstream_st* handle_ = nullptr;
+  int num_multiprocessors_ = 0;
+  size_t max_shared_memory_ = 0;
+  std::string error_;
+
+  // Uploads follow one another through page-locked memory and its twin on the device.
+  std::byte* upload_host_ = nullptr;
+  std::byte* upload_device_ = nullptr;
+  size_t upload_capacity_ = 0;
+  size_t upload_used_ = 0;
+};
+
+// Device memory of one operation, which grows to the largest request.
+class Scratch {
+ public:
+  explicit Scratch(Stream& stream) : stream_(stream) {}
+  ~Scratch() { stream_.Free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // Null, and the stream has failed, where memory is short. What was here before is lost.
+  void* Resize(size_t bytes);
+  float* Floats(size_t count) { return static_cast<float*>(Resize(count * sizeof(float))); }
+
+ private:
+  Stream& stream_;
+  void* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+}  // namespace treeline::cuda
+
+#endif  // TREELINE_KERNELS_CUDA_STREAM_H_

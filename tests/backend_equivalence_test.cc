@@ -1,0 +1,407 @@
+// Every operation of a backend against kernels/reference, on the CPU and on a GPU: each type of
+// weights and states, odd shapes. Each operation's tolerance stands beside it, relative to the
+// largest value, and is shown to catch a fault: one element of the input changed.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "kernels/reference/attention.h"
+#include "kernels/reference/ops.h"
+#include "tests/device_sequences.h"
+
+namespace treeline {
+namespace {
+
+// A fault must stand out from rounding by this factor.
+constexpr double kClear = 10;
+
+std::vector<float> Random(size_t n, std::mt19937& rng, float scale = 1.0f) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = scale * normal(rng);
+  return values;
+}
+
+// What bf16 holds exactly, so that no rounding of activations or weights is in the way.
+std::vector<float> RandomBf16(size_t n, std::mt19937& rng, float scale = 1.0f) {
+  std::vector<float> values = Random(n, rng, scale);
+  for (float& value : values) value = Bf16ToFloat(FloatToBf16(value));
+  return values;
+}
+
+std::vector<float> WithFault(std::vector<float> values, size_t at, float change = 0.5f) {
+  values[at] += change;
+  return values;
+}
+
+class BackendEquivalence : public testing::TestWithParam<const char*> {
+ protected:
+  BackendEquivalence() : backend_(MakeBackend(GetParam())), rng_(17) {}
+  void SetUp() override { ASSERT_NE(backend_, nullptr); }
+  void TearDown() override {
+    if (backend_ == nullptr) return;
+    const Status status = backend_->Synchronize();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  std::unique_ptr<Matrix> MakeMatrix(WeightType type, int32_t n, int32_t k,
+                                     const std::vector<float>& values) {
+    auto matrix = backend_->CreateMatrix(type, n, k, [&](int32_t row, std::span<float> to) {
+      std::copy_n(values.begin() + int64_t{row} * k, k, to.begin());
+    });
+    EXPECT_TRUE(matrix.ok()) << matrix.status();
+    return *std::move(matrix);
+  }
+  DeviceArray<float> Upload(const std::vector<float>& values) { return {*backend_, values}; }
+  // Device memory that must be overwritten.
+  DeviceArray<float> Poisoned(size_t n) {
+    return Upload(std::vector<float>(n, std::numeric_limits<float>::quiet_NaN()));
+  }
+
+  std::unique_ptr<Backend> backend_;
+  std::mt19937 rng_;
+};
+
+TEST_P(BackendEquivalence, Embed) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
+    for (const int32_t k : {8, 576, 1000}) {
+      const std::vector<float> table = RandomBf16(50 * k, rng_);
+      const auto matrix = MakeMatrix(type, 50, k, table);
+      const std::vector<int32_t> ids = {49, 0, 7, 7};
+      const DeviceArray<float> y = Poisoned(ids.size() * k);
+      backend_->Embed(*matrix, ids, y.data());
+      std::vector<float> expected;
+      for (const int32_t id : ids) {
+        expected.insert(expected.end(), table.begin() + int64_t{id} * k,
+                        table.begin() + int64_t{id + 1} * k);
+      }
+      EXPECT_EQ(y.Read(), expected);  // Rows are copied: no tolerance.
+    }
+  }
+}
+
+TEST_P(BackendEquivalence, MatMul) {
+  constexpr double kTolerance = 2e-6;
+  for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
+    for (const auto& [n, k] : {std::pair{1, 8}, {33, 24}, {576, 576}, {96, 1536}, {7, 17}}) {
+      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 33, 130}) {
+        for (const bool accumulate : {false, true}) {
+          SCOPED_TRACE(fmt::format("type {}, [{}, {}] x [{}, {}]^T, accumulate {}", int(type), rows,
+                                   k, n, k, accumulate));
+          const std::vector<float> weight = RandomBf16(n * k, rng_), x = RandomBf16(rows * k, rng_);
+          const std::vector<float> before = Random(rows * n, rng_);
+          std::vector<float> expected = before;
+          reference::MatMul({x.data(), expected.data(), rows, accumulate}, weight.data(), n, k);
+          const auto matrix = MakeMatrix(type, n, k, weight);
+          const auto run = [&](const std::vector<float>& input) {
+            const DeviceArray<float> device_x = Upload(input);
+            const DeviceArray<float> y = accumulate ? Upload(before) : Poisoned(rows * n);
+            backend_->MatMul({device_x.data(), y.data(), rows, accumulate}, *matrix);
+            return y.Read();
+          };
+          EXPECT_LE(Error(run(x), expected), kTolerance);
+          EXPECT_GE(Error(run(WithFault(x, rows * k - 1)), expected), kClear * kTolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(BackendEquivalence, GatedMatMul) {
+  constexpr double kTolerance = 3e-6;
+  for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
+    for (const int32_t rows : {1, 3, 19}) {
+      for (const bool biased : {false, true}) {
+        SCOPED_TRACE(fmt::format("type {}, {} rows, biased {}", int(type), rows, biased));
+        const int32_t n = 88, k = 72;
+        const std::vector<float> gate = RandomBf16(n * k, rng_, 0.2f),
+                                 x = RandomBf16(rows * k, rng_);
+        const std::vector<float> up = RandomBf16(n * k, rng_, 0.2f);
+        const std::vector<float> gate_bias = Random(n, rng_), up_bias = Random(n, rng_);
+        const auto gate_matrix = MakeMatrix(type, n, k, gate),
+                   up_matrix = MakeMatrix(type, n, k, up);
+        const DeviceArray<float> device_gate_bias = Upload(gate_bias),
+                                 device_up_bias = Upload(up_bias);
+        std::vector<float> expected(rows * n);
+        GatedMatMulParams params;
+        params.rows = rows;
+        params.x = x.data();
+        params.y = expected.data();
+        params.gate_bias = biased ? gate_bias.data() : nullptr;
+        params.up_bias = biased ? up_bias.data() : nullptr;
+        reference::GatedMatMul(params, gate.data(), up.data(), n, k);
+        const auto run = [&](const std::vector<float>& input) {
+          const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * n);
+          params.x = device_x.data();
+          params.y = y.data();
+          params.gate_bias = biased ? device_gate_bias.data() : nullptr;
+          params.up_bias = biased ? device_up_bias.data() : nullptr;
+          backend_->GatedMatMul(params, *gate_matrix, *up_matrix);
+          return y.Read();
+        };
+        EXPECT_LE(Error(run(x), expected), kTolerance);
+        EXPECT_GE(Error(run(WithFault(x, 0)), expected), kClear * kTolerance);
+      }
+    }
+  }
+}
+
+TEST_P(BackendEquivalence, RmsNorm) {
+  constexpr double kTolerance = 1e-6;
+  for (const int32_t dim : {8, 576, 1001, 4096}) {
+    const int32_t rows = 5;
+    const std::vector<float> x = Random(rows * dim, rng_), weight = Random(dim, rng_);
+    const DeviceArray<float> device_weight = Upload(weight);
+    std::vector<float> expected(rows * dim);
+    reference::RmsNorm({x.data(), weight.data(), expected.data(), rows, dim, 1e-5f});
+    const auto run = [&](const std::vector<float>& input) {
+      const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * dim);
+      backend_->RmsNorm({device_x.data(), device_weight.data(), y.data(), rows, dim, 1e-5f});
+      return y.Read();
+    };
+    EXPECT_LE(Error(run(x), expected), kTolerance) << dim;
+    EXPECT_GE(Error(run(WithFault(x, dim)), expected), kClear * kTolerance) << dim;
+  }
+}
+
+TEST_P(BackendEquivalence, RopeAnglesAndRope) {
+  constexpr double kAnglesTolerance = 3e-7, kTolerance = 1e-6;
+  for (const int32_t dim : {8, 24, 64, 128}) {
+    const std::vector<int32_t> positions = {0, 1, 17, 4095, 32768, 131071};
+    const int32_t rows = static_cast<int32_t>(positions.size()), heads = 3;
+    const int32_t stride = heads * dim + 16;  // What lies behind the heads stays as it is.
+    std::vector<float> frequencies(dim / 2);
+    for (int32_t i = 0; i < dim / 2; ++i) frequencies[i] = std::pow(1e4f, -2.0f * i / dim);
+    std::vector<float> expected_angles(rows * dim);
+    RopeAnglesParams angles{
+        positions.data(), frequencies.data(), expected_angles.data(), rows, dim, 1.2f};
+    reference::RopeAngles(angles);
+
+    const DeviceArray<int32_t> device_positions(*backend_, positions);
+    const DeviceArray<float> device_frequencies = Upload(frequencies);
+    const DeviceArray<float> device_angles = Poisoned(rows * dim);
+    angles.positions = device_positions.data();
+    angles.inverse_frequencies = device_frequencies.data();
+    angles.angles = device_angles.data();
+    backend_->RopeAngles(angles);
+    EXPECT_LE(Error(device_angles.Read(), expected_angles), kAnglesTolerance) << dim;
+    const DeviceArray<int32_t> faulty_positions(*backend_, {0, 1, 17, 4096, 32768, 131071});
+    const DeviceArray<float> faulty_angles = Poisoned(rows * dim);
+    angles.positions = faulty_positions.data();
+    angles.angles = faulty_angles.data();
+    backend_->RopeAngles(angles);
+    EXPECT_GE(Error(faulty_angles.Read(), expected_angles), kClear * kAnglesTolerance) << dim;
+
+    const std::vector<float> x = Random(rows * stride, rng_);
+    std::vector<float> expected = x;
+    reference::Rope({expected.data(), expected_angles.data(), rows, stride, heads, dim});
+    const auto run = [&](const DeviceArray<float>& by) {
+      const DeviceArray<float> device_x = Upload(x);
+      backend_->Rope({device_x.data(), by.data(), rows, stride, heads, dim});
+      return device_x.Read();
+    };
+    EXPECT_LE(Error(run(device_angles), expected), kTolerance) << dim;
+    EXPECT_GE(Error(run(faulty_angles), expected), kClear * kTolerance) << dim;
+  }
+}
+
+TEST_P(BackendEquivalence, AddBias) {
+  constexpr double kTolerance = 1e-7;
+  for (const int32_t dim : {1, 24, 1000}) {
+    const int32_t rows = 7;
+    const std::vector<float> x = Random(rows * dim, rng_), bias = Random(dim, rng_);
+    std::vector<float> expected = x;
+    reference::AddBias({expected.data(), bias.data(), rows, dim});
+    const auto run = [&](const std::vector<float>& by) {
+      const DeviceArray<float> device_x = Upload(x), device_bias = Upload(by);
+      backend_->AddBias({device_x.data(), device_bias.data(), rows, dim});
+      return device_x.Read();
+    };
+    EXPECT_LE(Error(run(bias), expected), kTolerance) << dim;
+    EXPECT_GE(Error(run(WithFault(bias, 0)), expected), kClear * kTolerance) << dim;
+  }
+}
+
+TEST_P(BackendEquivalence, RoundToState) {
+  const int32_t rows = 3, columns = 24, stride = 30;
+  const std::vector<float> x = Random(rows * stride, rng_);
+  std::vector<float> expected = x;
+  for (int32_t i = 0; i < rows * stride; ++i) {
+    if (i % stride < columns) expected[i] = Bf16ToFloat(FloatToBf16(x[i]));
+  }
+  const DeviceArray<float> rounded = Upload(x), kept = Upload(x);
+  backend_->RoundToState(StateType::kBF16, rounded.data(), rows, columns, stride);
+  backend_->RoundToState(StateType::kF32, kept.data(), rows, columns, stride);
+  EXPECT_EQ(rounded.Read(), expected);  // Rounding is exact: no tolerance.
+  EXPECT_EQ(kept.Read(), x);
+  EXPECT_NE(expected, x);
+}
+
+// -- Attention. fp32 states are computed in fp32 throughout.
+
+constexpr double kAttentionTolerance = 4e-6;
+
+// A sequence in chunks beside another one, then a draft tree and the commit of one of its paths,
+// then more chunks: outputs and S against the definition.
+class AttentionRun {
+ public:
+  AttentionRun(Backend& backend, const RandomLayer& random, std::mt19937& rng)
+      : layer_(random.layer), sequences_(backend, random, 2), rng_(rng) {}
+
+  // Chunks of both sequences in one step.
+  void Chunks(int32_t first, int32_t second) {
+    const int32_t counts[] = {first, second};
+    std::vector<TreeRows> trees;
+    for (int32_t i = 0; i < 2; ++i) {
+      if (counts[i] == 0) continue;
+      trees.push_back({i, Rows(layer_, counts[i], rng_), {}});
+      for (int32_t row = 0; row < counts[i]; ++row) {
+        history_[i].Append(layer_, trees.back().rows, row);
+      }
+    }
+    const std::vector<float> out = sequences_.Step(trees);
+    size_t at = 0;
+    for (int32_t i = 0; i < 2; ++i) {
+      const Rows& rows = history_[i];
+      const int32_t n = sequences_.length(i);
+      const std::vector<double> expected =
+          reference::Attention(layer_, n, rows.q.data(), rows.k.data(), rows.v.data());
+      const size_t size = size_t(counts[i]) * layer_.heads * layer_.head_dim;
+      actual_.insert(actual_.end(), out.begin() + at, out.begin() + at + size);
+      expected_.insert(expected_.end(), expected.end() - size, expected.end());
+      at += size;
+    }
+  }
+
+  // A tree on sequence 0 while sequence 1 decodes; the path to a node is committed.
+  void Tree() {
+    const std::vector<int32_t> parents = RandomTree(rng_);
+    const int32_t nodes = static_cast<int32_t>(parents.size());
+    const Rows draft(layer_, nodes, rng_), next(layer_, 1, rng_);
+    history_[1].Append(layer_, next, 0);
+    const std::vector<float> out = sequences_.Step({{1, next, {}}, {0, draft, parents}});
+    const int32_t row_size = layer_.heads * layer_.head_dim;
+    for (int32_t node = nodes - 1; node >= 0; node -= 3) {
+      Rows rows = history_[0];
+      const std::vector<int32_t> path = PathTo(parents, node);
+      for (const int32_t i : path) rows.Append(layer_, draft, i);
+      const std::vector<double> expected =
+          reference::LastRow(layer_, sequences_.length(0) + static_cast<int32_t>(path.size()),
+                             rows.q.data(), rows.k.data(), rows.v.data());
+      actual_.insert(actual_.end(), out.begin() + (node + 1) * row_size,
+                     out.begin() + (node + 2) * row_size);
+      expected_.insert(expected_.end(), expected.begin(), expected.end());
+    }
+    std::vector<int32_t> accepted =
+        PathTo(parents, std::uniform_int_distribution<int32_t>(0, nodes - 1)(rng_));
+    for (int32_t& node : accepted) {
+      history_[0].Append(layer_, draft, node);
+      ++node;  // Sequence 1's row comes first.
+    }
+    sequences_.Commit(0, accepted);
+  }
+
+  // Changes one element of sequence 0's oldest unfolded key row in what the definition sees.
+  void PlantFault() { history_[0].v[history_[0].v.size() - 1] += 0.01f; }
+
+  double OutputError() const { return Error(actual_, expected_); }
+
+  // Of S and z; 0 where nothing is folded.
+  double SumsError() const {
+    double error = 0;
+    for (int32_t i = 0; i < 2; ++i) {
+      const int32_t n = sequences_.length(i);
+      if (!layer_.form.has_linear() || n / layer_.form.group_size < layer_.form.lag()) continue;
+      const auto folded = reference::Fold(layer_, n, history_[i].k.data(), history_[i].v.data());
+      std::vector<double> expected = folded.s;
+      if (layer_.form.has_normaliser()) {
+        expected.insert(expected.end(), folded.z.begin(), folded.z.end());
+      }
+      error = std::max(error, Error(sequences_.Sums(i), expected));
+    }
+    return error;
+  }
+
+ private:
+  const AttentionLayer& layer_;
+  DeviceSequences sequences_;
+  std::mt19937& rng_;
+  Rows history_[2];
+  std::vector<float> actual_;
+  std::vector<double> expected_;
+};
+
+void CheckForm(Backend& backend, const RandomLayer& random, std::mt19937& rng, double tolerance) {
+  SCOPED_TRACE(Describe(random.layer.form) +
+               fmt::format(", {} heads of {} on {}, state {}", random.layer.heads,
+                           random.layer.head_dim, random.layer.kv_heads,
+                           random.layer.state_type == StateType::kF32 ? "fp32" : "bf16"));
+  AttentionRun run(backend, random, rng);
+  const int32_t g = std::max(1, random.layer.form.group_size);
+  run.Chunks(3, 2 * g + 5);
+  run.Chunks(2 * g + 7, 1);
+  run.Tree();
+  run.Chunks(1, g);
+  run.Chunks(1, 0);
+  run.Tree();
+  run.Chunks(1, 1);
+  EXPECT_LE(run.OutputError(), tolerance);
+  EXPECT_LE(run.SumsError(), tolerance);
+}
+
+TEST_P(BackendEquivalence, AttentionOfRandomForms) {
+  for (const int32_t g : {1, 3, 8, 64}) {
+    for (const int32_t w : {1, g - 1, g, g + 1, 2 * g}) {
+      for (int trial = 0; trial < (w < 1 ? 0 : 3); ++trial) {
+        const AttentionForm form = RandomForm(g, w, rng_);
+        RandomLayer random(form, 0, rng_, Pick(rng_, {8, 24, 64}));
+        if (trial == 2) random.layer.state_type = StateType::kBF16;
+        CheckForm(*backend_, random, rng_, kAttentionTolerance);
+      }
+    }
+  }
+}
+
+TEST_P(BackendEquivalence, AttentionOfTheFormsThatAreServed) {
+  for (const int32_t dim : {64, 128}) {
+    for (const StateType type : {StateType::kF32, StateType::kBF16}) {
+      for (const AttentionForm& form : {ShippedForm(128), ReleasedForm(64)}) {
+        RandomLayer random(form, 0, rng_, dim);
+        random.layer.state_type = type;
+        CheckForm(*backend_, random, rng_, kAttentionTolerance);
+      }
+    }
+  }
+}
+
+TEST_P(BackendEquivalence, SoftmaxAttention) {
+  for (const StateType type : {StateType::kF32, StateType::kBF16}) {
+    RandomLayer random(AttentionForm(), 600, rng_, 64);
+    random.layer.state_type = type;
+    AttentionRun run(*backend_, random, rng_);
+    run.Chunks(260, 3);
+    run.Tree();
+    run.Chunks(1, 1);
+    EXPECT_LE(run.OutputError(), kAttentionTolerance);
+  }
+}
+
+TEST_P(BackendEquivalence, AttentionToleranceCatchesOneElement) {
+  const RandomLayer random(ShippedForm(16), 0, rng_, 64);
+  AttentionRun run(*backend_, random, rng_);
+  run.Chunks(90, 0);
+  EXPECT_LE(run.OutputError(), kAttentionTolerance);
+  EXPECT_LE(run.SumsError(), kAttentionTolerance);
+  run.PlantFault();
+  run.Chunks(1, 0);
+  EXPECT_GE(run.OutputError(), kClear * kAttentionTolerance);
+  run.Chunks(50, 0);  // The element is folded.
+  EXPECT_GE(run.SumsError(), kClear * kAttentionTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BackendEquivalence, testing::Values("cpu", "cuda"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace treeline
