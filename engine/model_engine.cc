@@ -18,10 +18,7 @@ double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
 
 ModelEngine::ModelEngine(const Options& options, ModelConfig config)
-    : options_(options),
-      config_(std::move(config)),
-      max_context_(options.max_context),
-      prefix_cache_(options.prefix_cache_memory) {}
+    : options_(options), config_(std::move(config)), max_context_(options.max_context) {}
 
 // The context that was asked for, or the model's own; within what it can compute.
 Status ModelEngine::ChooseContext() {
@@ -104,9 +101,21 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
   TREELINE_ASSIGN_OR_RETURN(
       engine->pool_,
       StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots));
+  engine->CreatePrefixCache(budget);
   engine->samplers_.resize(engine->backend_->host_threads().num_threads());
   engine->drafts_.resize(num_slots);
   return engine;
+}
+
+void ModelEngine::CreatePrefixCache(size_t state_memory) {
+  const size_t bytes = options_.prefix_cache_memory.value_or(state_memory / 4);
+  prefix_cache_ = std::make_unique<PrefixCache>(bytes);
+  if (bytes > 0 && bytes < state_bytes()) {
+    warnings_.push_back(fmt::format(
+        "the prefix cache of {:.1f} MiB may not hold one state of {:.1f} MiB: prompts that begin "
+        "alike are computed anew; raise --prefix-cache-memory, or set it to 0",
+        MiB(bytes), MiB(state_bytes())));
+  }
 }
 
 std::vector<std::string> ModelEngine::Summary() const {
@@ -255,7 +264,7 @@ Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path)
 }
 
 PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
-  const PrefixCache::Match match = prefix_cache_.Find(tokens);
+  const PrefixCache::Match match = prefix_cache_->Find(tokens);
   const int32_t length = pool_->length(slot.index());
   if (match.snapshot == nullptr || match.snapshot->length() <= length) {
     return {length, match.shared};
@@ -265,9 +274,9 @@ PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const in
 }
 
 void ModelEngine::KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
-  if (prefix_cache_.max_bytes() == 0 || prefix_cache_.Contains(tokens)) return;
+  if (prefix_cache_->max_bytes() == 0 || prefix_cache_->Contains(tokens)) return;
   StatusOr<StateSnapshot> snapshot = pool_->Snapshot(slot);
-  if (snapshot.ok()) prefix_cache_.Insert(tokens, *std::move(snapshot));
+  if (snapshot.ok()) prefix_cache_->Insert(tokens, *std::move(snapshot));
 }
 
 }  // namespace treeline

@@ -29,7 +29,8 @@ class ModelEngine : public Engine {
     int32_t max_context = 0;             // Tokens a sequence; 0: what the model was made for.
     size_t state_memory = 0;             // Bytes for all states; 0: the backend's default.
     int32_t max_slots = 64;              // No more slots than this, whatever the memory.
-    size_t prefix_cache_memory = 0;      // Bytes for kept prefixes; 0: none are kept.
+    // Bytes for kept prefixes; 0: none are kept; no value: a quarter of what states may take.
+    std::optional<size_t> prefix_cache_memory = 0;
     // Softmax models may run past the context they were made for, where only their speed means
     // anything.
     bool any_context = false;
@@ -54,7 +55,7 @@ class ModelEngine : public Engine {
   size_t weight_bytes() const { return model_->weight_bytes(); }
   size_t state_bytes() const { return pool_->layout().bytes(); }
   StatePool& pool() { return *pool_; }
-  const PrefixCache& prefix_cache() const { return prefix_cache_; }
+  const PrefixCache& prefix_cache() const { return *prefix_cache_; }
 
   EngineLimits limits() const override;
   int32_t free_slots() const override { return pool_->free_slots(); }
@@ -68,6 +69,7 @@ class ModelEngine : public Engine {
   ModelEngine(const Options& options, ModelConfig config);
 
   Status ChooseContext();
+  void CreatePrefixCache(size_t state_memory);
   Status Validate(const Batch& batch) const;
   StatusOr<std::vector<RowResult>> Answer(const std::vector<RowRequest>& requests);
 
@@ -78,7 +80,7 @@ class ModelEngine : public Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> pool_;
-  PrefixCache prefix_cache_;
+  std::unique_ptr<PrefixCache> prefix_cache_;
   std::vector<Sampler> samplers_;  // One a thread.
   std::vector<float> logits_;      // On the host, of the rows being answered.
 

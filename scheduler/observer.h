@@ -48,6 +48,8 @@ class SchedulerObserver {
   // round ran nothing and only ended requests.
   virtual void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
                       const SchedulerGauges& gauges) = 0;
+  // A choice's prompt is done: so many tokens, of which the prefix cache spared so many.
+  virtual void OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) = 0;
   virtual void OnFirstToken(Duration since_arrival) = 0;   // The first of all choices.
   virtual void OnNextTokens(Duration since_previous) = 0;  // One choice's later steps.
   virtual void OnFinished(const RequestTimes& times) = 0;

@@ -349,9 +349,14 @@ int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult>
   }
   if (group.end()) return 0;  // By this choice's row, or by another's just now.
 
+  const bool in_prompt = !sequence.decoding();
   std::optional<TokenEvent> event = sequence.Commit(entry.num_tokens, results);
   sequence.KeepPrefix(engine_);
   if (!event) return 0;
+  if (in_prompt) {
+    observer_.OnPromptComputed(static_cast<int32_t>(group.request().prompt.size()),
+                               sequence.cached_tokens());
+  }
   const auto num_tokens = static_cast<int32_t>(event->tokens.size());
   if (num_tokens > 0) MeasureToken(group, sequence, now);
   if (event->finish) sequence.ReleaseSlot();

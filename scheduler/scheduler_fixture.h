@@ -95,6 +95,10 @@ class RecordingObserver : public SchedulerObserver {
     this->generated_tokens += generated_tokens;
     this->gauges = gauges;
   }
+  void OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) override {
+    queried_tokens += prompt_tokens;
+    this->cached_tokens += cached_tokens;
+  }
   void OnFirstToken(Duration since_arrival) override { first_tokens.push_back(since_arrival); }
   void OnNextTokens(Duration since_previous) override { next_tokens.push_back(since_previous); }
   void OnFinished(const RequestTimes& times) override { finished.push_back(times); }
@@ -105,6 +109,8 @@ class RecordingObserver : public SchedulerObserver {
 
   int32_t prompt_tokens = 0;
   int32_t generated_tokens = 0;
+  int32_t queried_tokens = 0;
+  int32_t cached_tokens = 0;
   SchedulerGauges gauges;
   std::vector<Duration> first_tokens;
   std::vector<Duration> next_tokens;

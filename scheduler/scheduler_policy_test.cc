@@ -106,6 +106,8 @@ TEST_F(PrefixTest, ChoicesShareTheirPrompt) {
   request.num_choices = 3;
   Reader reader = Submit(request);
   RunToEnd();
+  EXPECT_EQ(observer_.queried_tokens, 150);
+  EXPECT_EQ(observer_.cached_tokens, 49 + 49);
   for (int32_t choice = 0; choice < 3; ++choice) {
     EXPECT_EQ(reader.choice(choice).tokens, engine_.Continuation(system_, 2, choice));
   }

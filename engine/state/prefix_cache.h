@@ -23,6 +23,8 @@ class PrefixCache {
  public:
   // Of snapshots and the tokens that lead to them. 0 keeps nothing.
   explicit PrefixCache(size_t max_bytes) : max_bytes_(max_bytes) {}
+  PrefixCache(const PrefixCache&) = delete;
+  PrefixCache& operator=(const PrefixCache&) = delete;
 
   struct Match {
     // Of the longest kept prefix of the tokens, all of them perhaps; null: there is none. Valid
