@@ -172,6 +172,37 @@ TEST_P(SmallCheckpoint, AcceptedPathsContinueAsPlainDecoding) {
   }
 }
 
+// A sequence that goes on from another's kept state, at any length, has the same bits as one that
+// computed everything.
+TEST_P(SmallCheckpoint, KeptPrefixesChangeNothing) {
+  ModelEngine::Options options = Exact();
+  options.prefix_cache_memory = 1 << 30;
+  const auto engine = LoadEngine(dir(), options);
+  ASSERT_NE(engine, nullptr);
+  const std::vector<int32_t> vocabulary = AllTokens(engine->limits().vocab_size);
+  std::mt19937 rng(6);
+  std::vector<int32_t> tokens(60);
+  for (int32_t& id : tokens) id = std::uniform_int_distribution<int32_t>(3, 280)(rng);
+  const std::span<const int32_t> all = tokens;
+  const auto plain = ScoreRows(*engine, *engine->AcquireSlot(), tokens, 60, vocabulary);
+
+  for (int32_t length = 1; length < 60; ++length) {
+    {
+      const auto slot = engine->AcquireSlot();
+      const std::vector<int32_t> prefix(tokens.begin(), tokens.begin() + length);
+      ScoreRows(*engine, *slot, prefix, 7, {0});
+      engine->KeepPrefix(*slot, prefix);
+    }
+    const auto slot = engine->AcquireSlot();
+    EXPECT_EQ(engine->RestorePrefix(*slot, all.first(59)).length, length);
+    const auto rest =
+        ScoreRows(*engine, *slot, {tokens.begin() + length, tokens.end()}, 60, vocabulary);
+    for (size_t i = 0; i < rest.size(); ++i) {
+      ASSERT_EQ(rest[i], plain[length + i]) << "kept at " << length << ", row " << length + i;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, SmallCheckpoint,
                          testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
                                          "window_wider", "window_narrower", "llama3_biases",
