@@ -25,24 +25,38 @@ Usage TokenStream::usage() const {
   return usage_;
 }
 
+void TokenStream::NotifyBy(std::function<void()> notify) {
+  std::lock_guard lock(mutex_);
+  notify_ = std::make_shared<const std::function<void()>>(std::move(notify));
+}
+
+void TokenStream::Wake(const Notify& notify) {
+  changed_.notify_all();
+  if (notify != nullptr) (*notify)();
+}
+
 void TokenStream::Push(TokenEvent event) {
+  Notify notify;
   {
     std::lock_guard lock(mutex_);
     TREELINE_CHECK(!ended_, "an event pushed after the stream's end");
     events_.push_back(std::move(event));
+    notify = notify_;
   }
-  changed_.notify_all();
+  Wake(notify);
 }
 
 void TokenStream::End(const Status& status, const Usage& usage) {
+  Notify notify;
   {
     std::lock_guard lock(mutex_);
     if (ended_) return;
     ended_ = true;
     status_ = status;
     usage_ = usage;
+    notify = notify_;
   }
-  changed_.notify_all();
+  Wake(notify);
 }
 
 }  // namespace treeline

@@ -10,6 +10,8 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -58,6 +60,9 @@ class TokenStream {
   // Waits for an event. kEvent fills *event. kEnd: no more will come; status() and usage()
   // are final. kTimeout: nothing happened yet (time to write a ping or look at the socket).
   Wait Next(std::chrono::milliseconds timeout, TokenEvent* event);
+  // For a reader without a thread of its own: `notify` is called after every event and the end
+  // that come from now on, by the scheduler's thread; it must not block. Set at most once.
+  void NotifyBy(std::function<void()> notify);
   // OK where every choice finished; else why the request failed. REQUIRES: Next gave kEnd.
   Status status() const;
   Usage usage() const;
@@ -72,11 +77,17 @@ class TokenStream {
   void End(const Status& status, const Usage& usage);
 
  private:
+  using Notify = std::shared_ptr<const std::function<void()>>;
+
+  // Tells the reader that something changed. REQUIRES: mutex_ is not held.
+  void Wake(const Notify& notify);
+
   std::atomic<bool> cancelled_{false};
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   // Protected by mutex_:
   std::deque<TokenEvent> events_;
+  Notify notify_;  // Null: the reader waits in Next.
   bool ended_ = false;
   Status status_;
   Usage usage_;

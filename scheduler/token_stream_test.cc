@@ -34,6 +34,25 @@ TEST(TokenStreamTest, GivesEventsInOrderThenTheEnd) {
   EXPECT_EQ(stream.usage().completion_tokens, 2);
 }
 
+TEST(TokenStreamTest, NotifiesOfEveryEventAndOfTheEnd) {
+  TokenStream stream;
+  stream.Push(TextEvent("before"));
+  std::vector<std::string> seen;
+  stream.NotifyBy([&] {
+    TokenEvent event;
+    Wait wait;
+    while ((wait = stream.Next(milliseconds(0), &event)) == Wait::kEvent)
+      seen.push_back(event.text);
+    if (wait == Wait::kEnd) seen.push_back("END");
+  });
+  EXPECT_TRUE(seen.empty());  // Not told of what came before.
+  stream.Push(TextEvent("a"));
+  EXPECT_EQ(seen, (std::vector<std::string>{"before", "a"}));
+  stream.End(OkStatus(), {});
+  stream.End(OkStatus(), {});  // No second end.
+  EXPECT_EQ(seen, (std::vector<std::string>{"before", "a", "END"}));
+}
+
 TEST(TokenStreamTest, OnlyTheFirstEndCounts) {
   TokenStream stream;
   stream.End(Internal("first"), {});
