@@ -6,7 +6,7 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -37,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--filler", default="valid", help="the token set between the parts")
     sub.add_argument("--count", type=int, default=48, help="of each task at each distance")
     sub.add_argument("--seed", type=int, default=1)
+
+    sub = command("practice", "make training text in which earlier things come back")
+    sub.add_argument("--data", type=pathlib.Path, required=True)
+    sub.add_argument("--filler", required=True, help="the token set between the parts")
+    sub.add_argument("--name", default="train-recall", help="of the token set to make")
+    sub.add_argument("--count", type=int, default=512, help="documents")
+    sub.add_argument("--length", type=int, default=8192, help="of a document in tokens")
+    sub.add_argument("--seed", type=int, default=2)
 
     sub = command("transfer", "fit each layer's new parameters to the teacher's attention")
     _add_training(sub, steps="1024:150", rate=1e-2)
@@ -123,15 +131,23 @@ def _corpus(args: argparse.Namespace) -> None:
         print(f"{name}: {len(tokens.tokens)} tokens in {len(tokens.lengths)} documents")
 
 
-def _recall(args: argparse.Namespace) -> None:
-    import tokenizers  # only here and in corpus
+def _encoder(args: argparse.Namespace) -> Callable[[str], list[int]]:
+    import tokenizers  # only for making texts
 
     tokenizer = tokenizers.Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    probes = recall.generate(
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-        corpus.TokenSet.load(args.data, args.filler), args.count, args.seed,
-    )  # fmt: skip
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _recall(args: argparse.Namespace) -> None:
+    filler = corpus.TokenSet.load(args.data, args.filler)
+    probes = recall.generate(_encoder(args), filler, args.count, args.seed)
     probes.save(args.data / "recall.npz")
+
+
+def _practice(args: argparse.Namespace) -> None:
+    filler = corpus.TokenSet.load(args.data, args.filler)
+    text = recall.practice(_encoder(args), filler, args.count, args.length, args.seed)
+    text.save(args.data, args.name)
 
 
 def _open_run(args: argparse.Namespace) -> Run:
@@ -154,7 +170,7 @@ def _train(args: argparse.Namespace) -> None:
         print("this form adds no parameters: nothing to transfer")
         return
     teacher = model.load(args.model, model.SOFTMAX, dtype).to(args.device)
-    common = _training_parts(args, run)
+    common = _training_parts(args, run, student.alignment)
     if stage == "transfer":
         training.transfer(teacher, student, *common)
     else:
@@ -166,14 +182,13 @@ def _medusa(args: argparse.Namespace) -> None:
     run = Run.open(args.run)
     trained = run.trained(args.model, _dtype(args)).to(args.device).requires_grad_(False)
     heads = medusa.MedusaHeads(trained.config.hidden_size, args.heads).to(args.device)
-    training.train_medusa(trained, heads, *_training_parts(args, run))
+    training.train_medusa(trained, heads, *_training_parts(args, run, trained.alignment))
 
 
-def _training_parts(args: argparse.Namespace, run: Run) -> tuple:
+def _training_parts(args: argparse.Namespace, run: Run, align: int) -> tuple:
     """What every training stage takes last: sampler, schedule, rate, checkpoint, log, options."""
     mix = (entry.split("=") for entry in _names(args.mix))
     sets = [(corpus.TokenSet.load(args.data, name), float(share)) for name, share in mix]
-    align = max(run.settings.spec.group_size, 1)
     phases = (entry.split(":") for entry in _names(args.steps))
     what = {"stage": args.command, "steps": args.steps, "rate": args.rate, "mix": args.mix,
             "row_tokens": args.row_tokens}  # fmt: skip
@@ -191,9 +206,8 @@ def _eval(args: argparse.Namespace) -> None:
     if args.run:
         run = Run.open(args.run)
         subject = run.trained(args.model, _dtype(args))
-        align = max(run.settings.spec.group_size, 1)
     else:
-        subject, align = model.load(args.model, None, _dtype(args)), 128
+        subject = model.load(args.model, None, _dtype(args))
     subject = subject.to(args.device).requires_grad_(False)
     if args.compile:
         training.compile_layers(subject)
@@ -207,7 +221,7 @@ def _eval(args: argparse.Namespace) -> None:
             print(f"{name}@{context}: perplexity {value:.3f}", flush=True)
     if (args.data / "recall.npz").exists():
         probes = recall.Probes.load(args.data / "recall.npz")
-        result["recall"] = evaluation.recall_scores(subject, probes, args.row_tokens, align)
+        result["recall"] = evaluation.recall_scores(subject, probes, args.row_tokens)
         for entry in result["recall"]:
             print(json.dumps(entry), flush=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -227,8 +241,10 @@ def _export(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    actions = {"corpus": _corpus, "recall": _recall, "transfer": _train, "distill": _train,
-               "medusa": _medusa, "eval": _eval, "export": _export}  # fmt: skip
+    actions = {
+        "corpus": _corpus, "recall": _recall, "practice": _practice, "transfer": _train,
+        "distill": _train, "medusa": _medusa, "eval": _eval, "export": _export,
+    }  # fmt: skip
     torch.set_float32_matmul_precision("high")  # S is summed in TF32 on a GPU
     try:
         actions[args.command](args)

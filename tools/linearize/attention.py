@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from oracle.attention import AttentionSpec
+from linearize.form import Form
 
 _MIN_DENOMINATOR = 1e-6
 _MIN_SQUARED_NORM = 1e-12
 _LAPLACE_MEAN = math.sqrt(0.5)
 _LAPLACE_DEVIATION = math.sqrt(1 / (4 * math.pi))
-_FIRST_FACTOR = 10.0  # of the linear terms in `joint`; measured better than 1
+_FIRST_FACTOR = 10.0  # of the linear terms in `joint`, for two features a dimension of the head
 _FIRST_DECAY = (1.0, 5.0)  # before the sigmoid: half-lives of 2 to 100 groups
 # banded_attention's ROWS and SINK_COLUMNS; it cannot be imported without Triton.
 _BLOCK_ROWS = 64
@@ -41,16 +41,17 @@ class Attention(nn.Module):
     """What the form adds to a layer. Parameters have the names that they have in a checkpoint,
     below self_attn."""
 
-    def __init__(self, spec: AttentionSpec, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, spec: Form, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
         self.spec = spec
         self.heads, self.kv_heads = heads, kv_heads
         if spec.feature_map == "hedgehog":
-            identity = torch.eye(head_dim)
-            self.feature_map_q = _Weight(identity.repeat(heads, 1, 1))
-            self.feature_map_k = _Weight(identity.repeat(kv_heads, 1, 1))
+            first = _slowest_dimensions(head_dim, spec.features(head_dim) // 2)
+            self.feature_map_q = _Weight(first.repeat(heads, 1, 1))
+            self.feature_map_k = _Weight(first.repeat(kv_heads, 1, 1))
         if spec.denominator == "joint":
-            self.linear_factor = nn.Parameter(torch.full((heads,), math.log(_FIRST_FACTOR)))
+            factor = _FIRST_FACTOR * spec.features(head_dim) / (2 * head_dim)
+            self.linear_factor = nn.Parameter(torch.full((heads,), math.log(factor)))
         if spec.decay == "head":
             self.decay = nn.Parameter(torch.linspace(*_FIRST_DECAY, kv_heads))
         if spec.alpha == "learned":
@@ -67,12 +68,9 @@ class Attention(nn.Module):
 
     def has_chunked_form(self) -> bool:
         spec = self.spec
-        branch = spec.feature_map == "none" or spec.denominator == "joint"
-        windowed = spec.group_size == 0 or spec.window == "sliding" or spec.feature_map != "none"
         return (
             spec.local == "softmax"
-            and branch
-            and windowed
+            and (spec.feature_map == "none" or spec.denominator == "joint")
             and spec.group_size % _BLOCK_ROWS == 0
             and spec.sinks <= _MAX_SINKS
         )
@@ -179,9 +177,13 @@ class Attention(nn.Module):
         spec, n = self.spec, q.shape[1]
         rows = torch.arange(n, device=q.device, dtype=torch.int32)
         start = (rows - positions)[:, ::_BLOCK_ROWS].to(torch.int32).contiguous()
-        window = spec.window_size if spec.window == "sliding" else n
+        sliding = spec.window == "sliding"
+        window = spec.window_size if sliding else n  # then groups bound it
         if spec.feature_map == "none":
-            output = banded_attention.window_attention(q, k, v, start, window, spec.sinks)
+            group, lag = (0, 0) if sliding or spec.group_size == 0 else (spec.group_size, spec.lag)
+            output = banded_attention.window_attention(
+                q, k, v, start, window, spec.sinks, group, lag
+            )
         else:
             fq, fk = self.features(q, k)
             fq = (fq * self.linear_factor.exp()[:, None]).to(q.dtype)
@@ -253,7 +255,7 @@ class Attention(nn.Module):
         return output.permute(3, 4, 2, 0, 1, 5).reshape(batch, n, self.heads, d)
 
 
-def _sets(spec: AttentionSpec, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _sets(spec: Form, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The local and the linear set of every row, as masks [batch, n, n]."""
     index = torch.arange(positions.shape[1], device=positions.device)
     document = index - positions
@@ -265,12 +267,23 @@ def _sets(spec: AttentionSpec, positions: torch.Tensor) -> tuple[torch.Tensor, t
         near = (distance < spec.window_size)[None]
     else:
         group = positions // spec.group_size
-        near = group[:, :, None] == group[:, None, :]
+        near = group[:, :, None] - group[:, None, :] < spec.lag
     local_set = visible & (near | (positions < spec.sinks)[:, None, :])
     return local_set, visible & ~local_set
 
 
+def _slowest_dimensions(head_dim: int, count: int) -> torch.Tensor:
+    """[head_dim, count]: a selection of those that a rotation by the position turns least, which
+    alone mean something far away."""
+    if count % 2 or count > head_dim:
+        raise ValueError(f"{2 * count} features of heads of {head_dim} dimensions")
+    half = head_dim // 2
+    first = half - count // 2
+    kept = [*range(first, half), *range(half + first, head_dim)]
+    return torch.eye(head_dim)[:, kept]
+
+
 def _hedgehog(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """softmax of [x W, -x W], in float32; weight [heads, d, d]."""
+    """softmax of [x W, -x W], in float32; weight [heads, d, features / 2]."""
     y = torch.einsum("bnhd,hdf->bnhf", x, weight.to(x.dtype)).float()
     return torch.cat([y, -y], -1).softmax(-1).to(x.dtype)

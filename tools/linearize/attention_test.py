@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="tools/linearize needs PyTorch")
 
 from linearize.attention import Attention  # noqa: E402
-from oracle.attention import AttentionParameters, AttentionSpec, attention  # noqa: E402
+from linearize.form import Form  # noqa: E402
+from oracle.attention import AttentionParameters, attention  # noqa: E402
 
 _HEADS, _KV_HEADS, _HEAD_DIM = 4, 2, 8
 _SOFTMAX = {"group_size": 0, "local": "softmax", "feature_map": "none"}
@@ -28,6 +29,16 @@ FORMS = {
     "wide window": {**_BEST, "window_size": 19},
     "narrow window": {**_BEST, "group_size": 16, "window_size": 5, "decay": "none"},
     "group window": {**_BEST, "window": "group", "feature_map": "relu", "qk_norm": "l2"},
+    "group window of more": {**_BEST, "window": "group", "window_size": 24, "feature_size": 8},
+    "group window, local only": {
+        "group_size": 8,
+        "window": "group",
+        "window_size": 24,
+        "sinks": 3,
+        "local": "softmax",
+        "feature_map": "none",
+    },
+    "few features": {**_BEST, "feature_size": 8},
     "elu1": {**_BEST, "feature_map": "elu1", "sinks": 0},
     "local only": {**_BEST, "feature_map": "none", "denominator": "none", "decay": "none"},
     "released": _RELEASED,
@@ -43,7 +54,7 @@ _each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def make_attention(form, seed: int = 0) -> Attention:
     """With parameters away from their first values."""
     torch.manual_seed(seed)
-    layer = Attention(AttentionSpec(**form), _HEADS, _KV_HEADS, _HEAD_DIM)
+    layer = Attention(Form(**form), _HEADS, _KV_HEADS, _HEAD_DIM)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -113,8 +124,8 @@ def test_the_linear_branch_reaches_far_rows() -> None:
 
 
 def test_parameters_start_where_the_teacher_is_inside_the_window() -> None:
-    layer = Attention(AttentionSpec(**_BEST), _HEADS, _KV_HEADS, _HEAD_DIM)
-    teacher = Attention(AttentionSpec(**_SOFTMAX), _HEADS, _KV_HEADS, _HEAD_DIM)
+    layer = Attention(Form(**_BEST), _HEADS, _KV_HEADS, _HEAD_DIM)
+    teacher = Attention(Form(**_SOFTMAX), _HEADS, _KV_HEADS, _HEAD_DIM)
     torch.manual_seed(0)
     qkv, positions = draw_qkv(8), torch.arange(8)[None]
     assert torch.allclose(layer(*qkv, positions), teacher(*qkv, positions), atol=1e-6)

@@ -26,7 +26,7 @@ _WARPS = 4
 @triton.jit
 def _first_column(start, row, window, GROUP: tl.constexpr, BAND: tl.constexpr, ROWS: tl.constexpr):
     """Where the band of the row block at `row` begins. BAND: rows of whole groups before the row's
-    own that are not folded; -1: there is nothing but the window."""
+    own that are not folded; -1: the window alone bounds it."""
     if BAND >= 0:
         return tl.maximum(start, start + (row - start) // GROUP * GROUP - BAND)
     else:
@@ -34,11 +34,11 @@ def _first_column(start, row, window, GROUP: tl.constexpr, BAND: tl.constexpr, R
 
 
 @triton.jit
-def _tile_kinds(start, row, column, window, sinks, BAND: tl.constexpr, ROWS: tl.constexpr):
+def _tile_kinds(start, row, column, window, sinks, F: tl.constexpr, ROWS: tl.constexpr):
     """Whether a tile holds local pairs, and whether it holds linear ones; most hold one kind."""
     nearest = row - column - ROWS + 1
     has_local = (nearest < window) | (column < start + sinks)
-    has_linear = (row - column + ROWS - 1 >= window) & (BAND >= 0)
+    has_linear = (row - column + ROWS - 1 >= window) & (F > 0)
     return has_local, has_linear
 
 
@@ -61,7 +61,7 @@ def _forward_kernel(
     argmax = tl.zeros([ROWS], tl.int32)
     total = tl.zeros([ROWS], tl.float32)
     local = tl.zeros([ROWS, D], tl.float32)
-    if BAND >= 0:
+    if F:
         f = tl.arange(0, F)
         fq = tl.load(FQ + row_index[:, None] * F + f[None, :])
         linear = tl.load(NUMERATOR + row_index[:, None] * D + d[None, :]).to(tl.float32)
@@ -90,13 +90,13 @@ def _forward_kernel(
         distance = rows[:, None] - columns[None, :]
         is_local = (distance < window) | (columns < start + sinks)[None, :]
         has_local, has_linear = _tile_kinds(
-            start, block * ROWS, column, window, sinks, BAND, ROWS
+            start, block * ROWS, column, window, sinks, F, ROWS
         )  # fmt: skip
         if has_local:
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
             s = tl.where((distance >= 0) & is_local, s, -float("inf"))
             tile_maximum = tl.max(s, 1)
-            if BAND >= 0:
+            if F:
                 tile_argmax = column + tl.argmax(s, 1).to(tl.int32)
                 argmax = tl.where(tile_maximum > maximum, tile_argmax, argmax)
             new_maximum = tl.maximum(maximum, tile_maximum)
@@ -106,7 +106,7 @@ def _forward_kernel(
             total = total * shrink + tl.sum(e, 1)
             local = local * shrink[:, None] + tl.dot(e.to(v.dtype), v, input_precision=PRECISION)
             maximum = new_maximum
-        if BAND >= 0:  # noqa: SIM102 (one is known when compiling, one when running)
+        if F:  # noqa: SIM102 (one is known when compiling, one when running)
             if has_linear:
                 fk = tl.load(FK + column_index[:, None] * F + f[None, :])
                 u = tl.dot(fq, tl.trans(fk), input_precision=PRECISION)
@@ -114,7 +114,7 @@ def _forward_kernel(
                 linear += tl.dot(u.to(v.dtype), v, input_precision=PRECISION)
                 linear_total += tl.sum(u, 1)
 
-    if BAND >= 0:
+    if F:
         local += linear
         total += linear_total
         tl.store(ARGMAX + row_index, argmax)
@@ -148,7 +148,7 @@ def _backward_rows_kernel(
     tl.store(DELTA + row_index, delta)
     d_q = tl.zeros([ROWS, D], tl.float32)
     d_maximum = tl.zeros([ROWS], tl.float32)
-    if BAND >= 0:
+    if F:
         f = tl.arange(0, F)
         d_fq = tl.zeros([ROWS, F], tl.float32)
         tl.store(
@@ -164,7 +164,7 @@ def _backward_rows_kernel(
         distance = rows[:, None] - columns[None, :]
         is_local = (distance < window) | (columns < start + sinks)[None, :]
         has_local, has_linear = _tile_kinds(
-            start, block * ROWS, column, window, sinks, BAND, ROWS
+            start, block * ROWS, column, window, sinks, F, ROWS
         )  # fmt: skip
         d_weight = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
         d_weight = (d_weight - delta[:, None]) * share[:, None]
@@ -175,7 +175,7 @@ def _backward_rows_kernel(
             d_s = e * d_weight
             d_maximum -= tl.sum(d_s, 1)
             d_q += tl.dot(d_s.to(k.dtype), k, input_precision=PRECISION)
-        if BAND >= 0:  # noqa: SIM102 (one is known when compiling, one when running)
+        if F:  # noqa: SIM102 (one is known when compiling, one when running)
             if has_linear:
                 fk = tl.load(FK + column_index[:, None] * F + f[None, :])
                 d_u = tl.where(is_local | (distance < 0), 0.0, d_weight)
@@ -194,7 +194,7 @@ def _backward_rows_kernel(
         d_s = e * d_weight
         d_maximum -= tl.sum(d_s, 1)
         d_q += tl.dot(d_s.to(k.dtype), k, input_precision=PRECISION)
-        if BAND >= 0:
+        if F:
             argmax = tl.load(ARGMAX + row_index)
             d_s += tl.where(columns[None, :] == argmax[:, None], d_maximum[:, None], 0.0)
         d_k = tl.dot(tl.trans(d_s.to(q.dtype)), q, input_precision=PRECISION) * scale
@@ -205,7 +205,7 @@ def _backward_rows_kernel(
         tl.atomic_add(D_SINK_K + cell, d_k)
         tl.atomic_add(D_SINK_V + cell, d_v)
 
-    if BAND >= 0:
+    if F:
         argmax = tl.load(ARGMAX + row_index)
         best = tl.load(K + ((batch * n + argmax) * KV_HEADS + kv_head)[:, None] * D + d[None, :])
         d_q += d_maximum[:, None] * best.to(tl.float32)
@@ -235,10 +235,11 @@ def _backward_columns_kernel(
     v = tl.load(V + column_index[:, None] * D + d[None, :])
     d_k = tl.zeros([ROWS, D], tl.float32)
     d_v = tl.zeros([ROWS, D], tl.float32)
-    if BAND >= 0:
+    if F:
         f = tl.arange(0, F)
         fk = tl.load(FK + column_index[:, None] * F + f[None, :])
         d_fk = tl.zeros([ROWS, F], tl.float32)
+    if BAND >= 0:
         last = start + (column - start) // GROUP * GROUP + GROUP + BAND
     else:
         last = column + ROWS + window
@@ -251,7 +252,7 @@ def _backward_columns_kernel(
             rows = row + tl.arange(0, ROWS)
             distance = rows[None, :] - columns[:, None]
             is_local = (distance < window) | (columns < start + sinks)[:, None]
-            has_local, has_linear = _tile_kinds(start, row, column, window, sinks, BAND, ROWS)
+            has_local, has_linear = _tile_kinds(start, row, column, window, sinks, F, ROWS)
             for member in range(HEADS // KV_HEADS):
                 head = kv_head * (HEADS // KV_HEADS) + member
                 row_index = (batch * n + rows) * HEADS + head
@@ -267,11 +268,11 @@ def _backward_columns_kernel(
                     s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
                     weight = tl.where((distance >= 0) & is_local, tl.exp(s - maximum[None, :]), 0.0)
                     d_s = weight * d_weight
-                    if BAND >= 0:
+                    if F:
                         best = columns[:, None] == tl.load(ARGMAX + row_index)[None, :]
                         d_s += tl.where(best, tl.load(D_MAXIMUM + row_index)[None, :], 0.0)
                     d_k += tl.dot(d_s.to(q.dtype), q, input_precision=PRECISION)
-                if BAND >= 0:  # noqa: SIM102 (one is known when compiling, one when running)
+                if F:  # noqa: SIM102 (one is known when compiling, one when running)
                     if has_linear:
                         fq = tl.load(FQ + row_index[:, None] * F + f[None, :])
                         u = tl.dot(fk, tl.trans(fq), input_precision=PRECISION)
@@ -284,14 +285,15 @@ def _backward_columns_kernel(
 
     tl.store(D_K + column_index[:, None] * D + d[None, :], d_k * scale)
     tl.store(D_V + column_index[:, None] * D + d[None, :], d_v)
-    if BAND >= 0:
+    if F:
         tl.store(D_FK + column_index[:, None] * F + f[None, :], d_fk)
 
 
 def _constants(q: torch.Tensor, k: torch.Tensor, fq: torch.Tensor, group: int, band: int) -> dict:
     return {
         "HEADS": q.shape[2], "KV_HEADS": k.shape[2], "D": q.shape[3],
-        "F": fq.shape[3] if band >= 0 else 1, "GROUP": max(group, 1), "BAND": band, "ROWS": ROWS,
+        "F": fq.shape[3] if fq.dim() == 4 else 0, "GROUP": max(group, 1), "BAND": band,
+        "ROWS": ROWS,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
     }  # fmt: skip
 
@@ -332,8 +334,9 @@ def _backward(
     d_out = d_out.contiguous()
     d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
     d_fq, d_fk = torch.empty_like(fq), torch.empty_like(fk)
-    d_numerator = torch.empty_like(q) if band >= 0 else q.new_empty(0)
-    d_denominator = torch.empty_like(maximum) if band >= 0 else maximum.new_empty(0)
+    mapped = fq.dim() == 4
+    d_numerator = torch.empty_like(q) if mapped else q.new_empty(0)
+    d_denominator = torch.empty_like(maximum) if mapped else maximum.new_empty(0)
     d_maximum, delta = torch.empty_like(maximum), torch.empty_like(maximum)
     sink_shape = (batch, n // ROWS, k.shape[2], SINK_COLUMNS if sinks else 0, d)
     d_sink_k = q.new_zeros(sink_shape, dtype=torch.float32)
@@ -358,7 +361,7 @@ def _backward(
 @_backward.register_fake
 def _(q, k, v, fq, fk, start, out, maximum, total, argmax, d_out, window, sinks, group, band):
     like = [torch.empty_like(x) for x in (q, k, v, fq, fk)]
-    if band < 0:
+    if fq.dim() != 4:
         return (*like, q.new_empty(0), maximum.new_empty(0))
     return (*like, torch.empty_like(q), torch.empty_like(maximum))
 
@@ -377,13 +380,16 @@ _forward.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
 def window_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: torch.Tensor, window: int, sinks: int
-) -> torch.Tensor:
-    """Softmax over the last `window` rows and the document's first `sinks`; `start`
-    [batch, n / 64], int32, is the row at which each block's document starts."""
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: torch.Tensor,
+    window: int, sinks: int, group: int, lag: int,
+) -> torch.Tensor:  # fmt: skip
+    """Softmax over the last `window` rows, with a group size over those of the last `lag` groups
+    alone, and over the document's first `sinks`; `start` [batch, n / 64], int32, is the row at
+    which each block's document starts."""
     none = q.new_empty(0)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return _forward(q, k, v, none, none, none, none, start, window, sinks, 0, -1)[0]
+    band = (lag - 1) * group if group else -1
+    return _forward(q, k, v, none, none, none, none, start, window, sinks, group, band)[0]
 
 
 def joint_attention(

@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="the GPU kernels need Triton")
 
 from linearize.attention import Attention  # noqa: E402
-from oracle.attention import AttentionSpec  # noqa: E402
+from linearize.form import Form  # noqa: E402
 
 _JOINT = {
     "group_size": 64, "window": "sliding", "window_size": 64, "sinks": 4, "local": "softmax",
@@ -29,6 +29,8 @@ _CASES = {
     "window of a few": {**_JOINT, "window_size": 9, "sinks": 0, "decay": "none"},
     "group window": {**_JOINT, "window": "group", "feature_map": "relu", "decay": "none"},
     "local only": _LOCAL,
+    "group window of more": {**_JOINT, "window": "group", "window_size": 128, "feature_size": 16},
+    "group window, local only": {**_LOCAL, "window": "group", "window_size": 128},
     "softmax": {"group_size": 0, "local": "softmax", "feature_map": "none"},
 }
 
@@ -37,7 +39,7 @@ _CASES = {
 def test_chunked_is_dense(form) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    layer = Attention(AttentionSpec(**form), heads=2, kv_heads=1, head_dim=16).to(device)
+    layer = Attention(Form(**form), heads=2, kv_heads=1, head_dim=16).to(device)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

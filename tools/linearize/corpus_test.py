@@ -105,3 +105,20 @@ def test_probes_have_the_distance_that_they_name(tmp_path) -> None:
                 assert word + "." in said
                 # From the end of the statement to the first token of the question.
                 assert statements[1] - 1 - (statements[0] - 1 + 7) + 1 == distance + 1
+
+
+def test_practice_repeats_and_asks_again() -> None:
+    filler = corpus.TokenSet(np.arange(40_000, dtype=np.uint16), np.array([0, 40_000]))
+    words: dict[str, int] = {}
+
+    def encode(text: str) -> list[int]:
+        return [words.setdefault(word, 50_000 + len(words)) for word in text.split()]
+
+    text = recall.practice(encode, filler, count=3, length=4000, seed=0)
+    again = recall.practice(encode, filler, count=3, length=4000, seed=0)
+    assert text.lengths.tolist() == [4000] * 3 and np.array_equal(text.tokens, again.tokens)
+    for i in range(3):
+        document = text.tokens[text.offsets[i] : text.offsets[i + 1]]
+        plain = document[document < 50_000]  # every one of the filler's tokens is there once
+        assert 0.1 < 1 - len(np.unique(plain)) / len(plain) < 0.6
+        assert np.isin(document, list(words.values())).mean() > 0.02

@@ -13,6 +13,7 @@ from linearize import corpus, recall
 from linearize.model import Model
 
 _SLICE_ROWS = 8192
+_BLOCK_ROWS = 64  # the kernels' tiles hold rows of one document
 
 
 @torch.no_grad()
@@ -47,11 +48,12 @@ def perplexity(
 
 
 def recall_scores(
-    model: Model, probes: recall.Probes, row_tokens: int, align: int
+    model: Model, probes: recall.Probes, row_tokens: int
 ) -> list[Mapping[str, object]]:
     """One entry for each task and distance: mean -log p and top-1 accuracy of the answers'
     tokens."""
     losses: dict[tuple[str, int], list[np.ndarray]] = {}
+    align = max(model.alignment, _BLOCK_ROWS)
     for row, starts in corpus.pack_all(probes.documents, row_tokens, align):
         loss, hit = token_losses(model, row)
         for i, start in starts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from torch import nn
 
 import safetensors_io
 from linearize.attention import Attention
-from oracle.attention import AttentionSpec
+from linearize.form import Form, alignment, layer_forms
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SOFTMAX = AttentionSpec(group_size=0, local="softmax", feature_map="none")
+SOFTMAX = {"group_size": 0, "local": "softmax", "feature_map": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Norm(nn.Module):
 
 
 class SelfAttention(Attention):
-    def __init__(self, config: Config, spec: AttentionSpec) -> None:
-        super().__init__(spec, config.heads, config.kv_heads, config.head_dim)
+    def __init__(self, config: Config, form: Form) -> None:
+        super().__init__(form, config.heads, config.kv_heads, config.head_dim)
         size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.q_proj = Linear(config.hidden_size, size)
         self.k_proj = Linear(config.hidden_size, kv_size)
@@ -135,10 +135,10 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: Config, spec: AttentionSpec) -> None:
+    def __init__(self, config: Config, form: Form) -> None:
         super().__init__()
         self.input_layernorm = Norm(config.hidden_size, config.norm_epsilon)
-        self.self_attn = SelfAttention(config, spec)
+        self.self_attn = SelfAttention(config, form)
         self.post_attention_layernorm = Norm(config.hidden_size, config.norm_epsilon)
         self.mlp = Mlp(config)
 
@@ -155,13 +155,14 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, config: Config, spec: AttentionSpec, dtype: torch.dtype) -> None:
-        """`dtype` is that of activations and of frozen weights; trained parameters are float32."""
+    def __init__(self, config: Config, forms: Sequence[Form], dtype: torch.dtype) -> None:
+        """`forms` holds one for each layer. `dtype` is that of activations and of frozen weights;
+        trained parameters are float32."""
         super().__init__()
-        self.config, self.spec, self.dtype = config, spec, dtype
+        self.config, self.dtype = config, dtype
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_tokens.weight.requires_grad_(False)
-        self.layers = nn.ModuleList(Layer(config, spec) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, form) for form in forms)
         self.norm = Norm(config.hidden_size, config.norm_epsilon)
         if not config.tied:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
@@ -173,6 +174,11 @@ class Model(nn.Module):
     @property
     def head_weight(self) -> torch.Tensor:
         return self.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @property
+    def alignment(self) -> int:
+        """Documents in a row start at its multiples."""
+        return alignment([layer.self_attn.spec for layer in self.layers])
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.embedding(tokens, self.embed_tokens.weight)
@@ -230,16 +236,19 @@ class Model(nn.Module):
         }
 
 
-def load(folder: pathlib.Path, spec: AttentionSpec | None, dtype: torch.dtype) -> Model:
-    """From a Hugging Face folder; `spec` replaces the folder's own attention, whose tensors then
-    start anew."""
+def load(
+    folder: pathlib.Path, linear_attention: Mapping[str, Any] | None, dtype: torch.dtype
+) -> Model:
+    """From a Hugging Face folder; `linear_attention`, a block as in form.py, replaces the folder's
+    own attention, whose tensors then start anew."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own_spec = AttentionSpec.from_config(config)
-    model = Model(Config.from_json(config), spec or own_spec, dtype)
+    sizes = Config.from_json(config)
+    block = linear_attention or config.get("linear_attention", SOFTMAX)
+    model = Model(sizes, layer_forms(block, sizes.num_layers), dtype)
     added = set(model.attention_parameters())
     weights = read_weights(folder)
     for name, parameter in model.named_parameters():
-        if spec is None or name not in added:
+        if linear_attention is None or name not in added:
             parameter.data.copy_(_stored(weights, name, parameter.shape))
     return model
 

@@ -4,12 +4,16 @@
 `copy` shows a passage of ordinary text, goes on and shows it again: all but its first tokens can
 be copied. Distance is the number of tokens between; distance 0 stands for probes without the
 statement or the first showing, which tell what can be guessed.
+
+`practice` makes text to train on: other statements, names and words, and passages that come back,
+many to a document.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -30,6 +34,29 @@ _WORDS = (
     "winter", "yellow", "butter", "camera", "dragon", "engine", "flower", "guitar", "hammer",
     "kitchen", "letter", "mirror", "needle", "ocean",
 )  # fmt: skip
+
+_PRACTICE_NAMES = (
+    "Arthur", "Bella", "Carlos", "Dorothy", "Edward", "Fiona", "George", "Hannah", "Ivan", "Jane",
+    "Kevin", "Louise", "Michael", "Nora", "Oliver", "Paula", "Quentin", "Rachel", "Samuel", "Tina",
+    "Ursula", "Vincent", "Wendy", "Xavier", "Yvonne", "Zachary",
+)  # fmt: skip
+_PRACTICE_THINGS = (
+    "The password of {} is", "The favourite animal of {} is", "{} lives in a town called",
+    "The code name of {} is", "{} always carries a", "The brother of {} is called",
+    "The answer of {} was", "{} works for a company called", "The key of {} opens the",
+)  # fmt: skip
+_PRACTICE_WORDS = (
+    "apple", "arrow", "autumn", "badger", "basket", "blanket", "bottle", "candle", "carpet",
+    "cherry", "circle", "copper", "cotton", "desert", "diamond", "eagle", "feather", "finger",
+    "garlic", "ginger", "helmet", "honey", "jacket", "jungle", "kettle", "ladder", "lemon",
+    "marble", "meadow", "monkey", "museum", "nickel", "onion", "oyster", "paper", "pepper",
+    "planet", "pocket", "potato", "ribbon", "rocket", "saddle", "salmon", "shadow", "spider",
+    "spring", "stone", "sugar", "temple", "thunder", "tiger", "tunnel", "turtle", "velvet",
+    "violin", "walnut", "whistle", "willow", "wizard", "wolf",
+)  # fmt: skip
+_PRACTICE_PLAIN = (16, 160)  # tokens of ordinary text between two things that are or come back
+_PRACTICE_PASSAGE = (24, 96)
+_PRACTICE_NEAREST = 64  # tokens back that a passage is fetched from, at the least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +125,41 @@ def _copy(
     between = text[_LEAD : _LEAD + max(distance, min(DISTANCES[1:]))]
     shown = passage[:0] if distance == 0 else passage
     return [text[:_LEAD], shown, between, passage], _PASSAGE - _CUE
+
+
+def practice(
+    encode: Callable[[str], Sequence[int]], filler: TokenSet, count: int, length: int, seed: int
+) -> TokenSet:
+    """`count` documents of `length` tokens."""
+    rng = np.random.default_rng(seed)
+    documents = [_practice_document(encode, filler, length, rng) for _ in range(count)]
+    tokens = np.concatenate(documents).astype(filler.tokens.dtype)
+    return TokenSet(tokens, np.arange(count + 1) * length)
+
+
+def _practice_document(
+    encode: Callable[[str], Sequence[int]], filler: TokenSet, length: int, rng: np.random.Generator
+) -> np.ndarray:
+    plain = _stretch(filler, length, rng)
+    document, taken = np.zeros(0, np.int64), 0
+    facts: list[str] = []
+    while len(document) < length:
+        size = int(rng.integers(*_PRACTICE_PLAIN))
+        document = np.append(document, plain[taken : taken + size])
+        taken += size
+        kind = rng.choice(["state", "ask", "repeat"])
+        if kind == "repeat" and len(document) > 2 * _PRACTICE_NEAREST:
+            farthest, size = math.log(len(document)), rng.integers(*_PRACTICE_PASSAGE)
+            back = int(math.exp(rng.uniform(math.log(_PRACTICE_NEAREST), farthest)))
+            begin = len(document) - back
+            document = np.append(document, document[begin : begin + size])
+            continue
+        if kind == "state" or not facts:
+            name, thing = rng.choice(_PRACTICE_NAMES), rng.choice(_PRACTICE_THINGS)
+            facts.append(f"{str(thing).format(name)} {rng.choice(_PRACTICE_WORDS)}.")
+        fact = facts[-1] if kind == "state" else str(rng.choice(facts))
+        document = np.append(document, np.array(encode(f"\n{fact}\n"), np.int64))
+    return document[:length]
 
 
 def _stretch(filler: TokenSet, length: int, rng: np.random.Generator) -> np.ndarray:

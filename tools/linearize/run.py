@@ -12,7 +12,6 @@ import torch
 
 from linearize import medusa
 from linearize import model as models
-from oracle.attention import AttentionSpec
 
 STAGES = ("transfer", "distill")  # in the order in which they build on each other
 _SETTINGS = "settings.json"
@@ -28,10 +27,6 @@ class Settings:
     lora: tuple[str, ...]  # the projections that are trained by low-rank updates
     full: tuple[str, ...]  # those that are trained whole
     seed: int
-
-    @property
-    def spec(self) -> AttentionSpec:
-        return AttentionSpec(**self.linear_attention)
 
 
 class Run:
@@ -69,7 +64,7 @@ class Run:
 
     def student(self, base: pathlib.Path, dtype: torch.dtype, for_stage: str) -> models.Model:
         """The model as a stage trains it; it starts from what the stage before left."""
-        model = models.load(base, self.settings.spec, dtype)
+        model = models.load(base, self.settings.linear_attention, dtype)
         if for_stage != "transfer":
             settings = self.settings
             model.train_fully(settings.full)

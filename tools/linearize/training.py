@@ -147,10 +147,12 @@ def transfer(
     options: RunOptions,
 ) -> None:
     """Fits each layer's new parameters so that its attention gives the teacher's outputs on the
-    teacher's own q, k and v. Loss: mean squared error over the teacher's variance."""
+    teacher's own q, k and v. Loss: mean squared error over the teacher's variance, averaged over
+    the layers that have such parameters."""
     parameters = student.attention_parameters()
     optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
     attentions: list[Callable] = [layer.self_attn for layer in student.layers]
+    fitted = {int(name.split(".")[1]) for name in parameters}  # layers.N.
     project = [layer.self_attn.project for layer in teacher.layers]
     after = [layer.after_attention for layer in teacher.layers]
     if options.compile:
@@ -167,9 +169,10 @@ def transfer(
             with torch.no_grad():
                 q, k, v = project[i](layer.input_layernorm(x), rotation)
                 target = layer.self_attn(q, k, v, positions)
-            loss = _normalised_error(attentions[i](q, k, v, positions), target, is_text)
-            loss.backward()
-            error += loss.detach() / len(teacher.layers)
+            if i in fitted:
+                loss = _normalised_error(attentions[i](q, k, v, positions), target, is_text)
+                loss.backward()
+                error += loss.detach() / len(fitted)
             with torch.no_grad():
                 x = after[i](x, target)
         return {"error": error}

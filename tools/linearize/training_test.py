@@ -95,6 +95,20 @@ def test_both_stages_learn(workplace: pathlib.Path) -> None:
     assert errors[-1] < errors[0] and kl[-1] < kl[0]
 
 
+def test_layers_of_several_forms_learn_and_are_restored(workplace: pathlib.Path) -> None:
+    plain = {"feature_map": "none", "denominator": "none", "decay": "none", "conv_kernel": 0}
+    block = {**_FORM, "layers": [{"layers": [1], "window_size": 40, **plain}]}
+    (workplace / "form.json").write_text(json.dumps(block))
+    assert _train(workplace, "transfer", "run", "--steps", "64:2") == 0
+    assert _train(workplace, "distill", "run", "--mix", "one=1", "--steps", "64:8") == 0
+    kl = [record["kl"] for record in _log(workplace, "run", "distill")]
+    assert kl[-1] < kl[0]
+    restored = command_line.Run.open(workplace / "run").trained(_BASE, torch.float32)
+    assert [layer.self_attn.spec.window_size for layer in restored.layers][:2] == [8, 40]
+    fitted = {int(name.split(".")[1]) for name in restored.attention_parameters()}
+    assert fitted == set(range(len(restored.layers))) - {1}
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(workplace: pathlib.Path) -> None:
     steps = ("--steps", "32:3,64:3")
     assert _train(workplace, "distill", "whole", *steps) == 0
