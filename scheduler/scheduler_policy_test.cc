@@ -72,6 +72,20 @@ TEST_F(PrefixTest, WherePromptsPartAStateIsKeptForTheThird) {
   EXPECT_EQ(Computed(), 130);
 }
 
+// The end of a prompt is seldom what the next one goes on from.
+TEST_F(PrefixTest, APromptIsKeptALittleBeforeItsEnd) {
+  FakeEngine engine({.vocab_size = 5000, .max_context = 3000, .num_slots = 1});
+  FakeTokenizer tokenizer(5000);
+  const auto scheduler =
+      Scheduler::Create({.max_batch_tokens = 4000, .prefix_interval = 3000}, engine, tokenizer,
+                        clock_, observer_)
+          .value();
+  const auto stream = scheduler->Submit(MakeRequest(Prompt(100, 1300), 2)).value();
+  while (!scheduler->Idle()) scheduler->Step();
+  EXPECT_THAT(engine.kept().front(), Prompt(100, 1024));
+  EXPECT_EQ(engine.kept().size(), 2u);  // And after the answer.
+}
+
 TEST_F(PrefixTest, TheSamePromptAgainComputesItsLastTokenOnly) {
   RunAlone(system_);
   RunAlone(system_);  // Keeps all but the last: a whole prompt's state draws nothing.
@@ -82,7 +96,7 @@ TEST_F(PrefixTest, TheSamePromptAgainComputesItsLastTokenOnly) {
 
 TEST_F(PrefixTest, LongPromptsAreKeptAtIntervals) {
   RunAlone(Prompt(100, 80));
-  EXPECT_THAT(engine_.kept(), ElementsAre(Prompt(100, 64), Prompt(100, 80)));
+  EXPECT_THAT(engine_.kept(), ElementsAre(Prompt(100, 64), Prompt(100, 80)));  // And at its end.
   // They part at 70, before which only the interval's state lies.
   RunAlone(Join(Prompt(100, 70), Prompt(300, 5)));
   EXPECT_EQ(Computed(), 80 + 11);

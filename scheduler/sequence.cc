@@ -8,6 +8,9 @@ namespace {
 
 // Fewer tokens are computed about as fast as a state is copied.
 constexpr int32_t kShortestPrefix = 32;
+// A prompt's state is kept at the last multiple of this too: the end of a prompt is often not what
+// the next one goes on from, and the same prompt again cannot start from its own end.
+constexpr int32_t kTailUnit = 512;
 
 bool Contains(std::span<const int32_t> tokens, int32_t token) {
   return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
@@ -52,15 +55,17 @@ void Sequence::UsePrefix(Engine& engine) {
   // The other choices go on from there.
   if (request_.num_choices > 1) junction_ = static_cast<int32_t>(known.size());
   if (junction_ < restored_ + kShortestPrefix) junction_ = 0;
+  tail_ = static_cast<int32_t>(known.size()) / kTailUnit * kTailUnit;
+  if (tail_ < restored_ + kShortestPrefix) tail_ = 0;
 }
 
 void Sequence::KeepPrefix(Engine& engine) const {
   if (!keeps_prefixes() || num_computed_ < kShortestPrefix) return;
   const auto prompt_size = static_cast<int32_t>(request_.prompt.size());
   const bool in_prompt = num_computed_ < prompt_size;
-  const bool at_place =
-      in_prompt ? num_computed_ == junction_ || num_computed_ % context_.prefix_interval == 0
-                : num_computed_ == prompt_size || finished();
+  const bool at_place = in_prompt ? num_computed_ == junction_ || num_computed_ == tail_ ||
+                                        num_computed_ % context_.prefix_interval == 0
+                                  : finished();
   if (!at_place) return;
   std::vector<int32_t> tokens = request_.prompt;
   tokens.insert(tokens.end(), generated_.begin(), generated_.end());
@@ -77,7 +82,9 @@ int32_t Sequence::num_pending() const {
   if (decoding() || !keeps_prefixes()) return pending;
   const int32_t interval = context_.prefix_interval;
   int32_t end = std::min(num_computed_ + pending, (num_computed_ / interval + 1) * interval);
-  if (junction_ > num_computed_) end = std::min(end, junction_);
+  for (const int32_t place : {junction_, tail_}) {
+    if (place > num_computed_) end = std::min(end, place);
+  }
   return end - num_computed_;
 }
 

@@ -32,8 +32,8 @@ struct SequenceContext {
   const Tokenizer& tokenizer;
   std::vector<int32_t> eos_token_ids;
   int32_t max_context = 0;  // Tokens, prompt and output.
-  // States are kept for later sequences at the ends of prompts and of choices, where prompts
-  // were seen to part, and every so many tokens of a prompt. 0: none are kept.
+  // States are kept for later sequences at the ends of choices, a little before the ends of
+  // prompts, where prompts were seen to part, and every so many tokens. 0: none are kept.
   int32_t prefix_interval = 0;
 };
 
@@ -102,6 +102,7 @@ class Sequence {
   int32_t restored_ = 0;  // The length of the state taken over last.
   int32_t cached_tokens_ = 0;
   int32_t junction_ = 0;  // Where a kept sequence and the prompt part; 0: nowhere.
+  int32_t tail_ = 0;      // A little before the prompt's end; 0: nowhere.
   std::vector<int32_t> generated_;
   std::vector<TokenLogprob> prompt_logprobs_;  // Until the first event takes them.
   Detokenizer detokenizer_;
