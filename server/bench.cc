@@ -163,8 +163,7 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
   options.any_context = true;
   if (options.max_context == 0) options.max_context = measure.longest();
-  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> plain_backend,
-                            ModelEngine::CreateBackend(options));
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> plain_backend, CreateBackend(config.engine()));
   auto timed_backend = std::make_unique<TimedBackend>(std::move(plain_backend), Clock::Real());
   TimedBackend& backend = *timed_backend;
   const bool random_weights = config.has_random_weights();

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 
@@ -35,7 +36,10 @@ void SetUpLog(const std::string& level) {
 
 Status RunServe(const ServeConfig& config) {
   SetUpLog(config.log_level());
-  return Serve(config, [&] { return OpenModel(config.engine()); });
+  const Status status = Serve(config, [&] { return OpenModel(config); });
+  if (status.code() != StatusCode::kCancelled) return status;
+  spdlog::info("{}", Message(status));
+  std::_Exit(0);  // The load still runs, on what cleaning up would take away.
 }
 
 Status RunGenerate(const GenerateConfig& config) {

@@ -5,43 +5,42 @@
 
 namespace treeline {
 
-void ConnectionThreads::enqueue(std::function<void()> job) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [&] { return busy_ < max_threads_; });
-  ++busy_;
-  jobs_.push_back(std::move(job));
-  if (busy_ > threads_.size()) {
+void ConnectionThreads::Serve(Connection connection) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  connections_.push_back(std::move(connection));
+  if (busy_ + connections_.size() > threads_.size() && threads_.size() < max_threads_) {
     try {
       threads_.emplace_back([this] { Work(); });
     } catch (const std::system_error&) {
-      // The system grants no more threads: the job waits for one that exists.
+      // The system grants no more threads: the connection waits for one that exists.
       if (threads_.empty()) throw;
     }
   }
-  changed_.notify_all();
+  changed_.notify_one();
 }
 
-void ConnectionThreads::shutdown() {
+void ConnectionThreads::Join() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void ConnectionThreads::Work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return !jobs_.empty() || stopping_; });
-    if (jobs_.empty()) return;
-    const std::function<void()> job = std::move(jobs_.front());
-    jobs_.pop_front();
+    changed_.wait(lock, [&] { return !connections_.empty() || stopping_; });
+    if (connections_.empty()) return;
+    Connection connection = std::move(connections_.front());
+    connections_.pop_front();
+    ++busy_;
     lock.unlock();
-    job();
+    serve_(std::move(connection));
     lock.lock();
     --busy_;
-    changed_.notify_all();
   }
 }
 

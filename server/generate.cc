@@ -5,6 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "server/metrics.h"
+#include "server/version.h"
+
 namespace treeline {
 
 namespace {
@@ -41,8 +44,9 @@ GenerationRequest MakeRequest(const GenerateConfig& config, const std::string& p
 Status Generate(const GenerateConfig& config, LoadedModel model, std::istream& in,
                 std::ostream& out) {
   const std::string prompt = PromptText(config, in);
+  Metrics metrics({.model_name = model.name, .version = kVersion, .device = model.device});
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Runtime> runtime,
-                            Runtime::Create(Runtime::Options(), std::move(model)));
+                            Runtime::Create(Runtime::Options(), std::move(model), metrics));
   TREELINE_ASSIGN_OR_RETURN(Generation generation, runtime->service().Start(MakeRequest(
                                                        config, prompt, runtime->model())));
   for (;;) {

@@ -17,6 +17,8 @@ constexpr char kContextLengthExceeded[] = "context_length_exceeded";
 // How long one of several open streams is waited for before the next is looked at.
 constexpr std::chrono::milliseconds kTurn{5};
 constexpr std::chrono::seconds kProbeTimeout{60};
+// So many requests in a row that the engine failed are no accident.
+constexpr int32_t kFailuresInARow = 3;
 
 uint64_t RandomSeed() {
   std::random_device device;
@@ -31,6 +33,21 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
   return longest;
 }
 
+// The engine's fault, not the client's or the operator's.
+bool IsEngineFailure(StatusCode code) {
+  return code != StatusCode::kOk && code != StatusCode::kCancelled &&
+         code != StatusCode::kDeadlineExceeded && code != StatusCode::kUnavailable;
+}
+
+int64_t TokensAtMost(const std::vector<std::vector<int32_t>>& prompts,
+                     const std::vector<int32_t>& max_tokens, int32_t num_choices) {
+  int64_t tokens = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    tokens += static_cast<int64_t>(prompts[i].size()) + int64_t{num_choices} * max_tokens[i];
+  }
+  return tokens;
+}
+
 // The scheduler's refusals begin with the field's name: "n: 64; it must be ...".
 Status NamingParam(const Status& status) {
   const std::string message = Message(status);
@@ -42,12 +59,14 @@ Status NamingParam(const Status& status) {
 }  // namespace
 
 Generation::Generation(std::vector<std::vector<int32_t>> prompts, int32_t num_choices,
-                       uint64_t seed, std::vector<std::shared_ptr<TokenStream>> streams)
+                       uint64_t seed, std::vector<std::shared_ptr<TokenStream>> streams,
+                       std::shared_ptr<std::atomic<int32_t>> failures)
     : prompts_(std::move(prompts)),
       num_choices_(num_choices),
       seed_(seed),
       streams_(std::move(streams)),
-      num_open_(streams_.size()) {}
+      num_open_(streams_.size()),
+      failures_(std::move(failures)) {}
 
 TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds timeout,
                                      TokenEvent* event) {
@@ -55,6 +74,7 @@ TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds ti
   const TokenStream::Wait wait = stream.Next(timeout, event);
   if (wait == TokenStream::Wait::kEvent) {
     event->choice += static_cast<int32_t>(prompt) * num_choices_;
+    tokens_seen_ += static_cast<int32_t>(event->tokens.size());
   } else if (wait == TokenStream::Wait::kEnd) {
     const Usage usage = stream.usage();
     usage_.prompt_tokens += usage.prompt_tokens;
@@ -63,6 +83,8 @@ TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds ti
     const Status status = stream.status();
     streams_[prompt] = nullptr;
     --num_open_;
+    if (status.ok()) *failures_ = 0;
+    if (IsEngineFailure(status.code())) ++*failures_;
     if (status_.ok() && !status.ok()) {
       status_ = status;
       Cancel();  // One failure fails the request.
@@ -90,20 +112,38 @@ TokenStream::Wait Generation::Next(std::chrono::milliseconds timeout, TokenEvent
   return TokenStream::Wait::kEnd;
 }
 
+void Generation::NotifyBy(const std::function<void()>& notify) {
+  for (const auto& stream : streams_) {
+    if (stream != nullptr) stream->NotifyBy(notify);
+  }
+}
+
 void Generation::Cancel() {
   for (const auto& stream : streams_) {
     if (stream != nullptr) stream->Cancel();
   }
 }
 
+void Generation::CancelAndWait(std::chrono::milliseconds timeout) {
+  Cancel();
+  TokenEvent discarded;
+  auto wait = TokenStream::Wait::kEvent;
+  while (wait == TokenStream::Wait::kEvent) wait = Next(timeout, &discarded);
+  if (wait == TokenStream::Wait::kEnd) return;
+  // The engine hangs: what has come is the best that is known.
+  usage_ = {.completion_tokens = tokens_seen_};
+  for (const auto& prompt : prompts_) usage_.prompt_tokens += static_cast<int32_t>(prompt.size());
+}
+
 GenerationService::GenerationService(const Options& options, const Tokenizer& tokenizer,
                                      const ChatTemplate* chat_template, Scheduler& scheduler,
-                                     const Clock& clock)
+                                     const Clock& clock, SchedulerObserver& observer)
     : options_(options),
       tokenizer_(tokenizer),
       chat_template_(chat_template),
       scheduler_(scheduler),
       clock_(clock),
+      observer_(observer),
       longest_token_bytes_(LongestTokenBytes(tokenizer)),
       special_texts_(SpecialTexts(tokenizer)) {
   TREELINE_CHECK(!options_.model_names.empty());
@@ -224,6 +264,7 @@ Request GenerationService::MakeRequest(const GenerationRequest& request,
   result.top_logprobs = request.top_logprobs;
   result.prompt_logprobs = request.prompt_logprobs;
   result.skip_special_tokens = request.skip_special_tokens;
+  result.priority = request.priority;
   result.arrival = request.arrival;
   if (options_.request_timeout > Duration(0)) {
     result.deadline = request.arrival + options_.request_timeout;
@@ -231,37 +272,63 @@ Request GenerationService::MakeRequest(const GenerationRequest& request,
   return result;
 }
 
-StatusOr<Generation> GenerationService::Start(const GenerationRequest& request) {
+StatusOr<GenerationService::Prepared> GenerationService::Prepare(
+    const GenerationRequest& request) const {
   TREELINE_RETURN_IF_ERROR(CheckModel(request.model));
   TREELINE_RETURN_IF_ERROR(request.sampling.Validate(options_.vocab_size));
-  TREELINE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts, Encode(request));
-  std::vector<int32_t> max_tokens;
-  for (const auto& prompt : prompts) {
-    TREELINE_ASSIGN_OR_RETURN(max_tokens.emplace_back(), MaxTokens(request, prompt.size()));
+  Prepared prepared;
+  TREELINE_ASSIGN_OR_RETURN(prepared.prompts, Encode(request));
+  for (const auto& prompt : prepared.prompts) {
+    TREELINE_ASSIGN_OR_RETURN(prepared.max_tokens.emplace_back(),
+                              MaxTokens(request, prompt.size()));
   }
+  TREELINE_RETURN_IF_ERROR(CheckLogprobs(request, prepared.prompts, prepared.max_tokens));
+  if (request.admit) {
+    TREELINE_RETURN_IF_ERROR(
+        request.admit(TokensAtMost(prepared.prompts, prepared.max_tokens, request.num_choices)));
+  }
+  return prepared;
+}
 
-  TREELINE_RETURN_IF_ERROR(CheckLogprobs(request, prompts, max_tokens));
-
+StatusOr<Generation> GenerationService::Submit(const GenerationRequest& request,
+                                               Prepared prepared) {
   const uint64_t seed = request.seed.has_value() ? *request.seed : RandomSeed();
   std::vector<std::shared_ptr<TokenStream>> streams;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    auto stream = scheduler_.Submit(MakeRequest(request, prompts[i], max_tokens[i], seed));
+  for (size_t i = 0; i < prepared.prompts.size(); ++i) {
+    auto stream =
+        scheduler_.Submit(MakeRequest(request, prepared.prompts[i], prepared.max_tokens[i], seed));
     if (!stream.ok()) {  // All or nothing.
       for (const auto& started : streams) started->Cancel();
+      if (stream.status().code() == StatusCode::kResourceExhausted) {
+        return WithRetryAfter(stream.status(), scheduler_.EstimatedWait());
+      }
       return NamingParam(stream.status());
     }
     streams.push_back(*std::move(stream));
   }
-  return Generation(std::move(prompts), request.num_choices, seed, std::move(streams));
+  return Generation(std::move(prepared.prompts), request.num_choices, seed, std::move(streams),
+                    failures_);
 }
 
-Status GenerationService::Probe() {
+StatusOr<Generation> GenerationService::Start(const GenerationRequest& request) {
+  StatusOr<Prepared> prepared = Prepare(request);
+  if (prepared.ok()) return Submit(request, *std::move(prepared));
+  const bool limited = prepared.status().code() == StatusCode::kResourceExhausted;
+  observer_.OnRejected(limited ? "rate_limited" : "invalid");
+  return prepared.status();
+}
+
+StatusOr<Generation> GenerationService::StartProbe() {
   GenerationRequest request;
   request.id = "probe";
   request.prompts = {std::vector<int32_t>{0}};
   request.max_tokens = 1;
   request.arrival = clock_.Now();
-  TREELINE_ASSIGN_OR_RETURN(Generation generation, Start(request));
+  return Start(request);
+}
+
+Status GenerationService::Probe() {
+  TREELINE_ASSIGN_OR_RETURN(Generation generation, StartProbe());
   TokenEvent event;
   auto wait = TokenStream::Wait::kEvent;
   while (wait == TokenStream::Wait::kEvent) wait = generation.Next(kProbeTimeout, &event);
@@ -273,13 +340,34 @@ Status GenerationService::Probe() {
   return OkStatus();
 }
 
-Status GenerationService::Ready() const {
+// Looks at the probe that runs, or starts one. How it ends is counted like any request's end.
+void GenerationService::ProbeAgain() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!probe_) {
+    StatusOr<Generation> started = StartProbe();
+    if (started.ok()) probe_.emplace(*std::move(started));
+    return;
+  }
+  TokenEvent event;
+  auto wait = TokenStream::Wait::kEvent;
+  while (wait == TokenStream::Wait::kEvent)
+    wait = probe_->Next(std::chrono::milliseconds(0), &event);
+  if (wait == TokenStream::Wait::kEnd) probe_.reset();
+}
+
+Status GenerationService::Ready() {
   if (draining_) return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
   if (!probed_) return MakeStatus(StatusCode::kUnavailable, "the model is not ready yet");
   const Duration still = clock_.Now() - scheduler_.last_loop();
   if (!scheduler_.Idle() && still > options_.stall_timeout) {
     return MakeStatus(StatusCode::kUnavailable, "the engine has not stepped for {:.0f} s",
                       ToSeconds(still));
+  }
+  if (*failures_ >= kFailuresInARow) ProbeAgain();
+  const int32_t failures = *failures_;
+  if (failures >= kFailuresInARow) {
+    return MakeStatus(StatusCode::kUnavailable, "the last {} requests failed in the engine",
+                      failures);
   }
   return OkStatus();
 }

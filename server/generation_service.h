@@ -7,7 +7,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <variant>
@@ -19,6 +21,7 @@
 #include "engine/sampling/params.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "scheduler/observer.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/token_stream.h"
@@ -45,8 +48,12 @@ struct GenerationRequest {
   int32_t top_logprobs = 0;
   bool prompt_logprobs = false;
   bool skip_special_tokens = true;
+  int32_t priority = 0;  // Of the scheduler's Request.
 
   TimePoint arrival;
+  // Asked last, where set, with the tokens that prompts and outputs may come to; what it refuses is
+  // refused.
+  std::function<Status(int64_t tokens)> admit;
 };
 
 // A running request: the streams of all its prompts as one. Dropping it cancels what still
@@ -54,15 +61,22 @@ struct GenerationRequest {
 class Generation {
  public:
   // Choice c of prompt p is choice p * num_choices + c.
+  // `failures` counts the streams in a row that the engine failed.
   Generation(std::vector<std::vector<int32_t>> prompts, int32_t num_choices, uint64_t seed,
-             std::vector<std::shared_ptr<TokenStream>> streams);
+             std::vector<std::shared_ptr<TokenStream>> streams,
+             std::shared_ptr<std::atomic<int32_t>> failures);
   ~Generation() { Cancel(); }
   Generation(Generation&&) = default;
   Generation& operator=(Generation&&) = delete;
 
   // As TokenStream::Next; event->choice counts over all prompts.
   TokenStream::Wait Next(std::chrono::milliseconds timeout, TokenEvent* event);
+  // As TokenStream::NotifyBy, of all streams.
+  void NotifyBy(const std::function<void()>& notify);
   void Cancel();
+  // Cancels, and waits for the end, so that usage() tells what was produced. Where a step takes
+  // longer than `timeout`, it tells what was read.
+  void CancelAndWait(std::chrono::milliseconds timeout);
 
   // The first error of any prompt. REQUIRES: Next gave kEnd.
   const Status& status() const { return status_; }
@@ -85,6 +99,8 @@ class Generation {
   size_t turn_ = 0;  // The stream to look at next.
   Status status_;
   Usage usage_;
+  int32_t tokens_seen_ = 0;
+  std::shared_ptr<std::atomic<int32_t>> failures_;
 };
 
 // Thread-safe.
@@ -99,12 +115,14 @@ class GenerationService {
   };
 
   // Everything outlives the service. `chat_template` may be null: then chats are refused.
+  // `observer` is told of requests that are refused before the scheduler sees them.
   GenerationService(const Options& options, const Tokenizer& tokenizer,
-                    const ChatTemplate* chat_template, Scheduler& scheduler, const Clock& clock);
+                    const ChatTemplate* chat_template, Scheduler& scheduler, const Clock& clock,
+                    SchedulerObserver& observer);
 
   // Refuses, before anything runs: NOT_FOUND another model; INVALID_ARGUMENT naming the field
   // (code context_length_exceeded where prompt and max_tokens do not fit); RESOURCE_EXHAUSTED a
-  // full queue; UNAVAILABLE while draining.
+  // full queue, with the time to retry after; UNAVAILABLE while draining.
   StatusOr<Generation> Start(const GenerationRequest& request);
 
   // The token ids of a prompt's text, or of a chat rendered by the template.
@@ -115,8 +133,10 @@ class GenerationService {
 
   // Runs one token through the whole way and waits for it; from then on Ready() may be OK.
   Status Probe();
-  // OK where the engine steps: the probe passed, nothing drains, and work in hand moves.
-  Status Ready() const;
+  // OK where the engine steps: the probe passed, nothing drains, work in hand moves, and the
+  // latest requests did not all fail in the engine. While they did, calls run the probe again,
+  // beside whoever asks, so that a server which nobody uses any more finds that it has recovered.
+  Status Ready();
   // Refuses new requests from now on.
   void Drain();
   // Drain, and what waits or runs ends as UNAVAILABLE.
@@ -126,6 +146,15 @@ class GenerationService {
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
+  // What a request comes to, as the scheduler takes it.
+  struct Prepared {
+    std::vector<std::vector<int32_t>> prompts;
+    std::vector<int32_t> max_tokens;  // Of each prompt.
+  };
+  StatusOr<Prepared> Prepare(const GenerationRequest& request) const;
+  StatusOr<Generation> Submit(const GenerationRequest& request, Prepared prepared);
+  StatusOr<Generation> StartProbe();
+  void ProbeAgain();
   StatusOr<std::vector<std::vector<int32_t>>> Encode(const GenerationRequest& request) const;
   // The tokens that may follow the prompt.
   Status CheckLogprobs(const GenerationRequest& request,
@@ -141,12 +170,16 @@ class GenerationService {
   const ChatTemplate* const chat_template_;
   Scheduler& scheduler_;
   const Clock& clock_;
+  SchedulerObserver& observer_;
   // No token stands for more bytes of text than this.
   const size_t longest_token_bytes_;
   // The texts of special tokens: in a message they are ordinary text.
   const std::vector<std::string> special_texts_;
   std::atomic<bool> probed_{false};
   std::atomic<bool> draining_{false};
+  const std::shared_ptr<std::atomic<int32_t>> failures_ = std::make_shared<std::atomic<int32_t>>(0);
+  std::mutex mutex_;
+  std::optional<Generation> probe_;  // One that runs, of ProbeAgain. Protected by mutex_.
 };
 
 }  // namespace treeline

@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <ctime>
 #include <memory>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "engine/base/json.h"
 #include "server/json_fields.h"
+#include "server/openai_response.h"
 #include "server/sse.h"
 #include "server/status_codes.h"
 
@@ -20,19 +24,17 @@ using Wait = TokenStream::Wait;
 
 // How often a waiting handler looks whether its client is still there.
 constexpr milliseconds kPollInterval{100};
-constexpr size_t kMaxLoggedFields = 1000;
-constexpr size_t kMaxLoggedNameBytes = 80;
+// How long a cancelled request's end is waited for, to log what it produced.
+constexpr milliseconds kCancelTimeout{1000};
 
 // One generation being answered; handler and streamed body share it.
 struct Answer {
-  Answer(OpenAiRequest parsed, Generation started, OpenAiResponse::Info info,
-         const Tokenizer& tokenizer)
-      : request(std::move(parsed)),
-        generation(std::move(started)),
-        response(request, std::move(info), generation.prompts(), tokenizer) {}
+  Answer(Intake::Accepted started, OpenAiResponse::Info info, const Tokenizer& tokenizer)
+      : accepted(std::move(started)),
+        response(accepted.request, std::move(info), generation.prompts(), tokenizer) {}
 
-  const OpenAiRequest request;
-  Generation generation;
+  Intake::Accepted accepted;
+  Generation& generation = accepted.generation;
   OpenAiResponse response;
 };
 
@@ -51,10 +53,16 @@ Await AwaitEvent(Answer* answer, HttpExchange& exchange, milliseconds timeout, T
   return Await::kTimeout;
 }
 
-void Note(const Answer& answer, HttpExchange& exchange) {
-  const Usage& usage = answer.generation.usage();
-  exchange.SetNote(fmt::format("prompt_tokens={} completion_tokens={} seed={}", usage.prompt_tokens,
-                               usage.completion_tokens, answer.generation.seed()));
+void Note(Answer* answer, HttpExchange& exchange) {
+  answer->accepted.Account(answer->generation.usage());
+  exchange.SetNote(answer->accepted.Note());
+}
+
+// The client has gone, or does not read: nothing more is made for it.
+void Abandon(Answer* answer, HttpExchange& exchange) {
+  exchange.Abandon();
+  answer->generation.CancelAndWait(kCancelTimeout);
+  Note(answer, exchange);
 }
 
 void AnswerWhole(Answer* answer, HttpExchange& exchange) {
@@ -65,13 +73,13 @@ void AnswerWhole(Answer* answer, HttpExchange& exchange) {
         answer->response.Add(event);
         break;
       case Await::kEnd:
-        Note(*answer, exchange);
+        Note(answer, exchange);
         if (!answer->generation.status().ok()) {
           return exchange.ReplyError(answer->generation.status());
         }
         return exchange.Reply(answer->response.Whole(answer->generation.usage()));
       case Await::kGone:
-        return exchange.Abandon();  // Dropping the generation cancels it.
+        return Abandon(answer, exchange);
       case Await::kTimeout:
         break;
     }
@@ -88,7 +96,7 @@ void WriteEnd(const Answer& answer, const HttpExchange::Writer& write) {
     write(SseEvent(ErrorBody(answer.generation.status())));
     return;
   }
-  if (answer.request.include_usage) {
+  if (answer.accepted.request.include_usage) {
     write(SseEvent(answer.response.UsageChunk(answer.generation.usage())));
   }
   write(kSseDone);
@@ -103,22 +111,19 @@ void WriteStream(Answer* answer, HttpExchange& exchange, milliseconds ping_inter
     if (state == Await::kTimeout) alive = write(kSsePing);
     if (state == Await::kEnd) WriteEnd(*answer, write);
     if (state == Await::kEnd) break;
-    if (!alive) {
-      answer->generation.Cancel();
-      exchange.Abandon();
-      break;
-    }
+    if (!alive) return Abandon(answer, exchange);
     event = TokenEvent();
   }
-  Note(*answer, exchange);
+  Note(answer, exchange);
 }
 
 void AnswerStream(std::shared_ptr<Answer> answer, HttpExchange& exchange,
                   milliseconds ping_interval) {
   TokenEvent event;
   const Await first = AwaitEvent(answer.get(), exchange, ping_interval, &event);
-  if (first == Await::kGone) return exchange.Abandon();  // Dropping the generation cancels it.
+  if (first == Await::kGone) return Abandon(answer.get(), exchange);
   if (first == Await::kEnd && !answer->generation.status().ok()) {
+    Note(answer.get(), exchange);
     return exchange.ReplyError(answer->generation.status());
   }
   exchange.ReplyStream(kSseContentType,
@@ -142,97 +147,15 @@ void ReplyWith(const StatusOr<Json>& reply, HttpExchange& exchange) {
   }
 }
 
-}  // namespace
-
-HttpApi::HttpApi(Options options, GenerationService& service, Metrics& metrics)
-    : options_(std::move(options)), service_(service), metrics_(metrics) {}
-
-void HttpApi::Register(HttpServer* server) {
-  using Kind = HttpServer::RouteKind;
-  server->Route("GET", "/v1/models", Kind::kApi, [this](HttpExchange& e) { ListModels(e); });
-  server->Route("GET", "/v1/models/", Kind::kApi, [this](HttpExchange& e) { GetModel(e); });
-  server->Route("POST", "/v1/completions", Kind::kApi,
-                [this](HttpExchange& e) { Generate(ApiKind::kCompletion, e); });
-  server->Route("POST", "/v1/chat/completions", Kind::kApi,
-                [this](HttpExchange& e) { Generate(ApiKind::kChat, e); });
-  server->Route("POST", "/tokenize", Kind::kApi, [this](HttpExchange& e) { Tokenize(e); });
-  server->Route("POST", "/detokenize", Kind::kApi, [this](HttpExchange& e) { Detokenize(e); });
-  server->Route("GET", "/health", Kind::kProbe, [](HttpExchange& e) {
-    e.Reply({{"status", "ok"}});
-  });
-  server->Route("GET", "/ready", Kind::kProbe, [this](HttpExchange& e) {
-    const Status ready = service_.Ready();
-    if (!ready.ok()) return e.ReplyError(ready);
-    e.Reply({{"status", "ready"}});
-  });
-  server->Route("GET", "/version", Kind::kProbe, [this](HttpExchange& e) {
-    e.Reply({{"version", options_.version}});
-  });
-  server->Route("GET", "/metrics", Kind::kProbe, [this](HttpExchange& e) {
-    e.ReplyText(metrics_.Text(), "text/plain; version=0.0.4; charset=utf-8");
-  });
-}
-
-Json HttpApi::ModelJson(const std::string& name) const {
+Json ModelJson(const HttpApi::Model& model, const std::string& name) {
   return {{"id", name},
           {"object", "model"},
-          {"created", options_.created},
+          {"created", model.created},
           {"owned_by", "treeline"},
-          {"max_model_len", service_.options().max_context}};
+          {"max_model_len", model.service.options().max_context}};
 }
 
-void HttpApi::ListModels(HttpExchange& exchange) const {
-  Json models = Json::array();
-  for (const std::string& name : service_.options().model_names) {
-    models.push_back(ModelJson(name));
-  }
-  exchange.Reply({{"object", "list"}, {"data", std::move(models)}});
-}
-
-void HttpApi::GetModel(HttpExchange& exchange) const {
-  const std::string name = exchange.request().path.substr(sizeof("/v1/models/") - 1);
-  const Status known = service_.CheckModel(name);
-  if (!known.ok()) return exchange.ReplyError(known);
-  exchange.Reply(ModelJson(name));
-}
-
-void HttpApi::LogUnknownFields(const std::vector<std::string>& names) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (const std::string& name : names) {
-    const std::string shown = name.substr(0, kMaxLoggedNameBytes);
-    if (logged_fields_.size() >= kMaxLoggedFields || !logged_fields_.insert(shown).second) continue;
-    spdlog::warn("ignoring the unknown request field {}", Quote(shown));
-  }
-}
-
-StatusOr<OpenAiRequest> HttpApi::Parse(ApiKind kind, const HttpExchange& exchange) const {
-  TREELINE_ASSIGN_OR_RETURN(const Json body, ParseBody(exchange));
-  const RequestLimits limits{service_.options().vocab_size, options_.sampling_defaults};
-  TREELINE_ASSIGN_OR_RETURN(OpenAiRequest request, ParseOpenAiRequest(kind, body, limits));
-  request.generation.id = exchange.request().id;
-  request.generation.arrival = exchange.request().arrival;
-  return request;
-}
-
-void HttpApi::Generate(ApiKind kind, HttpExchange& exchange) {
-  StatusOr<OpenAiRequest> request = Parse(kind, exchange);
-  if (!request.ok()) return exchange.ReplyError(request.status());
-  LogUnknownFields(request->unknown_fields);
-  StatusOr<Generation> generation = service_.Start(request->generation);
-  if (!generation.ok()) return exchange.ReplyError(generation.status());
-
-  OpenAiResponse::Info info{exchange.request().id, service_.options().model_names.front(),
-                            std::time(nullptr)};
-  auto answer = std::make_shared<Answer>(*std::move(request), *std::move(generation),
-                                         std::move(info), service_.tokenizer());
-  if (answer->request.stream) {
-    AnswerStream(std::move(answer), exchange, options_.ping_interval);
-  } else {
-    AnswerWhole(answer.get(), exchange);
-  }
-}
-
-StatusOr<Json> HttpApi::TokenizeBody(const Json& body) const {
+StatusOr<Json> TokenizeBody(const GenerationService& service, const Json& body) {
   JsonFields fields(body);
   std::string model;
   fields.String("model", &model);
@@ -242,43 +165,131 @@ StatusOr<Json> HttpApi::TokenizeBody(const Json& body) const {
   fields.String("prompt", &prompt);
   const Json* messages = fields.Find("messages");
   TREELINE_RETURN_IF_ERROR(fields.status());
-  TREELINE_RETURN_IF_ERROR(service_.CheckModel(model));
+  TREELINE_RETURN_IF_ERROR(service.CheckModel(model));
   if ((messages == nullptr) == (fields.Find("prompt") == nullptr)) {
     return FieldError("prompt", "send either prompt or messages");
   }
   std::vector<int32_t> tokens;
   if (messages != nullptr) {
     TREELINE_ASSIGN_OR_RETURN(const Json parsed, ParseMessages(*messages));
-    TREELINE_ASSIGN_OR_RETURN(tokens, service_.TokenizeChat(parsed));
+    TREELINE_ASSIGN_OR_RETURN(tokens, service.TokenizeChat(parsed));
   } else {
-    TREELINE_ASSIGN_OR_RETURN(tokens, service_.Tokenize(prompt, add_special));
+    TREELINE_ASSIGN_OR_RETURN(tokens, service.Tokenize(prompt, add_special));
   }
   return Json{{"count", tokens.size()},
-              {"max_model_len", service_.options().max_context},
+              {"max_model_len", service.options().max_context},
               {"tokens", tokens}};
 }
 
-void HttpApi::Tokenize(HttpExchange& exchange) const {
-  const StatusOr<Json> body = ParseBody(exchange);
-  ReplyWith(body.ok() ? TokenizeBody(*body) : body, exchange);
-}
-
-StatusOr<Json> HttpApi::DetokenizeBody(const Json& body) const {
+StatusOr<Json> DetokenizeBody(const GenerationService& service, const Json& body) {
   JsonFields fields(body);
   std::string model;
   fields.String("model", &model);
   const Json* tokens = fields.Find("tokens");
   TREELINE_RETURN_IF_ERROR(fields.status());
-  TREELINE_RETURN_IF_ERROR(service_.CheckModel(model));
+  TREELINE_RETURN_IF_ERROR(service.CheckModel(model));
   if (tokens == nullptr) return FieldError("tokens", "tokens is missing");
   TREELINE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                            ParseTokenIds(*tokens, "tokens", service_.options().vocab_size));
-  return Json{{"prompt", service_.tokenizer().Decode(ids, /*skip_special=*/false)}};
+                            ParseTokenIds(*tokens, "tokens", service.options().vocab_size));
+  return Json{{"prompt", service.tokenizer().Decode(ids, /*skip_special=*/false)}};
 }
 
-void HttpApi::Detokenize(HttpExchange& exchange) const {
+}  // namespace
+
+HttpApi::HttpApi(Options options, Metrics& metrics, Intake& intake)
+    : options_(std::move(options)), metrics_(metrics), intake_(intake) {}
+
+void HttpApi::Route(HttpServer* server, const std::string& method, const std::string& path,
+                    ModelHandler handler) {
+  server->Route(method, path, HttpServer::RouteKind::kApi, [this, handler](HttpExchange& e) {
+    if (const Model* model = model_) return (this->*handler)(*model, e);
+    metrics_.OnRejected("loading");
+    e.ReplyError(StillLoading());
+  });
+}
+
+void HttpApi::Register(HttpServer* server) {
+  Route(server, "GET", "/v1/models", &HttpApi::ListModels);
+  Route(server, "GET", "/v1/models/", &HttpApi::GetModel);
+  Route(server, "POST", "/v1/completions", &HttpApi::Complete);
+  Route(server, "POST", "/v1/chat/completions", &HttpApi::Chat);
+  Route(server, "POST", "/tokenize", &HttpApi::Tokenize);
+  Route(server, "POST", "/detokenize", &HttpApi::Detokenize);
+  RegisterProbes(server);
+}
+
+void HttpApi::RegisterProbes(HttpServer* server) {
+  constexpr auto kProbe = HttpServer::RouteKind::kProbe;
+  server->Route("GET", "/health", kProbe, [](HttpExchange& e) { e.Reply({{"status", "ok"}}); });
+  server->Route("GET", "/ready", kProbe, [this](HttpExchange& e) { Ready(e); });
+}
+
+void HttpApi::RegisterAdmin(HttpServer* server, bool with_probes) {
+  constexpr auto kProbe = HttpServer::RouteKind::kProbe;
+  if (with_probes) RegisterProbes(server);
+  server->Route("GET", "/version", kProbe, [this](HttpExchange& e) {
+    e.Reply({{"version", options_.version}});
+  });
+  server->Route("GET", "/metrics", kProbe, [this](HttpExchange& e) {
+    e.ReplyText(metrics_.Text(), "text/plain; version=0.0.4; charset=utf-8");
+  });
+}
+
+void HttpApi::Ready(HttpExchange& exchange) {
+  const Model* model = model_;
+  const Status ready = model != nullptr ? model->service.Ready() : StillLoading();
+  if (!ready.ok()) return exchange.ReplyError(ready);
+  exchange.Reply({{"status", "ready"}});
+}
+
+void HttpApi::ListModels(const Model& model, HttpExchange& exchange) {
+  Json models = Json::array();
+  for (const std::string& name : model.service.options().model_names) {
+    models.push_back(ModelJson(model, name));
+  }
+  exchange.Reply({{"object", "list"}, {"data", std::move(models)}});
+}
+
+void HttpApi::GetModel(const Model& model, HttpExchange& exchange) {
+  const std::string name = exchange.request().path.substr(sizeof("/v1/models/") - 1);
+  const Status known = model.service.CheckModel(name);
+  if (!known.ok()) return exchange.ReplyError(known);
+  exchange.Reply(ModelJson(model, name));
+}
+
+void HttpApi::Generate(ApiKind kind, const Model& model, HttpExchange& exchange) {
+  const HttpExchange::Request& asked = exchange.request();
+  StatusOr<Intake::Accepted> accepted =
+      intake_.Start(kind, model, {asked.id, asked.key, asked.arrival},
+                    [&] { return ParseBody(exchange); });
+  if (!accepted.ok()) return exchange.ReplyError(accepted.status());
+  OpenAiResponse::Info info{asked.id, model.service.options().model_names.front(),
+                            std::time(nullptr)};
+  auto answer = std::make_shared<Answer>(*std::move(accepted), std::move(info),
+                                         model.service.tokenizer());
+  if (answer->accepted.request.stream) {
+    AnswerStream(std::move(answer), exchange, options_.ping_interval);
+  } else {
+    AnswerWhole(answer.get(), exchange);
+  }
+}
+
+void HttpApi::Complete(const Model& model, HttpExchange& exchange) {
+  Generate(ApiKind::kCompletion, model, exchange);
+}
+
+void HttpApi::Chat(const Model& model, HttpExchange& exchange) {
+  Generate(ApiKind::kChat, model, exchange);
+}
+
+void HttpApi::Tokenize(const Model& model, HttpExchange& exchange) {
   const StatusOr<Json> body = ParseBody(exchange);
-  ReplyWith(body.ok() ? DetokenizeBody(*body) : body, exchange);
+  ReplyWith(body.ok() ? TokenizeBody(model.service, *body) : body, exchange);
+}
+
+void HttpApi::Detokenize(const Model& model, HttpExchange& exchange) {
+  const StatusOr<Json> body = ParseBody(exchange);
+  ReplyWith(body.ok() ? DetokenizeBody(model.service, *body) : body, exchange);
 }
 
 }  // namespace treeline

@@ -1,22 +1,19 @@
-// The routes of the OpenAI-style API, of tokenization, and of probes, on an HttpServer.
+// The routes of the OpenAI-style API, of tokenization, of probes and of administration, on
+// one HttpServer or two. They are there before the model is: until then the API answers 503.
 #ifndef TREELINE_SERVER_HTTP_API_H_
 #define TREELINE_SERVER_HTTP_API_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <mutex>
-#include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
-#include "engine/base/json.h"
 #include "engine/base/status.h"
-#include "server/generation_service.h"
 #include "server/http_server.h"
+#include "server/intake.h"
 #include "server/metrics.h"
 #include "server/openai_request.h"
-#include "server/openai_response.h"
 
 namespace treeline {
 
@@ -24,38 +21,47 @@ namespace treeline {
 class HttpApi {
  public:
   struct Options {
-    SamplingParams sampling_defaults{};  // For fields that a request leaves out.
     std::string version;
-    int64_t created = 0;  // When the model came up; Unix time, seconds.
     // How often a client is told that its prompt is being worked on; until the first, the
     // status line waits too, so that a refusal still gets its own status.
     std::chrono::milliseconds ping_interval{15'000};
   };
 
-  // `service` and `metrics` outlive this.
-  HttpApi(Options options, GenerationService& service, Metrics& metrics);
+  using Model = ServedModel;
 
-  // Adds the routes. This outlives the server's threads.
+  // `metrics` and `intake` outlive this.
+  HttpApi(Options options, Metrics& metrics, Intake& intake);
+
+  // Adds the routes of the API, and of probes. This outlives the server's threads.
   void Register(HttpServer* server);
+  // Adds /metrics, /version, and the probes where they are not there already.
+  void RegisterAdmin(HttpServer* server, bool with_probes);
+
+  // From now on requests are answered. Called once; `model` outlives the servers' threads.
+  void Serve(const Model& model) { model_ = &model; }
 
  private:
-  void ListModels(HttpExchange& exchange) const;
-  void GetModel(HttpExchange& exchange) const;
-  void Generate(ApiKind kind, HttpExchange& exchange);
-  void Tokenize(HttpExchange& exchange) const;
-  void Detokenize(HttpExchange& exchange) const;
+  using ModelHandler = void (HttpApi::*)(const Model& model, HttpExchange& exchange);
 
-  Json ModelJson(const std::string& name) const;
-  StatusOr<OpenAiRequest> Parse(ApiKind kind, const HttpExchange& exchange) const;
-  StatusOr<Json> TokenizeBody(const Json& body) const;
-  StatusOr<Json> DetokenizeBody(const Json& body) const;
-  void LogUnknownFields(const std::vector<std::string>& names);
+  // A route that needs the model.
+  void Route(HttpServer* server, const std::string& method, const std::string& path,
+             ModelHandler handler);
+  void RegisterProbes(HttpServer* server);
+
+  void ListModels(const Model& model, HttpExchange& exchange);
+  void GetModel(const Model& model, HttpExchange& exchange);
+  void Complete(const Model& model, HttpExchange& exchange);
+  void Chat(const Model& model, HttpExchange& exchange);
+  void Tokenize(const Model& model, HttpExchange& exchange);
+  void Detokenize(const Model& model, HttpExchange& exchange);
+  void Ready(HttpExchange& exchange);
+
+  void Generate(ApiKind kind, const Model& model, HttpExchange& exchange);
 
   const Options options_;
-  GenerationService& service_;
   Metrics& metrics_;
-  std::mutex mutex_;
-  std::set<std::string> logged_fields_;  // Protected by mutex_; of a bounded size.
+  Intake& intake_;
+  std::atomic<const Model*> model_{nullptr};
 };
 
 }  // namespace treeline

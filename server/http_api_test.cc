@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <fstream>
 #include <semaphore>
 #include <thread>
 
@@ -38,21 +40,26 @@ class HttpApiTest : public ::testing::Test {
     });
     Scheduler::Options options;
     options.eos_token_ids = {ByteTokenizer::kEos};
-    scheduler_ = Scheduler::Create(options, engine_, tokenizer_, Clock::Real(), metrics_).value();
+    scheduler_ = Scheduler::Create(options, engine_, tokenizer_, clock_, metrics_).value();
     service_ = std::make_unique<GenerationService>(
         GenerationService::Options{.model_names = {"org/m", "alias"},
                                    .vocab_size = ByteTokenizer::kVocabSize,
                                    .max_context = kMaxContext},
-        tokenizer_, &template_, *scheduler_, Clock::Real());
+        tokenizer_, &template_, *scheduler_, clock_, metrics_);
     api_ = std::make_unique<HttpApi>(
-        HttpApi::Options{.version = "1.2", .created = 5, .ping_interval = ping_interval_},
-        *service_, metrics_);
+        HttpApi::Options{.version = "1.2", .ping_interval = ping_interval_}, metrics_, intake_);
     HttpServer::Options server_options;
     server_options.on_response = [this](const HttpServer::Record& record) {
-      if (record.status == 499) abandoned_.release();
+      if (record.status == 499) {
+        abandoned_note_ = record.note;
+        abandoned_.release();
+      }
     };
     server_ = std::make_unique<HttpServer>(server_options);
     api_->Register(server_.get());
+    api_->RegisterAdmin(server_.get(), /*with_probes=*/false);
+    model_.emplace(HttpApi::Model{.service = *service_, .created = 5});
+    api_->Serve(*model_);
     scheduler_->Start();
     EXPECT_EQ(server_->Start(), OkStatus());
     client_ = std::make_unique<TestClient>(server_->port());
@@ -109,15 +116,18 @@ class HttpApiTest : public ::testing::Test {
   const std::chrono::milliseconds ping_interval_{20};
 
   std::counting_semaphore<> tokens_allowed_{0};  // What the engine may generate.
-  std::counting_semaphore<> abandoned_{0};       // Requests whose client left.
+  std::counting_semaphore<> abandoned_{0};       // Requests whose client left,
+  std::string abandoned_note_;                   // and what the log says of the latest.
+  FakeClock clock_;
   FakeEngine engine_{
       {.vocab_size = ByteTokenizer::kVocabSize, .max_context = kMaxContext, .num_slots = 4}};
   ByteTokenizer tokenizer_;
   ChatTemplate template_ = ChatTemplate::Parse(kTemplate).value();
-  Metrics metrics_{
-      {.model_name = "org/m", .max_context = kMaxContext, .version = "1", .device = "cpu"}};
+  Metrics metrics_{{.model_name = "org/m", .version = "1", .device = "cpu"}};
+  Intake intake_{metrics_, clock_};
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<GenerationService> service_;
+  std::optional<HttpApi::Model> model_;
   std::unique_ptr<HttpApi> api_;
   std::unique_ptr<HttpServer> server_;
   std::unique_ptr<TestClient> client_;
@@ -314,6 +324,85 @@ TEST_F(HttpApiTest, AFailureInAStreamIsItsLastEvent) {
   tokens_allowed_.release(10);
   ASSERT_TRUE(client_->ReadUntil("data: {\"error\":"));
   ASSERT_TRUE(client_->ReadUntil("a row went wrong"));
+}
+
+TEST_F(HttpApiTest, WhatALeavingClientWasGivenIsLogged) {
+  TestClient leaver(server_->port());
+  tokens_allowed_.release(2);
+  leaver.Post("/v1/completions",
+              R"({"prompt": "a", "max_tokens": 90, "ignore_eos": true, "stream": true})");
+  ASSERT_TRUE(leaver.ReadUntil("\"text\":\"c\""));
+  leaver.Close();
+  // The engine goes on, a token at a time, until it is told.
+  while (!abandoned_.try_acquire_for(std::chrono::milliseconds(10))) tokens_allowed_.release(1);
+  int produced = 0;
+  ASSERT_EQ(std::sscanf(abandoned_note_.c_str(), "prompt_tokens=2 completion_tokens=%d", &produced),
+            1)
+      << abandoned_note_;
+  EXPECT_GE(produced, 3);
+  EXPECT_THAT(metrics_.Text(),
+              HasSubstr(fmt::format("treeline_generation_tokens_total{{model_name=\"org/m\"}} {}\n",
+                                    produced)));
+}
+
+TEST_F(HttpApiTest, EveryRefusalIsCounted) {
+  ExpectError("/v1/completions", "{", 400, "JSON");
+  ExpectError("/v1/completions", R"({"prompt": "x", "n": -1})", 400, "n must be");
+  ExpectError("/v1/completions", R"({"prompt": "x", "max_tokens": 99})", 400, "context limit",
+              "context_length_exceeded");
+  ExpectError("/v1/completions", R"({"prompt": "x", "n": 5})", 400, "");  // The scheduler's.
+  EXPECT_THAT(metrics_.Text(), HasSubstr("requests_rejected_total{model_name=\"org/m\","
+                                         "reason=\"invalid\"} 4\n"));
+}
+
+TEST_F(HttpApiTest, ReadyFailsWhileTheEngineFailsEveryRequest) {
+  tokens_allowed_.release(1000);
+  EXPECT_EQ(service_->Probe(), OkStatus());
+  engine_.FailRowsOf('f', Internal("a row went wrong"));
+  for (int i = 0; i < 2; ++i) ExpectError("/v1/completions", R"({"prompt": [102]})", 500, "");
+  Get("/ready");
+  ExpectError("/v1/completions", R"({"prompt": [102]})", 500, "");
+  client_->Get("/ready");
+  TestClient::Response response = client_->Read();
+  EXPECT_EQ(response.status, 503);
+  EXPECT_THAT(response.body, HasSubstr("the last 3 requests failed in the engine"));
+  // Asking again finds that the engine can still do something.
+  while (response.status != 200) {
+    client_->Get("/ready");
+    response = client_->Read();
+  }
+}
+
+TEST_F(HttpApiTest, KeysHaveLimits) {
+  const std::string path = ::testing::TempDir() + "/limited_keys";
+  std::ofstream(path)
+      << "a 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b 3 12\n";
+  const std::unique_ptr<ApiKeys> keys = *ApiKeys::Read(path);
+  HttpServer::Options options;
+  options.api_keys = keys.get();
+  HttpServer server(options);
+  api_->Register(&server);
+  ASSERT_EQ(server.Start(), OkStatus());
+  TestClient client(server.port());
+  tokens_allowed_.release(1000);
+  const auto post = [&](const std::string& body) {
+    client.Post("/v1/completions", body, "Authorization: Bearer secret\r\n");
+    return client.Read();
+  };
+  // Asks for 2 + 90 of 12 tokens, and uses 2 + 4.
+  EXPECT_EQ(post(R"({"prompt": "w", "max_tokens": 90})").status, 200);
+  EXPECT_EQ(post(R"({"prompt": "w", "max_tokens": 90})").status, 200);  // 0 are left.
+  TestClient::Response refused = post(R"({"prompt": "w"})");
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.headers["retry-after"], "5");
+  EXPECT_THAT(refused.body, HasSubstr("12 tokens a minute"));
+  refused = post(R"({"prompt": "w"})");
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.headers["retry-after"], "20");
+  EXPECT_THAT(refused.body, HasSubstr("3 requests a minute"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("reason=\"rate_limited\"} 2\n"));
+  clock_.Advance(std::chrono::seconds(20));
+  EXPECT_EQ(post(R"({"prompt": "w", "max_tokens": 3})").status, 200);
 }
 
 TEST_F(HttpApiTest, MetricsTell) {

@@ -1,54 +1,44 @@
 #include "server/http_server.h"
 
-#include <netinet/in.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <optional>
-#include <random>
-#include <thread>
+#include <utility>
 
+#include "server/connection_poller.h"
 #include "server/connection_threads.h"
+#include "server/request_id.h"
 #include "server/status_codes.h"
 
 namespace treeline {
 
 namespace {
 
-// Threads beyond the connection cap: they answer probes and say 503 to others.
+// Beyond the cap: threads that answer probes and say 429 to others, connections for them.
 constexpr int32_t kReserveThreads = 16;
-constexpr std::chrono::milliseconds kProbePatience{500};
-constexpr int kListenBacklog = 1024;
-constexpr char kRetryAfterSeconds[] = "1";
+constexpr int32_t kReserveConnections = 128;
+// What the process opens besides connections: the log, files of the model, epoll.
+constexpr int32_t kOtherFiles = 64;
 constexpr char kUnknownRoute[] = "unknown";
-constexpr size_t kMaxRequestIdBytes = 128;
 
-std::string MakeRequestId() {
-  thread_local std::mt19937_64 generator{std::random_device{}()};
-  return fmt::format("{:016x}{:016x}", generator(), generator());
-}
-
-// httplib decodes percent-escapes in headers, so an id may hold line breaks: echo only plain ones.
-bool IsPlainId(const std::string& id) {
-  return !id.empty() && id.size() <= kMaxRequestIdBytes &&
-         std::all_of(id.begin(), id.end(), [](unsigned char c) {
-           return std::isalnum(c) || c == '-' || c == '_' || c == '.';
-         });
-}
-
-// The time does not tell how much of the key was right.
-bool SameKey(const std::string& key, const std::string& given) {
-  unsigned char different = key.size() != given.size();
-  for (size_t i = 0; i < given.size(); ++i) {
-    different |= static_cast<unsigned char>(given[i] ^ key[i % std::max<size_t>(key.size(), 1)]);
+// Raises the soft limit on open files, which is often 1024, as far as the system lets it.
+Status AllowFiles(int64_t count) {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur < static_cast<rlim_t>(count)) {
+    limit.rlim_cur = std::min(limit.rlim_max, static_cast<rlim_t>(count));
+    setrlimit(RLIMIT_NOFILE, &limit);
   }
-  return different == 0;
+  if (limit.rlim_cur >= static_cast<rlim_t>(count)) return OkStatus();
+  return InvalidArgument(
+      "max_connections needs {} open files, but this process may have only {}; lower it, or raise "
+      "`ulimit -n`",
+      count, limit.rlim_cur);
 }
 
 // Why a request's framing is not accepted: an HTTP status and a reason. What is ambiguous
@@ -57,6 +47,21 @@ struct Refusal {
   int status;
   std::string reason;
 };
+
+std::string_view RefusalReason(int status) {
+  switch (status) {
+    case 401:
+      return "unauthorized";
+    case 408:
+      return "too_slow";
+    case 413:
+      return "too_large";
+    case 429:
+      return "too_many_connections";
+    default:
+      return "malformed";
+  }
+}
 
 std::optional<Refusal> CheckFraming(const httplib::Request& request) {
   const size_t lengths = request.get_header_value_count("Content-Length");
@@ -102,7 +107,7 @@ void HttpExchange::ReplyError(const Status& status) {
   response_.status = HttpStatus(status);
   response_.body = Dump(ErrorBody(status));
   if (response_.status == 429 || response_.status == 503) {
-    response_.headers.emplace_back("Retry-After", kRetryAfterSeconds);
+    response_.headers.emplace_back("Retry-After", std::to_string(RetryAfterSeconds(status)));
   }
 }
 
@@ -124,7 +129,7 @@ class HttpServer::Impl : public httplib::Server {
   Status Start();
   void Stop();
   void Abort() { aborting_ = true; }
-  int port() const { return port_; }
+  int port() const { return poller_.port(); }
 
  private:
   struct RouteEntry {
@@ -145,13 +150,18 @@ class HttpServer::Impl : public httplib::Server {
     bool over_capacity;
     bool close = false;  // The connection ends after this answer.
     const RouteEntry* route = nullptr;
+    ApiKey key{};
+    bool refused = false;  // Here, not by a handler.
     std::shared_ptr<HttpExchange> exchange = nullptr;
     TimePoint arrival{};
     Record record{};
   };
 
-  bool process_and_close_socket(socket_t fd) override;
-  void Serve(HttpConnection* connection, bool over_capacity);
+  using Connection = ConnectionPoller::Connection;
+
+  // httplib's own way to serve, which is not used: nothing listens there.
+  bool process_and_close_socket(socket_t) override { return false; }
+  void Serve(Connection connection);
   // One request; false where the connection must end.
   bool ServeOne(HttpConnection* connection, bool over_capacity);
   // Answers what httplib gave up on without a word.
@@ -166,21 +176,20 @@ class HttpServer::Impl : public httplib::Server {
   void BeforeHeaders(httplib::Response& response);
 
   std::optional<Refusal> FindRoute(const std::string& method, const std::string& path);
-  std::optional<Refusal> CheckAccess(const httplib::Request& request) const;
+  std::optional<Refusal> CheckAccess(const httplib::Request& request);
   void Refuse(const Refusal& refusal, httplib::Response* response);
   void Handle(const httplib::Request& request, std::string body, httplib::Response* response);
   void SendStream(httplib::Response* response);
 
   const HttpServer::Options options_;
   std::vector<RouteEntry> routes_;
-  int port_ = 0;
-  // Connections beyond the cap are there for probes, which are quick.
-  HttpLimits over_capacity_limits_;
-  int stop_fd_;  // Readable once the server stops.
+  const int stop_fd_;  // Readable once the server stops.
   std::atomic<bool> stopping_{false};
   std::atomic<bool> aborting_{false};
-  std::atomic<int32_t> connections_{0};
-  std::thread listener_;
+  std::atomic<int32_t> answering_{0};  // Requests.
+  bool started_ = false;
+  ConnectionPoller poller_;
+  ConnectionThreads threads_;
   // httplib passes requests, not connections; each thread serves one connection at a time.
   static thread_local Session* session_;
 };
@@ -189,21 +198,19 @@ thread_local HttpServer::Impl::Session* HttpServer::Impl::session_ = nullptr;
 
 HttpServer::Impl::Impl(HttpServer::Options options)
     : options_(std::move(options)),
-      over_capacity_limits_(options_.limits),
-      stop_fd_(eventfd(0, EFD_CLOEXEC)) {
+      stop_fd_(eventfd(0, EFD_CLOEXEC)),
+      poller_({.host = options_.host,
+               .port = options_.port,
+               .max_open = options_.max_connections + kReserveConnections,
+               .tls = options_.tls},
+              options_.limits, stop_fd_),
+      threads_(options_.max_connections + kReserveThreads,
+               [this](Connection connection) { Serve(std::move(connection)); }) {
   TREELINE_CHECK(stop_fd_ >= 0);
-  over_capacity_limits_.header_timeout = std::min(options_.limits.header_timeout, kProbePatience);
-  // What httplib tells clients of a connection's life; WaitForRequest decides it.
+  // What httplib tells clients of a connection's life; the poller decides it.
   set_keep_alive_timeout(
       std::chrono::ceil<std::chrono::seconds>(options_.limits.idle_timeout).count());
   set_keep_alive_max_count(1'000'000);
-  const size_t threads = options_.max_connections + kReserveThreads;
-  new_task_queue = [threads] { return new ConnectionThreads(threads); };
-  // httplib would set SO_REUSEPORT: two servers would share a port without noticing.
-  set_socket_options([](socket_t fd) {
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  });
   set_payload_max_length(options_.limits.max_body_bytes);
   set_pre_routing_handler(
       [this](const httplib::Request& q, httplib::Response& r) { return BeforeRouting(q, r); });
@@ -226,49 +233,40 @@ HttpServer::Impl::~Impl() {
 }
 
 Status HttpServer::Impl::Start() {
-  errno = 0;
-  if (options_.port == 0) {
-    port_ = bind_to_any_port(options_.host);
-  } else {
-    port_ = bind_to_port(options_.host, options_.port) ? options_.port : -1;
-  }
-  if (port_ <= 0) {
-    return MakeStatus(StatusCode::kUnavailable, "cannot listen on {} port {}: {}", options_.host,
-                      options_.port, errno != 0 ? std::strerror(errno) : "no such address");
-  }
-  ::listen(svr_sock_, kListenBacklog);  // httplib's own backlog of 5 drops bursts.
-  listener_ = std::thread([this] { listen_after_bind(); });
-  while (!is_running()) std::this_thread::yield();  // stop() before that would be lost.
+  TREELINE_RETURN_IF_ERROR(
+      AllowFiles(int64_t{options_.max_connections} + kReserveConnections + kOtherFiles));
+  TREELINE_RETURN_IF_ERROR(poller_.Listen());
+  svr_sock_ = poller_.listening_fd();  // httplib cuts streams short where it has none.
+  poller_.Start([this](Connection connection) { threads_.Serve(std::move(connection)); });
+  started_ = true;
   return OkStatus();
 }
 
 void HttpServer::Impl::Stop() {
-  if (stopping_.exchange(true)) return;
+  if (stopping_.exchange(true) || !started_) return;
   const uint64_t one = 1;
   TREELINE_CHECK(::write(stop_fd_, &one, sizeof(one)) == sizeof(one));
-  if (!listener_.joinable()) return;
-  stop();
-  listener_.join();
+  poller_.AwaitStop();
+  threads_.Join();
+  poller_.Join();
 }
 
-bool HttpServer::Impl::process_and_close_socket(socket_t fd) {
-  const bool over_capacity = ++connections_ > options_.max_connections;
-  HttpConnection connection(fd, over_capacity ? over_capacity_limits_ : options_.limits, stop_fd_);
+void HttpServer::Impl::Serve(Connection connection) {
+  const bool over_capacity = ++answering_ > options_.max_connections;
+  bool goes_on = false;
   try {
-    Serve(&connection, over_capacity);
+    goes_on = ServeOne(connection.get(), over_capacity);
   } catch (const std::exception& error) {  // Out of memory, at most: this connection ends.
     spdlog::error("a connection was dropped: {}", error.what());
   }
-  --connections_;
-  return true;
-}
-
-void HttpServer::Impl::Serve(HttpConnection* connection, bool over_capacity) {
-  while (!stopping_ && connection->WaitForRequest()) {
-    if (!ServeOne(connection, over_capacity)) {
-      if (!aborting_) connection->Finish();
-      return;
-    }
+  --answering_;
+  if (aborting_) {
+    connection.reset();
+    poller_.Forget();
+  } else if (goes_on) {
+    poller_.Wait(std::move(connection));
+  } else {
+    poller_.Finish(std::move(connection));
   }
 }
 
@@ -283,6 +281,10 @@ bool HttpServer::Impl::ServeOne(HttpConnection* connection, bool over_capacity) 
                       [&](httplib::Request&) { connection->BeginBody(); });
   session_ = nullptr;
   if (session.record.status == 0) AnswerSilence(&session);
+  if (session.refused && session.route != nullptr && session.route->kind == RouteKind::kApi &&
+      options_.on_refused) {
+    options_.on_refused(RefusalReason(session.record.status));
+  }
   if (session.record.status != 0) {
     if (session.exchange != nullptr) session.record.note = session.exchange->note();
     session.record.duration = Clock::Real().Now() - session.arrival;
@@ -325,18 +327,17 @@ std::optional<Refusal> HttpServer::Impl::FindRoute(const std::string& asked_meth
   return Refusal{404, fmt::format("there is nothing at {}", path)};
 }
 
-std::optional<Refusal> HttpServer::Impl::CheckAccess(const httplib::Request& request) const {
+std::optional<Refusal> HttpServer::Impl::CheckAccess(const httplib::Request& request) {
   if (session_->route->kind == RouteKind::kProbe) return std::nullopt;
-  if (!options_.api_keys.empty()) {
+  if (options_.api_keys != nullptr) {
+    constexpr std::string_view kScheme = "Bearer ";
     const std::string given = request.get_header_value("Authorization");
-    bool known = false;
-    for (const std::string& key : options_.api_keys) known |= SameKey("Bearer " + key, given);
-    if (!known) return Refusal{401, "a valid API key is needed: Authorization: Bearer KEY"};
+    std::optional<ApiKey> key;
+    if (given.starts_with(kScheme)) key = options_.api_keys->Find(given.substr(kScheme.size()));
+    if (!key) return Refusal{401, "a valid API key is needed: Authorization: Bearer KEY"};
+    session_->key = *std::move(key);
   }
-  if (session_->over_capacity) {
-    if (options_.on_over_capacity) options_.on_over_capacity();
-    return Refusal{503, "too many connections; try again later"};
-  }
+  if (session_->over_capacity) return Refusal{429, "too many requests at once; try again later"};
   return std::nullopt;
 }
 
@@ -344,7 +345,8 @@ void HttpServer::Impl::Refuse(const Refusal& refusal, httplib::Response* respons
   response->status = refusal.status;
   response->body = Dump(ErrorBody(refusal.status, refusal.reason));
   response->set_header("Content-Type", "application/json");
-  if (refusal.status == 503) response->set_header("Retry-After", kRetryAfterSeconds);
+  session_->refused = true;
+  if (refusal.status == 429) response->set_header("Retry-After", "1");
   if (refusal.status == 401) response->set_header("WWW-Authenticate", "Bearer");
 }
 
@@ -352,8 +354,8 @@ void HttpServer::Impl::Refuse(const Refusal& refusal, httplib::Response* respons
 httplib::Server::HandlerResponse HttpServer::Impl::BeforeRouting(const httplib::Request& request,
                                                                  httplib::Response& response) {
   session_->record.method = request.method;
-  const std::string id = request.get_header_value("x-request-id");
-  session_->record.id = IsPlainId(id) ? id : MakeRequestId();
+  // httplib decodes percent-escapes in headers, so it may hold line breaks.
+  session_->record.id = RequestId(request.get_header_value("x-request-id"));
   std::optional<Refusal> refusal = CheckFraming(request);
   if (!refusal) refusal = FindRoute(request.method, request.path);
   if (!refusal) refusal = CheckAccess(request);
@@ -394,8 +396,8 @@ void HttpServer::Impl::HandlePost(const httplib::Request& request, httplib::Resp
 void HttpServer::Impl::Handle(const httplib::Request& request, std::string body,
                               httplib::Response* response) {
   HttpConnection* connection = session_->connection;
-  HttpExchange::Request exchange_request{request.method, request.path, std::move(body),
-                                         session_->record.id, session_->arrival};
+  HttpExchange::Request exchange_request{request.method,      request.path,  std::move(body),
+                                         session_->record.id, session_->key, session_->arrival};
   session_->exchange = std::make_shared<HttpExchange>(
       std::move(exchange_request),
       [this, connection] { return aborting_ || connection->ClientGone(); });
@@ -452,7 +454,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::FillError(httplib::Response& 
 
 void HttpServer::Impl::BeforeHeaders(httplib::Response& response) {
   session_->record.status = response.status;
-  if (session_->record.id.empty()) session_->record.id = MakeRequestId();
+  if (session_->record.id.empty()) session_->record.id = RequestId("");
   response.set_header("x-request-id", session_->record.id);
   if (session_->close) {
     response.headers.erase("Connection");

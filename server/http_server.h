@@ -1,7 +1,8 @@
-// An HTTP/1.1 server for APIs: exact routes, JSON errors, bearer keys, request ids,
+// An HTTP/1.1 server for APIs: exact routes, JSON errors, bearer keys, request ids, TLS,
 // and limits on everything a client can make it hold. Built on cpp-httplib's parser;
-// knows nothing of what the routes mean. A thread serves each connection; connections
-// beyond the cap are answered with 503, except on routes for probes.
+// knows nothing of what the routes mean. A thread answers each request; requests beyond
+// the cap are answered with 429, except on routes for probes. Connections without a
+// request cost no thread (server/connection_poller.h).
 #ifndef TREELINE_SERVER_HTTP_SERVER_H_
 #define TREELINE_SERVER_HTTP_SERVER_H_
 
@@ -10,13 +11,16 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "engine/base/clock.h"
 #include "engine/base/json.h"
 #include "engine/base/status.h"
+#include "server/api_keys.h"
 #include "server/http_connection.h"
+#include "server/tls.h"
 
 namespace treeline {
 
@@ -32,6 +36,7 @@ class HttpExchange {
     std::string path;
     std::string body;
     std::string id;  // The client's x-request-id, or one made here.
+    ApiKey key;      // Whose it is; without a name where no keys are asked for.
     TimePoint arrival;
   };
   struct Response {
@@ -87,15 +92,20 @@ class HttpServer {
   struct Options {
     std::string host = "127.0.0.1";
     int port = 0;  // 0: any free one.
-    int32_t max_connections = 256;
+    // Requests answered at once. Somewhat more connections may be open; when all are, those
+    // that have waited longest for a request are closed for new ones.
+    int32_t max_connections = 1024;
     HttpLimits limits;
-    std::vector<std::string> api_keys;               // Empty: everybody may ask.
+    const ApiKeys* api_keys = nullptr;               // Null: everybody may ask.
+    const TlsContext* tls = nullptr;                 // Null: plain HTTP.
     std::function<void(const Record&)> on_response;  // Any thread.
-    std::function<void()> on_over_capacity;          // A request met too many connections.
+    // Why a request to an API route was refused here: "unauthorized", "too_many_connections",
+    // "too_large", "too_slow", "malformed". Any thread.
+    std::function<void(std::string_view)> on_refused;
   };
 
   enum class RouteKind {
-    kApi,    // Needs a key where keys are asked for; refused beyond the connection cap.
+    kApi,    // Needs a key where keys are asked for; refused beyond the cap.
     kProbe,  // Always answered.
   };
 
@@ -105,7 +115,8 @@ class HttpServer {
   // REQUIRES: before Start. A path that ends in '/' stands for all paths below it.
   void Route(const std::string& method, const std::string& path, RouteKind kind, Handler handler);
 
-  // Listens and serves. UNAVAILABLE where the address cannot be bound.
+  // Listens and serves. UNAVAILABLE where the address cannot be bound; INVALID_ARGUMENT where
+  // the system does not grant as many open files as connections.
   Status Start();
   int port() const;
   // Closes the listening socket and idle connections, lets running handlers finish and their

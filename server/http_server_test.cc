@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -46,7 +47,10 @@ class HttpServerTest : public ::testing::Test {
       records_.push_back(record);
       changed_.notify_all();
     };
-    options.on_over_capacity = [this] { ++over_capacity_; };
+    options.on_refused = [this](std::string_view reason) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      refusals_.emplace_back(reason);
+    };
     return options;
   }
 
@@ -96,10 +100,10 @@ class HttpServerTest : public ::testing::Test {
   }
 
   Event waiting_;
-  std::atomic<int> over_capacity_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<HttpServer::Record> records_;
+  std::vector<std::string> refusals_;
   std::unique_ptr<HttpServer> server_;  // Last: its threads use the others.
 };
 
@@ -170,8 +174,12 @@ TEST_F(HttpServerTest, RequestIdsAreEchoedWhereHarmless) {
 }
 
 TEST_F(HttpServerTest, KeysAreAskedForButNotByProbes) {
+  const std::string path = ::testing::TempDir() + "/keys";
+  std::ofstream(path) << "one 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n"
+                         "two d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa\n";
+  const std::unique_ptr<ApiKeys> keys = *ApiKeys::Read(path);
   HttpServer::Options options = Options();
-  options.api_keys = {"secret", "other"};
+  options.api_keys = keys.get();
   StartServer(std::move(options));
   for (const auto& [header, status] : {std::pair<const char*, int>{"", 401},
                                        {"Authorization: Bearer secre\r\n", 401},
@@ -187,6 +195,8 @@ TEST_F(HttpServerTest, KeysAreAskedForButNotByProbes) {
   TestClient client(port());
   client.Get("/health");
   EXPECT_EQ(client.Read().status, 200);
+  server_->Stop();
+  EXPECT_EQ(refusals_, std::vector<std::string>(5, "unauthorized"));
 }
 
 TEST_F(HttpServerTest, AmbiguousOrUnsupportedFramingIsRefused) {
@@ -346,8 +356,8 @@ TEST_F(HttpServerTest, BeyondTheCapOnlyProbesAreAnswered) {
   std::vector<std::unique_ptr<TestClient>> busy;
   for (int i = 0; i < 4; ++i) {
     busy.push_back(std::make_unique<TestClient>(port()));
-    busy.back()->Get("/parts");
-    EXPECT_EQ(busy.back()->Read().status, 200);  // Its thread has it now.
+    busy.back()->Get("/endless");
+    ASSERT_TRUE(busy.back()->ReadUntil("xxx"));  // Its thread has it now.
   }
   TestClient probe(port());
   probe.Get("/health");
@@ -356,9 +366,32 @@ TEST_F(HttpServerTest, BeyondTheCapOnlyProbesAreAnswered) {
   TestClient refused(port());
   refused.Post("/echo", "x");
   TestClient::Response response = refused.Read();
-  EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(response.status, 429);
   EXPECT_EQ(response.headers["retry-after"], "1");
-  EXPECT_EQ(over_capacity_, 1);
+  server_->Abort();
+  server_->Stop();
+  EXPECT_EQ(refusals_, std::vector<std::string>{"too_many_connections"});
+}
+
+TEST_F(HttpServerTest, IdleAndSilentConnectionsMakeRoomForNewOnes) {
+  HttpServer::Options options = Options();
+  options.max_connections = 16;
+  StartServer(std::move(options));
+  // More than may be open: clients that keep their connection, never ask, or never finish asking.
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < 600; ++i) {
+    clients.push_back(std::make_unique<TestClient>(port()));
+    if (i % 3 == 0) {
+      clients.back()->Get("/parts");
+      EXPECT_EQ(clients.back()->Read().status, 200) << i;
+    } else if (i % 3 == 1) {
+      clients.back()->Send("GET /parts HTTP/1.1\r\nX: ");
+    }
+  }
+  TestClient last(port());
+  last.Post("/echo", "x");
+  EXPECT_EQ(last.Read().body, "x");
+  EXPECT_TRUE(clients.front()->ReadToEnd());  // Closed: it had waited longest.
 }
 
 TEST_F(HttpServerTest, StopEndsIdleAndWaitingConnections) {

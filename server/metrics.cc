@@ -55,15 +55,14 @@ Buckets StepBuckets() {
   return buckets;
 }
 
-// 1 2 5 10 20 50 ... up to the longest sequence.
-Buckets TokenCountBuckets(int32_t max_context) {
+// 1 2 5 10 20 50 ... 1,000,000: the same for every model, so that replicas add up.
+Buckets TokenCountBuckets() {
   Buckets buckets;
-  for (double decade = 1;; decade *= 10) {
-    for (const double mantissa : {1, 2, 5}) {
-      if (mantissa * decade > max_context) return buckets;
-      buckets.push_back(mantissa * decade);
-    }
+  for (double decade = 1; decade < 1e6; decade *= 10) {
+    for (const double mantissa : {1, 2, 5}) buckets.push_back(mantissa * decade);
   }
+  buckets.push_back(1e6);
+  return buckets;
 }
 
 const char* OutcomeName(Outcome outcome) {
@@ -84,8 +83,7 @@ const char* OutcomeName(Outcome outcome) {
 
 struct Metrics::Impl {
   explicit Impl(const Options& options)
-      : labels{{"model_name", options.model_name}},
-        token_count_buckets(TokenCountBuckets(options.max_context)) {
+      : labels{{"model_name", options.model_name}}, token_count_buckets(TokenCountBuckets()) {
     // All outcomes exist from the start: a rate over a series that is not there is no zero.
     for (const Outcome outcome :
          {Outcome::kStop, Outcome::kLength, Outcome::kAbort, Outcome::kError}) {
@@ -129,8 +127,11 @@ struct Metrics::Impl {
   Gauge& running =
       GaugeFamily("num_requests_running", "Requests that hold at least one slot.").Add({});
   Gauge& waiting = GaugeFamily("num_requests_waiting", "Requests waiting for a slot.").Add({});
-  Gauge& waiting_for_capacity = GaugeFamily("num_requests_waiting_by_reason", "Why requests wait.")
-                                    .Add({{"reason", "capacity"}});
+  Family<Gauge>& waiting_by_reason = GaugeFamily(
+      "num_requests_waiting_by_reason",
+      "Why requests wait: capacity, for a slot; prompt, with a slot, for prompts before theirs.");
+  Gauge& waiting_for_capacity = waiting_by_reason.Add({{"reason", "capacity"}});
+  Gauge& waiting_for_prompt = waiting_by_reason.Add({{"reason", "prompt"}});
   Gauge& slots_used = GaugeFamily("state_slots_used", "Sequence states in use.").Add({});
   Gauge& slots_total =
       GaugeFamily("state_slots_total", "Sequence states there are: the cap on concurrency.")
@@ -139,6 +140,10 @@ struct Metrics::Impl {
       GaugeFamily("state_usage_perc", "Share of sequence states in use, 0 to 1.").Add({});
 
   Counter& prompt_tokens = CounterFamily("prompt_tokens", "Prompt tokens worked through.").Add({});
+  Counter& prefix_cache_queries =
+      CounterFamily("prefix_cache_queries", "Prompt tokens that were looked for in it.").Add({});
+  Counter& prefix_cache_hits =
+      CounterFamily("prefix_cache_hits", "Prompt tokens that it spared.").Add({});
   Counter& generation_tokens = CounterFamily("generation_tokens", "Tokens generated.").Add({});
   Family<Counter>& request_success =
       CounterFamily("request_success", "Requests that ended, by how.");
@@ -195,6 +200,7 @@ void Metrics::OnStep(int32_t prompt_tokens, int32_t generated_tokens,
   impl_->running.Set(gauges.running);
   impl_->waiting.Set(gauges.waiting);
   impl_->waiting_for_capacity.Set(gauges.waiting);
+  impl_->waiting_for_prompt.Set(gauges.prefilling);
   impl_->slots_used.Set(gauges.slots_used);
   impl_->slots_total.Set(gauges.slots_total);
   impl_->state_usage.Set(
@@ -204,6 +210,11 @@ void Metrics::OnStep(int32_t prompt_tokens, int32_t generated_tokens,
   if (prompt_tokens + generated_tokens > 0) {
     impl_->iteration_tokens.Observe(prompt_tokens + generated_tokens);
   }
+}
+
+void Metrics::OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) {
+  impl_->prefix_cache_queries.Increment(prompt_tokens);
+  impl_->prefix_cache_hits.Increment(cached_tokens);
 }
 
 void Metrics::OnFirstToken(Duration since_arrival) {

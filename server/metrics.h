@@ -16,7 +16,6 @@ class Metrics : public SchedulerObserver {
  public:
   struct Options {
     std::string model_name;
-    int32_t max_context = 0;  // The last bucket of token counts.
     std::string version;
     std::string device;
   };
@@ -26,6 +25,7 @@ class Metrics : public SchedulerObserver {
   // From the scheduler.
   void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
               const SchedulerGauges& gauges) override;
+  void OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) override;
   void OnFirstToken(Duration since_arrival) override;
   void OnNextTokens(Duration since_previous) override;
   void OnFinished(const RequestTimes& times) override;

@@ -2,11 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "engine/backend/cuda_backend.h"
 #include "engine/base/clock.h"
 #include "server/flags.h"
 
@@ -22,13 +22,6 @@ LoadProgress LogProgress() {
     last = now;
     spdlog::info("loading weights: {} of {} MiB", done >> 20, total >> 20);
   };
-}
-
-// The name of the folder, or of the file without ".gguf".
-std::string ModelName(const std::string& model) {
-  std::filesystem::path path = std::filesystem::path(model).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();  // "models/x/"
-  return (path.extension() == ".gguf" ? path.stem() : path.filename()).string();
 }
 
 SamplingParams DefaultsOf(const ModelConfig& config) {
@@ -53,16 +46,18 @@ std::optional<ChatTemplate> LoadChatTemplate(const Checkpoint& checkpoint) {
 }  // namespace
 
 StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
-  if (config.device() == "cuda") {
-    return InvalidArgument("--device cuda: this build runs on cpu only");
-  }
+  const bool on_gpu = config.device() == "cuda";
   ModelEngine::Options options;
+  // A GPU's products of fp32 weights are slow, and F16 weights would become fp32.
+  if (on_gpu) options.weight_type = WeightType::kBF16;
   if (config.dtype() == "fp32") options.weight_type = WeightType::kF32;
   if (config.dtype() == "bf16") options.weight_type = WeightType::kBF16;
   if (config.dtype() == "int8") options.weight_type = WeightType::kInt8;
   if (config.dtype() == "int4") options.weight_type = WeightType::kInt4;
   options.matmul_kernel = config.matmul_kernel();
-  options.state_type = config.state_dtype() == "bf16" ? StateType::kBF16 : StateType::kF32;
+  const bool bf16_state =
+      config.state_dtype() == "bf16" || (config.state_dtype() == "auto" && on_gpu);
+  options.state_type = bf16_state ? StateType::kBF16 : StateType::kF32;
   options.threads = config.threads();
   options.max_context = config.max_context();
   options.max_slots = config.max_slots();
@@ -74,9 +69,10 @@ StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
   return options;
 }
 
-StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
+namespace {
+
+StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options options) {
   const TimePoint start = Clock::Real().Now();
-  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
   options.progress = LogProgress();
   LoadedModel model;
   model.name = ModelName(config.model());
@@ -85,8 +81,9 @@ StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
                             Checkpoint::Open(config.model()));
   TREELINE_ASSIGN_OR_RETURN(model.tokenizer, checkpoint->LoadTokenizer());
   model.chat_template = LoadChatTemplate(*checkpoint);
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(config));
   TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<ModelEngine> engine,
-                            ModelEngine::Load(*checkpoint, options));
+                            ModelEngine::Load(*checkpoint, options, std::move(backend)));
   if (model.tokenizer->vocab_size() > engine->config().vocab_size) {
     return InvalidArgument(
         "{}: the tokenizer has ids up to {}, but the model's vocabulary is {}; they do not belong "
@@ -101,6 +98,34 @@ StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
   spdlog::info("loaded {} in {:.1f} s", model.name, ToSeconds(Clock::Real().Now() - start));
   model.engine = std::move(engine);
   return model;
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Backend>> CreateBackend(const EngineConfig& config) {
+  if (config.device() == "cpu") {
+    TREELINE_ASSIGN_OR_RETURN(const ModelEngine::Options options, EngineOptions(config));
+    return ModelEngine::CreateBackend(options);
+  }
+  auto backend = CreateCudaBackend({.threads = config.threads()});
+  if (!backend.ok()) return Annotate(backend.status(), "--device cuda");
+  return backend;
+}
+
+StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
+  return Open(config, std::move(options));
+}
+
+StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
+  options.prefix_cache_memory = std::nullopt;
+  if (config.prefix_cache_memory() != "auto") {
+    const auto bytes = ParseBytes(config.prefix_cache_memory());
+    if (!bytes.ok()) return Annotate(bytes.status(), "--prefix-cache-memory");
+    options.prefix_cache_memory = static_cast<size_t>(*bytes);
+  }
+  return Open(config.engine(), std::move(options));
 }
 
 }  // namespace treeline

@@ -115,8 +115,6 @@ void ParseStopCriteria(int32_t vocab_size, JsonFields* fields, StopCriteria* sto
 void ParseUnsupported(JsonFields* fields) {
   std::string user;
   fields->String("user", &user);
-  int32_t priority = 0;
-  fields->Integer("priority", -kMaxInt, kMaxInt, &priority);
   if (const Json* format = fields->Find("response_format")) {
     const Json text = {{"type", "text"}};
     if (*format != text) fields->Fail(NotSupported("response_format"));
@@ -153,6 +151,7 @@ void ParseCommon(const RequestLimits& limits, JsonFields* fields, OpenAiRequest*
   ParseStopCriteria(limits.vocab_size, fields, &generation.stop);
   fields->Integer("n", 1, kMaxChoices, &generation.num_choices);
   fields->Bool("skip_special_tokens", &generation.skip_special_tokens);
+  fields->Integer("priority", -kMaxInt, kMaxInt, &generation.priority);
   ParseUnsupported(fields);
 }
 

@@ -1,8 +1,7 @@
 #include "server/runtime.h"
 
+#include <filesystem>
 #include <utility>
-
-#include "server/version.h"
 
 namespace treeline {
 
@@ -15,26 +14,22 @@ std::vector<std::string> NamesOf(const Runtime::Options& options, const LoadedMo
 
 }  // namespace
 
-Runtime::Runtime(const Options& options, LoadedModel model) : model_(std::move(model)) {
-  Metrics::Options metrics;
-  metrics.model_name = NamesOf(options, model_).front();
-  metrics.max_context = model_.engine->limits().max_context;
-  metrics.version = kVersion;
-  metrics.device = model_.device;
-  metrics_ = std::make_unique<Metrics>(metrics);
+std::string ModelName(const std::string& model) {
+  std::filesystem::path path = std::filesystem::path(model).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "models/x/"
+  return (path.extension() == ".gguf" ? path.stem() : path.filename()).string();
 }
 
-StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const Options& options, LoadedModel model) {
-  std::unique_ptr<Runtime> runtime(new Runtime(options, std::move(model)));
+StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const Options& options, LoadedModel model,
+                                                   SchedulerObserver& observer) {
+  std::unique_ptr<Runtime> runtime(new Runtime(std::move(model)));
   const LoadedModel& loaded = runtime->model_;
 
-  Scheduler::Options scheduling;
-  scheduling.max_batch_tokens = options.max_batch_tokens;
-  scheduling.max_queued_requests = options.max_queued_requests;
+  Scheduler::Options scheduling = options.scheduling;
   scheduling.eos_token_ids = loaded.eos_token_ids;
-  TREELINE_ASSIGN_OR_RETURN(runtime->scheduler_,
-                            Scheduler::Create(scheduling, *loaded.engine, *loaded.tokenizer,
-                                              Clock::Real(), *runtime->metrics_));
+  TREELINE_ASSIGN_OR_RETURN(
+      runtime->scheduler_,
+      Scheduler::Create(scheduling, *loaded.engine, *loaded.tokenizer, Clock::Real(), observer));
 
   const EngineLimits limits = loaded.engine->limits();
   GenerationService::Options serving;
@@ -42,10 +37,11 @@ StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const Options& options, Loade
   serving.vocab_size = limits.vocab_size;
   serving.max_context = limits.max_context;
   serving.request_timeout = options.request_timeout;
+  serving.stall_timeout = options.stall_timeout;
   const ChatTemplate* chat_template =
       loaded.chat_template.has_value() ? &*loaded.chat_template : nullptr;
-  runtime->service_ = std::make_unique<GenerationService>(serving, *loaded.tokenizer, chat_template,
-                                                          *runtime->scheduler_, Clock::Real());
+  runtime->service_ = std::make_unique<GenerationService>(
+      serving, *loaded.tokenizer, chat_template, *runtime->scheduler_, Clock::Real(), observer);
   runtime->scheduler_->Start();
   return runtime;
 }

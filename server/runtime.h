@@ -1,11 +1,13 @@
 // A loaded model and what answers requests with it: engine, tokenizer, template,
-// scheduler, metrics and service, each owned here and torn down in order.
+// scheduler and service, each owned here and torn down in order.
 #ifndef TREELINE_SERVER_RUNTIME_H_
 #define TREELINE_SERVER_RUNTIME_H_
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
@@ -13,9 +15,9 @@
 #include "engine/sampling/params.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "scheduler/observer.h"
 #include "scheduler/scheduler.h"
 #include "server/generation_service.h"
-#include "server/metrics.h"
 
 namespace treeline {
 
@@ -30,29 +32,31 @@ struct LoadedModel {
   std::vector<int32_t> eos_token_ids;
 };
 
+// The name of a model's folder, or of its file without ".gguf".
+std::string ModelName(const std::string& path);
+
 class Runtime {
  public:
   struct Options {
     std::vector<std::string> served_model_names;  // Empty: the model's own.
-    int32_t max_batch_tokens = 512;
-    int32_t max_queued_requests = 256;
-    Duration request_timeout{0};  // 0: none.
+    Scheduler::Options scheduling;                // Its eos_token_ids are the model's.
+    Duration request_timeout{0};                  // 0: none.
+    Duration stall_timeout = std::chrono::seconds(60);
   };
 
-  // Starts the scheduler's thread.
-  static StatusOr<std::unique_ptr<Runtime>> Create(const Options& options, LoadedModel model);
+  // Starts the scheduler's thread. `observer` outlives the runtime.
+  static StatusOr<std::unique_ptr<Runtime>> Create(const Options& options, LoadedModel model,
+                                                   SchedulerObserver& observer);
 
   GenerationService& service() { return *service_; }
   Scheduler& scheduler() { return *scheduler_; }
-  Metrics& metrics() { return *metrics_; }
   const LoadedModel& model() const { return model_; }
 
  private:
-  Runtime(const Options& options, LoadedModel model);
+  explicit Runtime(LoadedModel model) : model_(std::move(model)) {}
 
   // Each uses those above it.
   const LoadedModel model_;
-  std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<GenerationService> service_;
 };

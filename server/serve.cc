@@ -3,18 +3,26 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <future>
 #include <memory>
-#include <sstream>
+#include <optional>
+#include <string_view>
+#include <thread>
 #include <utility>
 
-#include "engine/base/file.h"
+#include "engine/base/clock.h"
+#include "server/api_keys.h"
 #include "server/http_api.h"
 #include "server/http_server.h"
+#include "server/intake.h"
+#include "server/metrics.h"
+#include "server/tls.h"
 #include "server/version.h"
 
 namespace treeline {
@@ -23,40 +31,37 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kIdlePoll{50};
+constexpr milliseconds kPoll{20};
 constexpr Duration kAbortTimeout = std::chrono::seconds(5);
 
 Duration Seconds(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }
 
-// SIGTERM and SIGINT as something to wait for. Threads started later inherit the mask.
-class StopSignals {
+// SIGTERM and SIGINT, and SIGHUP where asked for, as something to wait for. Threads started later
+// inherit the mask.
+class Signals {
  public:
-  StopSignals() {
+  explicit Signals(bool with_hangup) {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
+    if (with_hangup) sigaddset(&set_, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set_, &previous_);
   }
   // Signals that came while the server stopped have had their effect.
-  ~StopSignals() {
-    while (WaitFor(milliseconds(0))) {
+  ~Signals() {
+    while (WaitFor(milliseconds(0)) != 0) {
     }
     pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
   }
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
 
-  void Wait() const {
-    int signal = 0;
-    while (sigwait(&set_, &signal) != 0) {
-    }
-  }
-  // False where none came in time.
-  bool WaitFor(milliseconds timeout) const {
+  // The signal that came; 0 where none came in time.
+  int WaitFor(milliseconds timeout) const {
     const timespec limit = {timeout.count() / 1000, (timeout.count() % 1000) * 1'000'000};
-    return sigtimedwait(&set_, nullptr, &limit) > 0;
+    return std::max(sigtimedwait(&set_, nullptr, &limit), 0);
   }
 
  private:
@@ -77,15 +82,65 @@ void LogRequest(const HttpServer::Record& record) {
               record.note);
 }
 
-StatusOr<HttpServer::Options> HttpOptions(const ServeConfig& config) {
+// What SIGHUP reads again.
+struct Secrets {
+  std::unique_ptr<ApiKeys> api_keys;  // Null: none are asked for.
+  std::unique_ptr<TlsContext> tls;    // Null: plain HTTP.
+
+  void Reload() const {
+    if (api_keys != nullptr) Log("API keys", api_keys->Reload());
+    if (tls != nullptr) Log("certificate", tls->Reload());
+  }
+
+ private:
+  static void Log(const std::string& what, const Status& status) {
+    if (status.ok()) {
+      spdlog::info("SIGHUP: read the {} again", what);
+    } else {
+      spdlog::error("SIGHUP: the {} stay as they were: {}", what, Message(status));
+    }
+  }
+};
+
+StatusOr<Secrets> ReadSecrets(const ServeConfig& config) {
+  Secrets secrets;
+  if (!config.api_keys_file().empty()) {
+    TREELINE_ASSIGN_OR_RETURN(secrets.api_keys, ApiKeys::Read(config.api_keys_file()));
+  }
+  if (config.tls_cert().empty() != config.tls_key().empty()) {
+    return InvalidArgument("--tls-cert and --tls-key go together");
+  }
+  if (!config.tls_cert().empty()) {
+    TREELINE_ASSIGN_OR_RETURN(secrets.tls, TlsContext::Create(config.tls_cert(), config.tls_key()));
+  }
+  return secrets;
+}
+
+HttpServer::Options HttpOptions(const ServeConfig& config, const Secrets& secrets,
+                                Metrics* metrics) {
   HttpServer::Options options;
   options.host = config.host();
   options.port = config.port();
   options.max_connections = config.max_connections();
   options.limits.max_body_bytes = config.max_body_bytes();
-  if (!config.api_key_file().empty()) {
-    TREELINE_ASSIGN_OR_RETURN(options.api_keys, ReadApiKeys(config.api_key_file()));
-  }
+  options.limits.write_timeout =
+      std::chrono::duration_cast<milliseconds>(Seconds(config.write_timeout_seconds()));
+  options.api_keys = secrets.api_keys.get();
+  options.tls = secrets.tls.get();
+  options.on_response = [metrics](const HttpServer::Record& record) {
+    LogRequest(record);
+    metrics->OnHttpResponse(record.route, record.method, record.status, ToSeconds(record.duration));
+  };
+  options.on_refused = [metrics](std::string_view reason) { metrics->OnRejected(reason); };
+  return options;
+}
+
+// The admin address is for few and trusted clients.
+HttpServer::Options AdminOptions(const ServeConfig& config, Metrics* metrics) {
+  HttpServer::Options options = HttpOptions(config, Secrets(), metrics);
+  options.host = config.admin_host();
+  options.port = config.admin_port();
+  options.max_connections = 16;
   return options;
 }
 
@@ -93,20 +148,33 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   Runtime::Options options;
   options.served_model_names.assign(config.served_model_name().begin(),
                                     config.served_model_name().end());
-  options.max_batch_tokens = config.max_batch_tokens();
-  options.max_queued_requests = config.max_queued_requests();
+  Scheduler::Options& scheduling = options.scheduling;
+  scheduling.max_batch_tokens = config.max_batch_tokens();
+  scheduling.max_queued_requests = config.max_queued_requests();
+  scheduling.max_queued_tokens = config.max_queued_tokens();
+  scheduling.step_time = Seconds(config.max_step_seconds());
+  scheduling.priority_ageing = Seconds(config.priority_ageing_seconds());
+  if (config.prefix_cache_memory() != "0") {
+    scheduling.prefix_interval = config.prefix_cache_interval();
+  }
   options.request_timeout = Seconds(config.request_timeout_seconds());
+  options.stall_timeout = Seconds(config.stall_timeout_seconds());
   return options;
 }
 
-HttpApi::Options ApiOptions(const ServeConfig& config, const LoadedModel& model) {
+HttpApi::Options ApiOptions(const ServeConfig& config) {
   HttpApi::Options options;
   options.ping_interval =
       std::chrono::duration_cast<milliseconds>(Seconds(config.ping_interval_seconds()));
-  options.sampling_defaults = model.sampling_defaults;
   options.version = kVersion;
-  options.created = std::time(nullptr);
   return options;
+}
+
+Metrics::Options MetricsOptions(const ServeConfig& config) {
+  return {.model_name = config.served_model_name_size() > 0 ? config.served_model_name(0)
+                                                            : ModelName(config.engine().model()),
+          .version = kVersion,
+          .device = config.engine().device()};
 }
 
 // Readers never see half a file.
@@ -120,67 +188,104 @@ Status WritePortFile(const std::string& path, int port) {
   return OkStatus();
 }
 
-// False where requests still run at the end, or a signal came.
-bool WaitUntilIdle(const StopSignals& signals, Duration timeout, Runtime& runtime) {
+// False where requests still run at the end, or a signal came that asks to stop.
+bool WaitUntilIdle(const Signals& signals, const Secrets& secrets, Duration timeout,
+                   Runtime& runtime) {
   const TimePoint end = Clock::Real().Now() + timeout;
   while (!runtime.scheduler().Idle()) {
-    if (signals.WaitFor(kIdlePoll) || Clock::Real().Now() >= end) return false;
+    const int signal = signals.WaitFor(kPoll);
+    if (signal == SIGHUP) secrets.Reload();
+    if ((signal != 0 && signal != SIGHUP) || Clock::Real().Now() >= end) return false;
   }
   return true;
 }
 
-bool Drain(const StopSignals& signals, Duration timeout, Runtime* runtime) {
+bool Drain(const Signals& signals, const Secrets& secrets, Duration timeout, Runtime* runtime) {
   spdlog::info("stopping: no new requests; running ones have {:.0f} s (a second signal stops now)",
                ToSeconds(timeout));
   runtime->service().Drain();
-  if (WaitUntilIdle(signals, timeout, *runtime)) return true;
+  if (WaitUntilIdle(signals, secrets, timeout, *runtime)) return true;
   spdlog::warn("stopping with requests still running; they are cancelled");
   return false;
 }
 
-}  // namespace
+using LoadedRuntime = StatusOr<std::unique_ptr<Runtime>>;
 
-StatusOr<std::vector<std::string>> ReadApiKeys(const std::string& path) {
-  TREELINE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  std::vector<std::string> keys;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    line.erase(line.find_last_not_of(" \t\r") + 1);
-    if (!line.empty() && line[0] != '#') keys.push_back(line);
-  }
-  if (keys.empty()) return InvalidArgument("{}: no API key in it", path);
-  return keys;
+// Loads the model and lets it answer once, in a thread of its own.
+std::future<LoadedRuntime> BeginLoading(const ServeConfig& config,
+                                        const std::function<StatusOr<LoadedModel>()>& load,
+                                        std::shared_ptr<Metrics> metrics) {
+  std::packaged_task<LoadedRuntime()> task(
+      [load, options = RuntimeOptions(config), metrics]() -> LoadedRuntime {
+        TREELINE_ASSIGN_OR_RETURN(LoadedModel model, load());
+        TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime,
+                                  Runtime::Create(options, std::move(model), *metrics));
+        TREELINE_RETURN_IF_ERROR(runtime->service().Probe());
+        return runtime;
+      });
+  std::future<LoadedRuntime> loading = task.get_future();
+  std::thread(std::move(task)).detach();  // Nothing can interrupt it.
+  return loading;
 }
 
-Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel>()>& load) {
-  const StopSignals signals;
-  TREELINE_ASSIGN_OR_RETURN(HttpServer::Options http_options, HttpOptions(config));
-  TREELINE_ASSIGN_OR_RETURN(LoadedModel model, load());
-  const HttpApi::Options api_options = ApiOptions(config, model);
-  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Runtime> runtime,
-                            Runtime::Create(RuntimeOptions(config), std::move(model)));
-  http_options.on_response = [&](const HttpServer::Record& record) {
-    LogRequest(record);
-    runtime->metrics().OnHttpResponse(record.route, record.method, record.status,
-                                      ToSeconds(record.duration));
-  };
-  http_options.on_over_capacity = [&] { runtime->metrics().OnRejected("too_many_connections"); };
-  HttpApi api(api_options, runtime->service(), runtime->metrics());
-  HttpServer server(std::move(http_options));
-  api.Register(&server);
-  TREELINE_RETURN_IF_ERROR(server.Start());
-  TREELINE_RETURN_IF_ERROR(runtime->service().Probe());
-  TREELINE_RETURN_IF_ERROR(WritePortFile(config.port_file(), server.port()));
-  spdlog::info("ready: http://{}:{}/v1 serves {}", config.host(), server.port(),
-               runtime->service().options().model_names.front());
+LoadedRuntime AwaitLoading(const Signals& signals, const Secrets& secrets,
+                           std::future<LoadedRuntime> loading) {
+  while (loading.wait_for(milliseconds(0)) != std::future_status::ready) {
+    const int signal = signals.WaitFor(kPoll);
+    if (signal == SIGHUP) secrets.Reload();
+    if (signal == SIGTERM || signal == SIGINT) {
+      return MakeStatus(StatusCode::kCancelled, "stopped while the model was being loaded");
+    }
+  }
+  return loading.get();
+}
 
-  signals.Wait();
-  if (!Drain(signals, Seconds(config.drain_timeout_seconds()), runtime.get())) {
+// Until a signal asks to stop.
+void AwaitStop(const Signals& signals, const Secrets& secrets) {
+  for (;;) {
+    const int signal = signals.WaitFor(std::chrono::hours(1));
+    if (signal == SIGHUP) secrets.Reload();
+    if (signal == SIGTERM || signal == SIGINT) return;
+  }
+}
+
+}  // namespace
+
+Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel>()>& load) {
+  TREELINE_ASSIGN_OR_RETURN(const Secrets secrets, ReadSecrets(config));
+  const Signals signals(/*with_hangup=*/secrets.api_keys != nullptr || secrets.tls != nullptr);
+  const auto metrics = std::make_shared<Metrics>(MetricsOptions(config));
+  std::unique_ptr<Runtime> runtime;
+  std::optional<HttpApi::Model> model;
+  Intake intake(*metrics, Clock::Real());
+  HttpApi api(ApiOptions(config), *metrics, intake);
+  HttpServer server(HttpOptions(config, secrets, metrics.get()));
+  HttpServer admin_server(AdminOptions(config, metrics.get()));
+  const bool separate_admin = config.admin_port() != 0;
+  api.Register(&server);
+  api.RegisterAdmin(separate_admin ? &admin_server : &server, /*with_probes=*/separate_admin);
+  TREELINE_RETURN_IF_ERROR(server.Start());
+  if (separate_admin) TREELINE_RETURN_IF_ERROR(admin_server.Start());
+
+  spdlog::info("listening on {} port {}; loading the model", config.host(), server.port());
+  TREELINE_ASSIGN_OR_RETURN(runtime,
+                            AwaitLoading(signals, secrets, BeginLoading(config, load, metrics)));
+  model.emplace(HttpApi::Model{.service = runtime->service(),
+                               .sampling_defaults = runtime->model().sampling_defaults,
+                               .created = std::time(nullptr)});
+  api.Serve(*model);
+  TREELINE_RETURN_IF_ERROR(WritePortFile(config.port_file(), server.port()));
+  spdlog::info("ready: {}://{}:{}/v1 serves {}", secrets.tls != nullptr ? "https" : "http",
+               config.host(), server.port(), runtime->service().options().model_names.front());
+
+  AwaitStop(signals, secrets);
+  if (!Drain(signals, secrets, Seconds(config.drain_timeout_seconds()), runtime.get())) {
     runtime->service().Abort();
     // Everybody is told, unless the engine hangs in a step.
-    if (!WaitUntilIdle(signals, kAbortTimeout, *runtime)) server.Abort();
+    if (!WaitUntilIdle(signals, secrets, kAbortTimeout, *runtime)) server.Abort();
   }
   server.Stop();
+  admin_server.Stop();
   spdlog::info("stopped");
   return OkStatus();
 }

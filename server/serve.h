@@ -10,14 +10,13 @@
 
 namespace treeline {
 
+// Listens first and loads then: until the model is there, /ready and the API answer 503.
 // SIGTERM and SIGINT: the first refuses new generations and lets running ones finish (up to the
-// drain timeout), a second one stops at once. Blocked in the calling thread and all it starts.
-// `load` reads the model; it is called after the cheap checks. OK after a stop by signal.
+// drain timeout), a second one stops at once. SIGHUP: API keys and certificate are read again. All
+// are blocked in the calling thread and all it starts.
+// `load` reads the model, in a thread of its own. OK after a stop by signal; CANCELLED where it
+// came during the load, which then still goes on: leave the process without cleaning up.
 Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel>()>& load);
-
-// The keys of a file, one a line; blank lines and lines that begin with '#' do not count.
-// INVALID_ARGUMENT where none is left.
-StatusOr<std::vector<std::string>> ReadApiKeys(const std::string& path);
 
 }  // namespace treeline
 

@@ -7,22 +7,34 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <semaphore>
 #include <thread>
 
 #include "scheduler/fake_engine.h"
 #include "server/byte_tokenizer.h"
+#include "server/http_server.h"
 #include "server/test_client.h"
 
 namespace treeline {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+
+constexpr char kSecretLine[] =
+    "a 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n";
 
 std::string WriteFile(const std::string& name, const std::string& text) {
   const std::string path = ::testing::TempDir() + "/" + name;
   std::ofstream(path) << text;
   return path;
+}
+
+// One that nobody listens at.
+int FreePort() {
+  HttpServer server({});
+  EXPECT_EQ(server.Start(), OkStatus());
+  return server.port();
 }
 
 StatusOr<LoadedModel> LoadFakeModel() {
@@ -48,13 +60,14 @@ class ServeTest : public ::testing::Test {
     while (!std::filesystem::exists(port_file_)) std::this_thread::yield();
     std::ifstream(port_file_) >> port_;
   }
-  void Signal() { pthread_kill(thread_.native_handle(), SIGTERM); }
+  void Signal(int signal = SIGTERM) { pthread_kill(thread_.native_handle(), signal); }
 
-  int ReadyStatus() {
+  int StatusOf(const std::string& path, const std::string& headers = "") {
     TestClient client(port_);
-    client.Get("/ready");
+    client.Get(path, headers);
     return client.Read().status;
   }
+  int ReadyStatus() { return StatusOf("/ready"); }
 
   const std::string port_file_ = ::testing::TempDir() + "/port";
   int port_ = 0;
@@ -103,17 +116,101 @@ TEST_F(ServeTest, AnUnfinishedRequestDoesNotHoldUpStopping) {
   EXPECT_EQ(status_, OkStatus());
 }
 
-TEST(ApiKeysTest, OneALine) {
-  EXPECT_THAT(*ReadApiKeys(WriteFile("keys", "# ours\n\nfirst \r\nsecond")),
-              ElementsAre("first", "second"));
-  EXPECT_EQ(ReadApiKeys(WriteFile("none", "# nobody\n")).status().code(),
-            StatusCode::kInvalidArgument);
-  EXPECT_EQ(ReadApiKeys("/no/such/file").status().code(), StatusCode::kNotFound);
+TEST_F(ServeTest, HangupReadsTheKeysAgain) {
+  ServeConfig config;
+  config.set_api_keys_file(WriteFile("keys", std::string(kSecretLine)));
+  Start(config);
+  const std::string header = "Authorization: Bearer password\r\n";
+  EXPECT_EQ(StatusOf("/v1/models"), 401);
+  EXPECT_EQ(StatusOf("/v1/models", "Authorization: Bearer secret\r\n"), 200);
+  EXPECT_EQ(StatusOf("/v1/models", header), 401);
+  WriteFile("keys", "b 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\n");
+  Signal(SIGHUP);
+  while (StatusOf("/v1/models", header) != 200) std::this_thread::yield();
+  EXPECT_EQ(StatusOf("/v1/models", "Authorization: Bearer secret\r\n"), 401);
+  EXPECT_EQ(ReadyStatus(), 200);  // It went on.
+  Signal();
+  thread_.join();
+  EXPECT_EQ(status_, OkStatus());
+}
+
+TEST_F(ServeTest, TheAdminAddressHasTheMetricsToItself) {
+  ServeConfig config;
+  const int admin_port = FreePort();
+  config.set_admin_port(admin_port);
+  Start(config);
+  EXPECT_EQ(StatusOf("/metrics"), 404);
+  EXPECT_EQ(StatusOf("/health"), 200);
+  port_ = admin_port;
+  for (const char* path : {"/metrics", "/version", "/health", "/ready"}) {
+    EXPECT_EQ(StatusOf(path), 200) << path;
+  }
+  EXPECT_EQ(StatusOf("/v1/models"), 404);
+  Signal();
+  thread_.join();
+  EXPECT_EQ(status_, OkStatus());
+}
+
+// A load that lasts until it is let go on, in a server that listens from the start.
+class LoadingTest : public ServeTest {
+ protected:
+  LoadingTest() {
+    port_ = FreePort();
+    ServeConfig config;
+    config.set_port(port_);
+    thread_ = std::thread([this, config, may_end = may_end_, ended = ended_] {
+      status_ = Serve(config, [may_end, ended]() -> StatusOr<LoadedModel> {
+        may_end->acquire();
+        StatusOr<LoadedModel> model = LoadFakeModel();
+        ended->release();
+        return model;
+      });
+    });
+    // There is nothing to connect to before it listens.
+    while (!TestClient::CanConnect(port_)) std::this_thread::yield();
+  }
+
+  // Owned by the load too, which may outlive the server.
+  std::shared_ptr<std::binary_semaphore> may_end_ = std::make_shared<std::binary_semaphore>(0);
+  std::shared_ptr<std::binary_semaphore> ended_ = std::make_shared<std::binary_semaphore>(0);
+};
+
+TEST_F(LoadingTest, ProbesAreAnsweredAndRequestsComeTooEarly) {
+  EXPECT_EQ(StatusOf("/health"), 200);
+  EXPECT_EQ(StatusOf("/v1/models"), 503);
+  TestClient client(port_);
+  client.Post("/v1/completions", R"({"prompt": "x"})");
+  TestClient::Response response = client.Read();
+  EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(response.headers["retry-after"], "2");
+  EXPECT_THAT(response.body, HasSubstr("the model is being loaded"));
+  client.Get("/ready");
+  response = client.Read();
+  EXPECT_EQ(response.status, 503);
+  EXPECT_THAT(response.body, HasSubstr("the model is being loaded"));
+  client.Get("/metrics");
+  EXPECT_THAT(client.Read().body, HasSubstr("reason=\"loading\"} 2\n"));
+
+  may_end_->release();
+  while (ReadyStatus() != 200) std::this_thread::yield();
+  EXPECT_EQ(StatusOf("/v1/models"), 200);
+  Signal();
+  thread_.join();
+  EXPECT_EQ(status_, OkStatus());
+}
+
+TEST_F(LoadingTest, ASignalStopsAtOnce) {
+  EXPECT_EQ(StatusOf("/health"), 200);
+  Signal();
+  thread_.join();  // Although the load goes on.
+  EXPECT_EQ(status_.code(), StatusCode::kCancelled);
+  may_end_->release();
+  ended_->acquire();
 }
 
 TEST(ServeErrorsTest, ComeOutBeforeAndAfterLoading) {
   ServeConfig config;
-  config.set_api_key_file("/no/such/file");
+  config.set_api_keys_file("/no/such/file");
   bool loaded = false;
   EXPECT_EQ(Serve(config,
                   [&]() -> StatusOr<LoadedModel> {
@@ -126,6 +223,9 @@ TEST(ServeErrorsTest, ComeOutBeforeAndAfterLoading) {
   const Status status =
       Serve(ServeConfig(), []() -> StatusOr<LoadedModel> { return NotFound("no model there"); });
   EXPECT_THAT(Message(status), HasSubstr("no model there"));
+  ServeConfig half_tls;
+  half_tls.set_tls_cert("cert.pem");
+  EXPECT_THAT(Message(Serve(half_tls, LoadFakeModel)), HasSubstr("--tls-key"));
 }
 
 }  // namespace

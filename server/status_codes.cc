@@ -2,6 +2,8 @@
 
 #include <absl/strings/cord.h>
 
+#include <algorithm>
+#include <chrono>
 #include <optional>
 
 namespace treeline {
@@ -10,6 +12,7 @@ namespace {
 
 constexpr char kParam[] = "treeline/param";
 constexpr char kCode[] = "treeline/code";
+constexpr char kRetryAfter[] = "treeline/retry_after";
 // Messages may quote what the client sent; this much of it is enough.
 constexpr size_t kMaxMessageBytes = 2000;
 
@@ -52,6 +55,18 @@ Status WithParam(Status status, const std::string& param) {
 Status WithCode(Status status, const std::string& code) {
   status.SetPayload(kCode, absl::Cord(code));
   return status;
+}
+
+Status WithRetryAfter(Status status, Duration wait) {
+  const auto seconds = std::chrono::ceil<std::chrono::seconds>(wait).count();
+  status.SetPayload(kRetryAfter, absl::Cord(std::to_string(seconds)));
+  return status;
+}
+
+int64_t RetryAfterSeconds(const Status& status) {
+  const auto payload = status.GetPayload(kRetryAfter);
+  if (!payload.has_value()) return 1;
+  return std::max<int64_t>(1, std::stoll(std::string(*payload)));
 }
 
 int HttpStatus(const Status& status) {

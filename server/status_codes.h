@@ -3,9 +3,11 @@
 #ifndef TREELINE_SERVER_STATUS_CODES_H_
 #define TREELINE_SERVER_STATUS_CODES_H_
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
+#include "engine/base/clock.h"
 #include "engine/base/json.h"
 #include "engine/base/status.h"
 
@@ -19,6 +21,11 @@ Status FieldError(const std::string& param, fmt::format_string<Args...> format, 
 // with it).
 Status WithParam(Status status, const std::string& param);
 Status WithCode(Status status, const std::string& code);
+
+// When the client may try again: the "Retry-After" of 429 and 503.
+Status WithRetryAfter(Status status, Duration wait);
+// In whole seconds, at least 1: also where none was given.
+int64_t RetryAfterSeconds(const Status& status);
 
 // 200 for OK, else 4xx or 5xx. 499 (the client has gone) never goes over the wire.
 int HttpStatus(const Status& status);

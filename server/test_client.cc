@@ -11,12 +11,27 @@
 
 namespace treeline {
 
-TestClient::TestClient(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+namespace {
+
+bool Connect(int fd, int port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  return connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+}  // namespace
+
+bool TestClient::CanConnect(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  const bool connected = Connect(fd, port);
+  close(fd);
+  return connected;
+}
+
+TestClient::TestClient(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+  EXPECT_TRUE(Connect(fd_, port));
   const timeval timeout{60, 0};
   setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
   setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));

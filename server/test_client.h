@@ -17,6 +17,8 @@ class TestClient {
   };
 
   explicit TestClient(int port);
+  // Whether anybody listens there.
+  static bool CanConnect(int port);
   ~TestClient();
 
   // False where the server no longer takes bytes.
