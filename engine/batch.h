@@ -30,7 +30,8 @@ struct RowRequest {
   const SamplingParams* sampling = nullptr;
   RandomKey random{};
   std::span<const int32_t> prompt{};     // For repetition_penalty.
-  std::span<const int32_t> generated{};  // For all three penalties.
+  std::span<const int32_t> generated{};  // For all three penalties,
+  std::span<const int32_t> drafted{};    // as are the draft's tokens from there to this row.
   std::span<const int32_t> banned{};     // Tokens that must not be drawn (min_tokens).
 
   std::span<const int32_t> score{};  // Tokens whose log-probabilities are wanted.

@@ -10,6 +10,7 @@
 #include "engine/batch.h"
 #include "engine/engine.h"
 #include "scheduler/sequence_group.h"
+#include "scheduler/speculation.h"
 
 namespace treeline {
 
@@ -20,6 +21,7 @@ struct StepPlan {
     Sequence* sequence;
     int32_t num_tokens;
     int32_t num_requests;  // Row requests of the batch, in order.
+    bool is_draft;
   };
   Batch batch;
   std::vector<Entry> entries;
@@ -31,8 +33,9 @@ struct StepPlan {
 // the earliest admitted first. Decodes never outgrow max_tokens: who decodes was in the step
 // before, and that had its room. A prompt that is about to run first takes over what the engine
 // keeps of it.
+// Sequences that decode may verify guesses besides, where by `costs` that makes tokens faster.
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, Engine& engine);
+                    int32_t max_prompt_tokens, const StepCosts& costs, Engine& engine);
 
 }  // namespace treeline
 

@@ -59,8 +59,19 @@ void FakeEngine::ReleaseSlot(int32_t index) {
   EXPECT_EQ(committed_.erase(index), 1u) << "slot " << index << " was not in use";
 }
 
-Status FakeEngine::Commit(const StateSlot&, std::span<const int32_t>) {
-  return Unimplemented("FakeEngine runs chains only");
+Status FakeEngine::Commit(const StateSlot& slot, std::span<const int32_t> path) {
+  const auto draft = drafts_.find(slot.index());
+  EXPECT_NE(draft, drafts_.end()) << "no draft to commit";
+  if (draft == drafts_.end()) return InvalidArgument("no draft");
+  int32_t previous = -1;
+  for (const int32_t node : path) {
+    EXPECT_EQ(draft->second.parents.at(node), previous) << "not a path";
+    committed_.at(slot.index()).push_back(draft->second.tokens.at(node));
+    previous = node;
+  }
+  EXPECT_FALSE(path.empty()) << "the root is always right";
+  drafts_.erase(draft);
+  return OkStatus();
 }
 
 PrefixMatch FakeEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
@@ -88,7 +99,7 @@ StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
   CheckShape(batch);
   on_step_(batch);
   if (testing::Test::HasFailure()) return InvalidArgument("FakeEngine was asked nonsense");
-  const std::vector<Tokens> prefixes = CommitChains(batch);
+  const std::vector<Tokens> prefixes = RunTrees(batch);
   if (step_error_) return *std::exchange(step_error_, std::nullopt);
   std::vector<RowResult> results;
   for (const RowRequest& request : batch.requests) {
@@ -120,23 +131,30 @@ void FakeEngine::CheckShape(const Batch& batch) const {
   }
 }
 
-std::vector<FakeEngine::Tokens> FakeEngine::CommitChains(const Batch& batch) {
+std::vector<FakeEngine::Tokens> FakeEngine::RunTrees(const Batch& batch) {
   std::vector<Tokens> prefixes;
   std::vector<Chain>& chains = steps_.emplace_back();
+  drafts_.clear();
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
-    EXPECT_EQ(batch.acceptance[i], Acceptance::kKnown);
-    Tokens& tokens = committed_.at(batch.slots[i]);
-    const auto position = static_cast<int32_t>(tokens.size());
-    const int32_t begin = batch.tree_offsets[i];
-    const int32_t end = batch.tree_offsets[i + 1];
+    Tokens& committed = committed_.at(batch.slots[i]);
+    const int32_t begin = batch.tree_offsets[i], end = batch.tree_offsets[i + 1];
     EXPECT_GT(end, begin);
+    const bool known = batch.acceptance[i] == Acceptance::kKnown;
     for (int32_t row = begin; row < end; ++row) {
-      EXPECT_EQ(batch.parents[row], row - begin - 1) << "not a chain";
-      tokens.push_back(batch.token_ids[row]);
-      prefixes.push_back(tokens);
+      const int32_t parent = batch.parents[row];
+      EXPECT_TRUE(known ? parent == row - begin - 1 : parent < row - begin) << "no tree";
+      prefixes.push_back(parent < 0 ? committed : prefixes[begin + parent]);
+      prefixes.back().push_back(batch.token_ids[row]);
+      EXPECT_LE(prefixes.back().size(), static_cast<size_t>(limits_.max_context));
     }
-    EXPECT_LE(tokens.size(), static_cast<size_t>(limits_.max_context));
-    chains.push_back({tokens.front(), position, end - begin});
+    const auto position = static_cast<int32_t>(committed.size());
+    if (known) {
+      committed = prefixes.back();
+    } else {
+      drafts_[batch.slots[i]] = {{batch.token_ids.begin() + begin, batch.token_ids.begin() + end},
+                                 {batch.parents.begin() + begin, batch.parents.begin() + end}};
+    }
+    chains.push_back({prefixes.back().front(), position, end - begin});
   }
   return prefixes;
 }
@@ -153,6 +171,7 @@ RowResult FakeEngine::Answer(const RowRequest& request, const Tokens& prefix) co
 
   Tokens known(request.prompt.begin(), request.prompt.end());
   known.insert(known.end(), request.generated.begin(), request.generated.end());
+  known.insert(known.end(), request.drafted.begin(), request.drafted.end());
   EXPECT_EQ(known, prefix) << "the request's tokens are not those committed";
   EXPECT_EQ(request.random.position, prefix.size());
   EXPECT_EQ(request.random.seed, request.sampling->seed);

@@ -22,7 +22,8 @@ class FakeEngine : public Engine, private StateSlotOwner {
   // The token that follows `prefix` in a request's choice of this number.
   using NextToken = std::function<int32_t(std::span<const int32_t> prefix, uint32_t choice)>;
 
-  // What a step ran of one sequence. Tests name sequences by their first token.
+  // What a step ran of one sequence, a chain or a draft tree. Tests name sequences by their first
+  // token.
   struct Chain {
     int32_t first_token;  // Of the sequence.
     int32_t position;     // Of the first token run.
@@ -74,8 +75,9 @@ class FakeEngine : public Engine, private StateSlotOwner {
 
   void ReleaseSlot(int32_t index) override;
   void CheckShape(const Batch& batch) const;
-  // Commits the batch's tokens. Returns for each row the tokens up to and with it.
-  std::vector<Tokens> CommitChains(const Batch& batch);
+  // Commits the batch's chains and remembers its drafts. Returns for each row the tokens up to
+  // and with it.
+  std::vector<Tokens> RunTrees(const Batch& batch);
   RowResult Answer(const RowRequest& request, const Tokens& prefix) const;
 
   const EngineLimits limits_;
@@ -86,6 +88,10 @@ class FakeEngine : public Engine, private StateSlotOwner {
   std::optional<Status> acquire_error_;
   std::map<int32_t, Status> row_errors_;
   std::map<int32_t, Tokens> committed_;  // By slot in use.
+  struct Draft {
+    Tokens tokens, parents;
+  };
+  std::map<int32_t, Draft> drafts_;  // Of the last step, by slot.
   std::vector<std::vector<Chain>> steps_;
   std::function<void(const Batch&)> on_step_ = [](const Batch&) {};
   std::vector<Tokens> kept_;

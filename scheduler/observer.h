@@ -50,6 +50,9 @@ class SchedulerObserver {
                       const SchedulerGauges& gauges) = 0;
   // A choice's prompt is done: so many tokens, of which the prefix cache spared so many.
   virtual void OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) = 0;
+  // A choice's draft was verified: so many guesses, of which the first so many were right, one
+  // after the other.
+  virtual void OnDraft(int32_t num_guesses, int32_t num_accepted) = 0;
   virtual void OnFirstToken(Duration since_arrival) = 0;   // The first of all choices.
   virtual void OnNextTokens(Duration since_previous) = 0;  // One choice's later steps.
   virtual void OnFinished(const RequestTimes& times) = 0;

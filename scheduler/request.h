@@ -22,6 +22,12 @@ struct StopCriteria {
   std::vector<std::string> stop_strings;  // Not empty each; text ends before the first match.
 };
 
+// Guessing ahead and verifying (engine/speculative). Outputs are the same with it and without.
+enum class Drafting {
+  kAuto,  // As the server is set.
+  kNone,
+};
+
 struct Request {
   std::string id;
   std::vector<int32_t> prompt;  // At least one token.
@@ -34,6 +40,8 @@ struct Request {
   bool prompt_logprobs = false;  // the same for the prompt's tokens (from the second on).
   bool skip_special_tokens = true;
 
+  Drafting drafting = Drafting::kAuto;
+  int32_t max_draft_nodes = 64;  // Of a tree, its root too; at most as the server is set.
   // Waiting requests with less of it go first; waiting lessens it (Scheduler::Options).
   int32_t priority = 0;
   TimePoint arrival;                  // When its first byte came.

@@ -90,6 +90,7 @@ class LoopScheduler final : public Scheduler {
   // Run and commit. Commit returns the number of tokens generated.
   StepCounts Run(const StepPlan& plan);
   int32_t Commit(const StepPlan::Entry& entry, std::span<RowResult> results, TimePoint now);
+  TokenEvent CommitDraft(SequenceGroup& group, Sequence& sequence, std::span<RowResult> results);
   void MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now);
 
   // Moves the groups that have ended from queue and running list to the result.
@@ -134,7 +135,8 @@ LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Token
       clock_(clock),
       observer_(observer),
       limits_(engine.limits()),
-      context_{tokenizer, options.eos_token_ids, limits_.max_context, options.prefix_interval},
+      context_{tokenizer, options.eos_token_ids, limits_.max_context, options.prefix_interval,
+               options.max_draft_nodes},
       last_loop_(clock.Now().time_since_epoch().count()),
       pacer_(options.step_time) {}
 
@@ -244,8 +246,9 @@ bool LoopScheduler::Round() {
 
   FailAbandoned(now);
   Admit(now);
-  const StepPlan plan = BuildBatch(running_, options_.max_batch_tokens,
-                                   pacer_.MaxPromptTokens(NumDecoding(running_)), engine_);
+  const StepPlan plan =
+      BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
+                 options_.step_costs, engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
 
   const std::vector<Group> ended = TakeEnded();
@@ -350,7 +353,9 @@ int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult>
   if (group.end()) return 0;  // By this choice's row, or by another's just now.
 
   const bool in_prompt = !sequence.decoding();
-  std::optional<TokenEvent> event = sequence.Commit(entry.num_tokens, results);
+  std::optional<TokenEvent> event = entry.is_draft ? CommitDraft(group, sequence, results)
+                                                   : sequence.Commit(entry.num_tokens, results);
+  if (group.end()) return 0;  // The engine could not commit.
   sequence.KeepPrefix(engine_);
   if (!event) return 0;
   if (in_prompt) {
@@ -363,6 +368,17 @@ int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult>
   group.stream()->Push(*std::move(event));
   group.EndIfFinished();
   return num_tokens;
+}
+
+TokenEvent LoopScheduler::CommitDraft(SequenceGroup& group, Sequence& sequence,
+                                      std::span<RowResult> results) {
+  std::vector<int32_t> path;
+  TokenEvent event = sequence.CommitDraft(results, &path);
+  observer_.OnDraft(static_cast<int32_t>(results.size()) - 1,
+                    static_cast<int32_t>(path.size()) - 1);
+  const Status status = engine_.Commit(sequence.slot(), path);
+  if (!status.ok()) group.Fail(status);
+  return event;
 }
 
 void LoopScheduler::MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now) {
@@ -424,6 +440,10 @@ Status CheckOptions(const Scheduler::Options& options, const EngineLimits& limit
   if (options.max_queued_requests < 1) {
     return InvalidArgument("max_queued_requests: {}; it must be at least 1",
                            options.max_queued_requests);
+  }
+  if (options.max_draft_nodes < 0 || options.max_draft_nodes > TokenTree::kMaxNodes) {
+    return InvalidArgument("max_draft_nodes: {}; it must be 0 to {}", options.max_draft_nodes,
+                           TokenTree::kMaxNodes);
   }
   if (options.max_queued_tokens < 1) {
     return InvalidArgument("max_queued_tokens: {}; it must be at least 1",

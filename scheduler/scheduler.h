@@ -19,6 +19,10 @@
 // alike (SequenceContext::prefix_interval says where states are kept). It looks again before every
 // chunk: the sequence that it shares its beginning with may run beside it.
 //
+// Speculation. A decoding sequence may carry a draft tree of guesses, whose rows draw what plain
+// decoding would draw there (engine/speculative, scheduler/speculation.h): outputs are the same,
+// in fewer steps. A seeded request draws the same numbers with it and without.
+//
 // Faults. When Engine::Step fails, the requests that were in the batch end with its error and
 // the others live on; a row without a result ends its own request only.
 //
@@ -38,6 +42,7 @@
 #include "engine/text/tokenizer.h"
 #include "scheduler/observer.h"
 #include "scheduler/request.h"
+#include "scheduler/speculation.h"
 #include "scheduler/token_stream.h"
 
 namespace treeline {
@@ -54,6 +59,9 @@ class Scheduler {
     // A request that has waited so long goes before one of 1 less that has just come; 0: priority
     // decides however long it takes.
     Duration priority_ageing = std::chrono::seconds(10);
+    // Sequences guess ahead with trees of so many nodes, roots too; 0: they do not.
+    int32_t max_draft_nodes = 0;
+    StepCosts step_costs{};
     // Prompts' states are kept every so many tokens, and where they pay; 0: none are kept.
     int32_t prefix_interval = 0;
     std::vector<int32_t> eos_token_ids{};

@@ -99,6 +99,10 @@ class RecordingObserver : public SchedulerObserver {
     queried_tokens += prompt_tokens;
     this->cached_tokens += cached_tokens;
   }
+  void OnDraft(int32_t num_guesses, int32_t num_accepted) override {
+    this->num_guesses += num_guesses;
+    this->num_accepted += num_accepted;
+  }
   void OnFirstToken(Duration since_arrival) override { first_tokens.push_back(since_arrival); }
   void OnNextTokens(Duration since_previous) override { next_tokens.push_back(since_previous); }
   void OnFinished(const RequestTimes& times) override { finished.push_back(times); }
@@ -111,6 +115,8 @@ class RecordingObserver : public SchedulerObserver {
   int32_t generated_tokens = 0;
   int32_t queried_tokens = 0;
   int32_t cached_tokens = 0;
+  int32_t num_guesses = 0;
+  int32_t num_accepted = 0;
   SchedulerGauges gauges;
   std::vector<Duration> first_tokens;
   std::vector<Duration> next_tokens;

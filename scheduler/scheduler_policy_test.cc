@@ -76,10 +76,9 @@ TEST_F(PrefixTest, WherePromptsPartAStateIsKeptForTheThird) {
 TEST_F(PrefixTest, APromptIsKeptALittleBeforeItsEnd) {
   FakeEngine engine({.vocab_size = 5000, .max_context = 3000, .num_slots = 1});
   FakeTokenizer tokenizer(5000);
-  const auto scheduler =
-      Scheduler::Create({.max_batch_tokens = 4000, .prefix_interval = 3000}, engine, tokenizer,
-                        clock_, observer_)
-          .value();
+  const auto scheduler = Scheduler::Create({.max_batch_tokens = 4000, .prefix_interval = 3000},
+                                           engine, tokenizer, clock_, observer_)
+                             .value();
   const auto stream = scheduler->Submit(MakeRequest(Prompt(100, 1300), 2)).value();
   while (!scheduler->Idle()) scheduler->Step();
   EXPECT_THAT(engine.kept().front(), Prompt(100, 1024));

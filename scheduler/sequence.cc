@@ -1,7 +1,10 @@
 #include "scheduler/sequence.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
+
+#include "engine/speculative/ngram_drafter.h"
 
 namespace treeline {
 namespace {
@@ -11,6 +14,10 @@ constexpr int32_t kShortestPrefix = 32;
 // A prompt's state is kept at the last multiple of this too: the end of a prompt is often not what
 // the next one goes on from, and the same prompt again cannot start from its own end.
 constexpr int32_t kTailUnit = 512;
+// Guesses further ahead are too seldom right.
+constexpr int32_t kMaxDraftDepth = 16;
+// Of what was expected and accepted, from one step to the next.
+constexpr float kFading = 0.9f;
 
 bool Contains(std::span<const int32_t> tokens, int32_t token) {
   return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
@@ -106,17 +113,20 @@ int32_t Sequence::AddTo(Batch& batch, int32_t num_tokens) const {
   return static_cast<int32_t>(batch.requests.size() - requests_before);
 }
 
-RowRequest Sequence::SamplingRow(int32_t row) const {
+RowRequest Sequence::SamplingRow(int32_t row, std::span<const int32_t> drafted) const {
+  const size_t num_generated = generated_.size() + drafted.size();
   RowRequest row_request;
   row_request.row = row;
   row_request.sampling = &request_.sampling;
-  row_request.random = {
-      .seed = request_.sampling.seed,
-      .choice = static_cast<uint32_t>(choice_),
-      .position = static_cast<uint32_t>(request_.prompt.size() + generated_.size())};
+  row_request.random = {.seed = request_.sampling.seed,
+                        .choice = static_cast<uint32_t>(choice_),
+                        .position = static_cast<uint32_t>(request_.prompt.size() + num_generated)};
   row_request.prompt = request_.prompt;
   row_request.generated = generated_;
-  if (num_generated() < request_.stop.min_tokens) row_request.banned = min_tokens_bans_;
+  row_request.drafted = drafted;
+  if (num_generated < static_cast<size_t>(request_.stop.min_tokens)) {
+    row_request.banned = min_tokens_bans_;
+  }
   if (request_.logprobs) row_request.top_logprobs = request_.top_logprobs;
   return row_request;
 }
@@ -138,6 +148,77 @@ std::optional<TokenEvent> Sequence::Commit(int32_t num_tokens, std::span<RowResu
   } else {
     finish_ = FinishReason::kLength;
   }
+  event.finish = finish_;
+  return event;
+}
+
+std::optional<Sequence::Draft> Sequence::Guess() {
+  const int32_t known = static_cast<int32_t>(request_.prompt.size()) + num_generated();
+  const int32_t max_nodes = std::min(context_.max_draft_nodes, request_.max_draft_nodes);
+  // A guess at the last token that may come is of use, one after it is not.
+  const int32_t max_depth =
+      std::min({kMaxDraftDepth, request_.stop.max_tokens - num_generated() - 1,
+                context_.max_context - known - 1});
+  if (request_.drafting == Drafting::kNone || max_nodes < 2 || max_depth < 1) return std::nullopt;
+  if (drafter_ == nullptr) {
+    drafter_ = std::make_unique<NgramDrafter>(kMaxDraftDepth);
+    drafter_->Append(request_.prompt);
+    num_drafter_tokens_ = request_.prompt.size();
+  }
+  drafter_->Append(std::span(generated_).subspan(num_drafter_tokens_ - request_.prompt.size()));
+  num_drafter_tokens_ = known;
+
+  Draft draft{DraftTreeBuilder(generated_.back(), max_depth), {}};
+  drafter_->Propose(draft.guesses);
+  draft.probabilities = draft.guesses.PathProbabilities();
+  draft.probabilities.resize(
+      std::min(draft.probabilities.size(), static_cast<size_t>(max_nodes - 1)));
+  // Each starts with one guess borne out, so that no run of bad luck lasts for ever.
+  const float trust = std::min(1.0f, (recently_accepted_ + 1) / (recently_expected_ + 1));
+  for (float& probability : draft.probabilities) probability *= trust;
+  recently_expected_ *= kFading;
+  recently_accepted_ *= kFading;
+  return draft;
+}
+
+int32_t Sequence::AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guesses) {
+  tree_ = draft.guesses.Build(num_guesses);
+  expected_ =
+      std::accumulate(draft.probabilities.begin(), draft.probabilities.begin() + num_guesses, 0.0f);
+  const int32_t first_row = batch.AddTree(slot_->index(), *tree_);
+  drafted_.assign(1, {});
+  for (int32_t node = 1; node < tree_->size(); ++node) {
+    drafted_.push_back(drafted_[tree_->parents()[node]]);
+    drafted_.back().push_back(tree_->tokens()[node]);
+  }
+  for (int32_t node = 0; node < tree_->size(); ++node) {
+    batch.requests.push_back(SamplingRow(first_row + node, drafted_[node]));
+  }
+  return tree_->size();
+}
+
+TokenEvent Sequence::CommitDraft(std::span<RowResult> results, std::vector<int32_t>* path) {
+  const TokenTree tree = *std::exchange(tree_, std::nullopt);
+  TokenEvent event;
+  event.choice = choice_;
+  path->clear();
+  for (int32_t node = 0; node >= 0 && !finish_;) {
+    path->push_back(node);
+    TakeToken(results[node], event);
+    const int32_t parent = node;
+    node = -1;
+    for (int32_t child = parent + 1; child < tree.size() && node < 0; ++child) {
+      const bool right =
+          tree.parents()[child] == parent && tree.tokens()[child] == results[parent].token;
+      if (right) node = child;
+    }
+  }
+  const auto num_computed = static_cast<int32_t>(path->size());
+  num_computed_ += num_computed;
+  accepted_draft_tokens_ += num_computed - 1;
+  rejected_draft_tokens_ += tree.size() - num_computed;
+  recently_expected_ += expected_;
+  recently_accepted_ += static_cast<float>(num_computed - 1);
   event.finish = finish_;
   return event;
 }

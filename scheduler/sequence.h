@@ -11,6 +11,7 @@
 #define TREELINE_SCHEDULER_SEQUENCE_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -18,6 +19,8 @@
 #include "engine/base/clock.h"
 #include "engine/batch.h"
 #include "engine/engine.h"
+#include "engine/speculative/draft_tree_builder.h"
+#include "engine/speculative/drafter.h"
 #include "engine/state/state_slot.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -35,6 +38,7 @@ struct SequenceContext {
   // States are kept for later sequences at the ends of choices, a little before the ends of
   // prompts, where prompts were seen to part, and every so many tokens. 0: none are kept.
   int32_t prefix_interval = 0;
+  int32_t max_draft_nodes = 0;  // Of a sequence's draft tree, its root too; 0: none are drafted.
 };
 
 class Sequence {
@@ -48,6 +52,7 @@ class Sequence {
   bool finished() const { return finish_.has_value(); }
   void Start(StateSlot slot) { slot_.emplace(std::move(slot)); }
   void ReleaseSlot() { slot_.reset(); }
+  const StateSlot& slot() const { return *slot_; }  // REQUIRES: running.
 
   // -- Its prefix
 
@@ -72,13 +77,29 @@ class Sequence {
   // requests added.
   int32_t AddTo(Batch& batch, int32_t num_tokens) const;
 
+  // What may follow, by this sequence's drafter, and the probabilities of the guesses as they
+  // have borne out here; none where it does not speculate. REQUIRES: decoding.
+  struct Draft {
+    DraftTreeBuilder guesses;
+    std::vector<float> probabilities;  // Descending; no more than may be verified.
+  };
+  std::optional<Draft> Guess();
+  // As AddTo, for the last token and the best `num_guesses` of the draft. REQUIRES: at least 1.
+  int32_t AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guesses);
+
   // -- Commit
 
   // Takes what the step computed for AddTo's tokens. Gives the event to tell the reader, if
   // there is one; event->finish ends the sequence.
   std::optional<TokenEvent> Commit(int32_t num_tokens, std::span<RowResult> results);
+  // The same for AddDraftTo's: the draw at each node is what plain decoding would draw there, so
+  // the child that guessed it is right, and its own draw comes next. `path` is what the engine
+  // must commit.
+  TokenEvent CommitDraft(std::span<RowResult> results, std::vector<int32_t>* path);
 
   int32_t num_generated() const { return static_cast<int32_t>(generated_.size()); }
+  int32_t accepted_draft_tokens() const { return accepted_draft_tokens_; }
+  int32_t rejected_draft_tokens() const { return rejected_draft_tokens_; }
   std::optional<FinishReason> finish() const { return finish_; }
 
   // When the latest token came; for the scheduler's measurements.
@@ -87,7 +108,8 @@ class Sequence {
  private:
   bool keeps_prefixes() const;
   std::span<const int32_t> Pending() const;
-  RowRequest SamplingRow(int32_t row) const;
+  // `drafted`: the tokens between those generated and this row.
+  RowRequest SamplingRow(int32_t row, std::span<const int32_t> drafted = {}) const;
   // Adds the drawn token, its text and perhaps the end to the event.
   void TakeToken(RowResult& result, TokenEvent& event);
   bool IsStopToken(int32_t token) const;
@@ -108,6 +130,16 @@ class Sequence {
   Detokenizer detokenizer_;
   StopChecker stop_checker_;
   std::optional<FinishReason> finish_;
+
+  // Speculation. Null until the first Guess.
+  std::unique_ptr<Drafter> drafter_;
+  size_t num_drafter_tokens_ = 0;              // Known tokens that the drafter has seen.
+  std::optional<TokenTree> tree_;              // Between AddDraftTo and CommitDraft,
+  std::vector<std::vector<int32_t>> drafted_;  // [nodes] the guesses down to each,
+  float expected_ = 0;                         // and how many were thought right.
+  // Sums over the drafts so far, the old ones fading: how far probabilities can be trusted here.
+  float recently_expected_ = 0, recently_accepted_ = 0;
+  int32_t accepted_draft_tokens_ = 0, rejected_draft_tokens_ = 0;
 };
 
 }  // namespace treeline

@@ -37,7 +37,11 @@ void SequenceGroup::FailIfAbandoned(TimePoint now) {
 Usage SequenceGroup::usage() const {
   Usage usage;
   usage.prompt_tokens = static_cast<int32_t>(request_.prompt.size());
-  for (const Sequence& sequence : sequences_) usage.completion_tokens += sequence.num_generated();
+  for (const Sequence& sequence : sequences_) {
+    usage.completion_tokens += sequence.num_generated();
+    usage.accepted_draft_tokens += sequence.accepted_draft_tokens();
+    usage.rejected_draft_tokens += sequence.rejected_draft_tokens();
+  }
   usage.cached_tokens = sequences_.front().cached_tokens();
   return usage;
 }

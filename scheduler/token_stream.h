@@ -37,6 +37,9 @@ struct Usage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;  // Over all choices.
   int32_t cached_tokens = 0;      // Prompt tokens taken from the prefix cache.
+  // Of the completion's: those that were guessed ahead; and guesses that were wrong.
+  int32_t accepted_draft_tokens = 0;
+  int32_t rejected_draft_tokens = 0;
 };
 
 // What one step brought for one choice.

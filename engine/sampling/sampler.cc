@@ -75,7 +75,9 @@ const Sampler::Row& Sampler::Process(const RowRequest& request) {
   adjusted_.assign(raw_.logits.begin(), raw_.logits.end());
   AddLogitBias(params.logit_bias, adjusted_);
   BanTokens(request.banned, adjusted_);
-  penalties_.Apply(params, request.prompt, request.generated, adjusted_);
+  generated_.assign(request.generated.begin(), request.generated.end());
+  generated_.insert(generated_.end(), request.drafted.begin(), request.drafted.end());
+  penalties_.Apply(params, request.prompt, generated_, adjusted_);
   processed_.Set(adjusted_);
   return processed_;
 }

@@ -72,6 +72,7 @@ class Sampler {
   int32_t DrawWeighed(const RandomKey& key, double total) const;
 
   Penalties penalties_;
+  std::vector<int32_t> generated_;
   std::vector<float> adjusted_;  // [vocab_size]
   Row raw_, processed_;
   std::vector<float> weights_;       // [vocab_size] of the last Weigh that kept them.

@@ -136,6 +136,7 @@ class CountingObserver : public SchedulerObserver {
     prompt += prompt_tokens;
     cached += cached_tokens;
   }
+  void OnDraft(int32_t, int32_t) override {}
   void OnFirstToken(Duration since_arrival) override { first_tokens.push_back(since_arrival); }
   void OnNextTokens(Duration) override {}
   void OnFinished(const RequestTimes&) override {}

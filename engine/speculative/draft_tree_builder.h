@@ -1,0 +1,49 @@
+// Guesses of one or more drafters at what follows a sequence, each with the probability
+// that its drafter gives it; the tree to verify is made of the most probable paths.
+#ifndef TREELINE_ENGINE_SPECULATIVE_DRAFT_TREE_BUILDER_H_
+#define TREELINE_ENGINE_SPECULATIVE_DRAFT_TREE_BUILDER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/speculative/token_tree.h"
+
+namespace treeline {
+
+class DraftTreeBuilder {
+ public:
+  // Node 0 is `root`, the last known token. No guess lies deeper than max_depth below it.
+  DraftTreeBuilder(int32_t root, int32_t max_depth);
+
+  // A guess: `token` follows `node`, with this probability in [0, 1] if all before it is right.
+  // Where it was guessed before, the higher probability counts. Returns its node; -1 where it
+  // would lie too deep. REQUIRES: node is one of this builder's.
+  int32_t Add(int32_t node, int32_t token, float probability);
+
+  // The probabilities that the guesses are right, each with all before it: descending.
+  std::vector<float> PathProbabilities() const;
+  // The root and the `num_guesses` (at most all, and kMaxNodes - 1) most probable guesses; of
+  // equal ones the first. A guess is never more probable than the one before it, so what it
+  // follows is there too.
+  TokenTree Build(int32_t num_guesses) const;
+
+  int32_t num_guesses() const { return static_cast<int32_t>(nodes_.size()) - 1; }
+
+ private:
+  struct Node {
+    int32_t token;
+    int32_t parent;
+    int32_t depth;
+    float probability;  // Of this guess alone.
+  };
+  float PathProbability(int32_t node) const;
+  // The guesses, the most probable first.
+  std::vector<std::pair<float, int32_t>> Ranked() const;
+
+  const int32_t max_depth_;
+  std::vector<Node> nodes_;  // Parents before their children.
+};
+
+}  // namespace treeline
+
+#endif  // TREELINE_ENGINE_SPECULATIVE_DRAFT_TREE_BUILDER_H_
