@@ -109,6 +109,14 @@ inline AttentionForm ShippedForm(int32_t group_size) {
   return form;
 }
 
+// The same with a window of two groups, where every committed token is local or in S.
+inline AttentionForm GroupWindowForm(int32_t group_size) {
+  AttentionForm form = ShippedForm(group_size);
+  form.window = Window::kGroup;
+  form.window_size = 2 * group_size;
+  return form;
+}
+
 // The form of the released linearized models.
 inline AttentionForm ReleasedForm(int32_t group_size) {
   AttentionForm form;

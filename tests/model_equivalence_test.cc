@@ -58,21 +58,27 @@ TEST_P(ModelEquivalence, Fp32MatchesTheFloat64Model) {
   EXPECT_LE(worst, kTolerance);
 }
 
-// bf16 weights and rings: the CPU rounds no activations, the GPU those of products.
+// bf16 weights and rings: the CPU rounds no activations, the GPU those of products and attention.
 TEST_P(ModelEquivalence, Bf16AgreesWithTheCpu) {
+  // Random weights make steep logits: the largest of 100,000 differences, in one of ten models.
+  constexpr double kTolerance = 0.6, kMeanTolerance = 0.04;
+  constexpr int32_t kTokens = 400, kPrompt = 350;
+  const StatusOr<Json> oracle = ParseJsonFile(dir() + "/oracle.json");
+  ASSERT_TRUE(oracle.ok()) << oracle.status();
+  const int32_t max_context = oracle->value("max_context", 0);
   std::mt19937 rng(5);
-  std::vector<int32_t> tokens(400);
+  std::vector<int32_t> tokens(kTokens);
   for (int32_t& id : tokens) id = std::uniform_int_distribution<int32_t>(3, 280)(rng);
   std::vector<std::vector<float>> scores[2];
   for (const char* device : {"cpu", "cuda"}) {
-    const auto engine = Load(device, WeightType::kBF16, StateType::kBF16, 0);
+    const auto engine = Load(device, WeightType::kBF16, StateType::kBF16, max_context);
     ASSERT_NE(engine, nullptr);
     const auto slot = engine->AcquireSlot();
     const std::vector<int32_t> vocabulary = AllTokens(engine->limits().vocab_size);
     auto& rows = scores[device == std::string("cuda")];
-    rows = ScoreRows(*engine, *slot, {tokens.begin(), tokens.begin() + 350}, 150, vocabulary);
+    rows = ScoreRows(*engine, *slot, {tokens.begin(), tokens.begin() + kPrompt}, 150, vocabulary);
     for (auto& row :
-         ScoreRows(*engine, *slot, {tokens.begin() + 350, tokens.end()}, 1, vocabulary)) {
+         ScoreRows(*engine, *slot, {tokens.begin() + kPrompt, tokens.end()}, 1, vocabulary)) {
       rows.push_back(std::move(row));
     }
   }
@@ -98,8 +104,8 @@ TEST_P(ModelEquivalence, Bf16AgreesWithTheCpu) {
       "%s: bf16, GPU from CPU over %zu tokens: largest difference of a log-probability %.1e, mean "
       "%.1e; %d of the most probable tokens differ\n",
       GetParam(), tokens.size(), largest, sum / tokens.size(), flips);
-  constexpr double kTolerance = 0.1;
   EXPECT_LE(largest, kTolerance);
+  EXPECT_LE(sum / tokens.size(), kMeanTolerance);
   EXPECT_EQ(unexplained, 0);
 }
 

@@ -2,9 +2,8 @@
 // for any form. A block of threads takes up to kQueries queries of one KV head of a segment; it
 // computes a weight for each query and column into shared memory, then sums values and S by them.
 #include <cmath>
-#include <numbers>
 
-#include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/attention_block.cuh"
 
 namespace treeline::cuda {
 namespace {
@@ -14,124 +13,6 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kQueries = 8;
 constexpr int kMaxHeadDim = 256;
 constexpr int kLaneValues = kMaxHeadDim / kWarp;  // Of a row, in each lane of a warp.
-
-enum class Code { kNone, kLocal, kLinear };  // docs/attention.md, "Trees".
-
-struct Query {
-  int row = 0;  // In the segment.
-  int head = 0;
-  int position = 0, group = 0;
-  uint64_t ancestors = 0;  // Where the segment is no chain.
-};
-
-struct Column {
-  int node = -1;  // The segment's row; -1: committed.
-  int position = 0, group = 0;
-};
-
-// What the block works on, the same in all threads.
-struct Block {
-  const AttentionStep& step;
-  const Segment segment;
-  const Tree tree;
-  int kv_head, first_query, num_queries;
-  int num_columns;
-
-  __device__ Block(const AttentionStep& s, int block_size)
-      : step(s),
-        segment(s.segments[s.blocks[blockIdx.x].segment]),
-        tree(s.trees[segment.tree]),
-        kv_head(blockIdx.y),
-        first_query(s.blocks[blockIdx.x].first_query) {
-    num_queries = min(block_size, segment.num_rows * heads_per_kv() - first_query);
-    // Rows after the block's last one are invisible to all of it.
-    const int last_row = (first_query + num_queries - 1) / heads_per_kv();
-    num_columns = first_node_column() + last_row + 1;
-  }
-
-  __device__ int heads_per_kv() const { return step.layer.heads / step.layer.kv_heads; }
-  __device__ int first_node_column() const {
-    return segment.num_sinks + segment.length - segment.v_begin;
-  }
-  __device__ int GroupOf(int position) const {
-    return step.layer.form.group_size > 0 ? position / step.layer.form.group_size : 0;
-  }
-  __device__ int PositionOfRow(int row) const {
-    return segment.length + (segment.nodes < 0 ? row : step.depths[segment.nodes + row]);
-  }
-
-  __device__ Query QueryAt(int q) const {
-    Query query;
-    query.row = (first_query + q) / heads_per_kv();
-    query.head = kv_head * heads_per_kv() + (first_query + q) % heads_per_kv();
-    query.position = PositionOfRow(query.row);
-    query.group = GroupOf(query.position);
-    if (segment.nodes >= 0) query.ancestors = step.ancestors[segment.nodes + query.row];
-    return query;
-  }
-
-  __device__ Column ColumnAt(int c) const {
-    Column column;
-    if (c < segment.num_sinks) {
-      column.position = c;
-    } else if (c < first_node_column()) {
-      column.position = segment.v_begin + c - segment.num_sinks;
-    } else {
-      column.node = c - first_node_column();
-      column.position = PositionOfRow(column.node);
-    }
-    column.group = GroupOf(column.position);
-    return column;
-  }
-
-  __device__ bool IsVisible(const Query& query, const Column& column) const {
-    if (column.node < 0) return true;
-    return segment.nodes < 0 ? column.node <= query.row : query.ancestors >> column.node & 1;
-  }
-
-  // Which branch of the query's attention sees a column that IsVisible.
-  __device__ Code CodeOf(const Query& query, const Column& column) const {
-    const AttentionForm& form = step.layer.form;
-    if (form.group_size == 0 || column.position < form.sinks) return Code::kLocal;
-    if (column.node < 0 && column.position < segment.k_begin) return Code::kNone;  // It is in S.
-    const bool in_window = form.window == Window::kSliding
-                               ? query.position - column.position < form.window_size
-                               : query.group - column.group < step.lag;
-    if (in_window) return Code::kLocal;
-    return step.has_linear ? Code::kLinear : Code::kNone;
-  }
-
-  template <typename Stored>
-  __device__ RowPointer RowOf(const RowSource& source, const Column& column) const {
-    if (column.node < 0) return RowAt<Stored>(step, tree, source, column.position);
-    // Of a later segment of its tree.
-    return NodeRow(step, tree, source, segment.first_row - tree.first_row + column.node);
-  }
-
-  // phi of the column's key.
-  __device__ const float* KeyFeatures(const Column& column) const {
-    const int offset = column.node < 0 ? column.position - tree.features_begin
-                                       : tree.length - tree.features_begin + segment.first_row -
-                                             tree.first_row + column.node;
-    return step.key_features +
-           (int64_t{tree.features + offset} * step.layer.kv_heads + kv_head) * step.feature_dim;
-  }
-
-  // S of the KV head, and z behind it or in the state; null where nothing was folded.
-  __device__ const float* S() const {
-    const int64_t size = int64_t{step.feature_dim} * step.layer.head_dim;
-    if (segment.sums == Segment::kNoSums) return nullptr;
-    if (segment.sums == Segment::kSumsOfState) return tree.state.s + kv_head * size;
-    return step.sums +
-           (int64_t{segment.sums} * step.layer.kv_heads + kv_head) * (size + step.feature_dim);
-  }
-  __device__ const float* Z() const {
-    if (segment.sums == Segment::kSumsOfState) {
-      return tree.state.z + int64_t{kv_head} * step.feature_dim;
-    }
-    return S() + int64_t{step.feature_dim} * step.layer.head_dim;
-  }
-};
 
 // A row's values across the lanes of a warp: lane l has those of l, l + 32, ...
 struct LaneRow {
@@ -165,15 +46,6 @@ struct LaneRow {
     return WarpSum(sum);
   }
 };
-
-__device__ float InverseNorm(float squares) { return 1.0f / sqrtf(fmaxf(squares, 1e-12f)); }
-
-// (1 + erf((s / g - mu) / (sd sqrt 2))) / 2, exact to the last bits where it is small.
-__device__ float Laplace(float score, int group_size) {
-  const float mu = sqrtf(0.5f), deviation = sqrtf(0.25f / std::numbers::pi_v<float>);
-  const float x = score / static_cast<float>(group_size) - mu;
-  return 0.5f * erfcf(-x / (deviation * std::numbers::sqrt2_v<float>));
-}
 
 // Floats of dynamic shared memory that a block of `queries` takes.
 __host__ __device__ int SharedFloatsFor(int queries, int dim, int feature_dim, int max_columns) {
@@ -249,7 +121,7 @@ class Attender {
           for (; queries != 0; queries &= queries - 1) {
             const int q = __ffs(queries) - 1;
             const float score = key.Dot(q_ + q * dim_, dim_);
-            if (lane_ == q) weight = LocalScore(score, info_[q].norm * norm);
+            if (lane_ == q) weight = LocalScore(form_, dim_, score, info_[q].norm * norm);
           }
         }
       }
@@ -288,20 +160,13 @@ class Attender {
           Fade(step_, block_.kv_head, query.group - block_.GroupOf(block_.segment.length));
       if (step_.has_normaliser && block_.S() != nullptr) linear_sum += fade * StateSum(q);
 
-      float local_factor = 1.0f, linear_factor = step_.layer.alpha;
-      if (form_.denominator == Denominator::kJoint) {
-        const float f = step_.layer.linear_factor[query.head];
-        local_factor = 1.0f / (local_sum + f * linear_sum);
-        linear_factor = f * local_factor;
-      } else {
-        if (form_.local == Local::kSoftmax) local_factor = 1.0f / local_sum;
-        if (form_.denominator == Denominator::kSum) linear_factor /= fmaxf(linear_sum, 1e-6f);
-      }
-      if (lane_ == 0) info_[q].state_factor = linear_factor * fade;
+      const BranchFactors factors = FactorsOf(step_.layer, query.head, local_sum, linear_sum);
+      if (lane_ == 0) info_[q].state_factor = factors.linear * fade;
       for (int c = lane_; c < block_.num_columns; c += kWarp) {
         const Column column = block_.ColumnAt(c);
         const bool is_local = CodeOf(q, column) == Code::kLocal;
-        weights[c] = weights[c] * (is_local ? local_factor : linear_factor) + Tap(query, column);
+        weights[c] =
+            weights[c] * (is_local ? factors.local : factors.linear) + block_.Tap(query, column);
       }
     }
     __syncthreads();
@@ -356,14 +221,6 @@ class Attender {
     return block_.IsVisible(query, column) ? block_.CodeOf(query, column) : Code::kNone;
   }
 
-  // norm: the product of both inverse norms.
-  __device__ float LocalScore(float score, float norm) const {
-    if (form_.local == Local::kSoftmax) return score * rsqrtf(static_cast<float>(dim_));
-    if (form_.local == Local::kLaplace) return Laplace(score, form_.group_size);
-    const float cosine = fmaxf(score * norm, 0.0f);
-    return cosine * cosine;
-  }
-
   // Softmax's exponents become its numerators.
   __device__ void Exponentiate(int q, float* weights) const {
     float largest = -INFINITY;
@@ -382,12 +239,6 @@ class Attender {
     float sum = 0;
     for (int i = lane_; i < m_; i += kWarp) sum += phi_[q * m_ + i] * z[i];
     return WarpSum(sum);
-  }
-
-  __device__ float Tap(const Query& query, const Column& column) const {
-    const int distance = query.position - column.position;
-    if (distance < 0 || distance >= step_.conv_taps || !block_.IsVisible(query, column)) return 0;
-    return step_.layer.conv_taps[int64_t{query.head} * step_.conv_taps + distance];
   }
 
   const AttentionStep& step_;
@@ -415,28 +266,37 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(AttentionStep step, int
 
 }  // namespace
 
-int32_t AttendBlockSize(const AttentionLayer& layer, int32_t max_columns, int32_t queries,
-                        Stream& stream) {
+AttendMethod ChooseAttendMethod(const AttentionLayer& layer, int32_t max_columns,
+                                int32_t most_queries, Stream& stream) {
+  if (TakesTensorCores(layer, max_columns, stream)) {
+    constexpr int32_t kFew = kTensorCoreQueries / 2;
+    return {true, most_queries <= kFew ? kFew : kTensorCoreQueries};
+  }
   const auto fits = [&](int block) {
+    constexpr size_t kStaticBytes = 1024;
     return sizeof(float) *
                    SharedFloatsFor(block, layer.head_dim, layer.feature_dim(), max_columns) +
-               kQueries * 64 <=
+               kStaticBytes <=
            stream.max_shared_memory();
   };
-  if (queries > 1 && fits(kQueries)) return kQueries;
-  return fits(1) ? 1 : 0;
+  if (most_queries > 1 && fits(kQueries)) return {false, kQueries};
+  return {false, fits(1) ? 1 : 0};
 }
 
-void Attend(const AttentionStep& step, int32_t num_blocks, int32_t block_size, int32_t max_columns,
-            Stream& stream) {
+void Attend(const AttentionStep& step, int32_t num_blocks, const AttendMethod& method,
+            int32_t max_columns, Stream& stream) {
+  if (method.tensor_cores) {
+    AttendWithTensorCores(step, num_blocks, method.block_size, max_columns, stream);
+    return;
+  }
   const auto launch = [&](auto kernel) {
-    const size_t shared = sizeof(float) * SharedFloatsFor(block_size, step.layer.head_dim,
+    const size_t shared = sizeof(float) * SharedFloatsFor(method.block_size, step.layer.head_dim,
                                                           step.feature_dim, max_columns);
     Launch(stream, "Attend", kernel, dim3(num_blocks, step.layer.kv_heads), kThreads, shared, step,
            max_columns);
   };
   const bool is_fp32 = step.layer.state_type == StateType::kF32;
-  if (block_size == 1) {
+  if (method.block_size == 1) {
     launch(is_fp32 ? AttendKernel<float, 1> : AttendKernel<__nv_bfloat16, 1>);
   } else {
     launch(is_fp32 ? AttendKernel<float, kQueries> : AttendKernel<__nv_bfloat16, kQueries>);

@@ -59,12 +59,14 @@ AttentionStep ForestAttention::Prepare(const AttentionLayer& layer, const Plan& 
   if (layer.form.has_groups()) step.lag = layer.form.lag();
   step.num_rows = num_rows;
 
+  const std::vector<FeatureTile> feature_tiles = CutFeatures(plan, FeatureTileRows(layer));
+  step.num_feature_tiles = Count(feature_tiles);
   Packer packer;
   packer.Add(plan.trees, &step.trees);
   packer.Add(plan.segments, &step.segments);
   packer.Add(plan.folds, &step.folds);
   packer.Add(plan.scans, &step.scans);
-  packer.Add(plan.feature_tiles, &step.feature_tiles);
+  packer.Add(feature_tiles, &step.feature_tiles);
   packer.Add(plan.rows, &step.rows);
   packer.Add(plan.depths, &step.depths);
   packer.Add(plan.ancestors, &step.ancestors);
@@ -90,13 +92,13 @@ void ForestAttention::Attend(const AttentionParams& params) {
     num_rows = std::max(num_rows, segment.first_row + segment.num_rows);
     most_queries = std::max(most_queries, segment.num_rows * queries_per_row);
   }
-  const int32_t block_size = AttendBlockSize(layer, plan.max_columns, most_queries, stream_);
-  if (block_size == 0) {
+  const AttendMethod method = ChooseAttendMethod(layer, plan.max_columns, most_queries, stream_);
+  if (method.block_size == 0) {
     stream_.Fail("attention over " + std::to_string(plan.max_columns) +
                  " rows at once does not fit this GPU's shared memory; lower --max-context");
     return;
   }
-  const std::vector<QueryBlock> blocks = CutIntoBlocks(plan, queries_per_row, block_size);
+  const std::vector<QueryBlock> blocks = CutIntoBlocks(plan, queries_per_row, method.block_size);
 
   AttentionStep step = Prepare(layer, plan, blocks, num_rows);
   step.q = params.q;
@@ -107,11 +109,9 @@ void ForestAttention::Attend(const AttentionParams& params) {
   step.kv_stride = params.kv_stride;
   if (step.has_linear) {
     ComputeQueryFeatures(step, stream_);
-    ComputeKeyFeatures(step, Count(plan.feature_tiles), stream_);
-    SumFolds(step, Count(plan.folds), stream_);
-    ScanFolds(step, Count(plan.scans), stream_);
+    Fold(step, plan);
   }
-  cuda::Attend(step, Count(blocks), block_size, plan.max_columns, stream_);
+  cuda::Attend(step, Count(blocks), method, plan.max_columns, stream_);
   Store(step, plan);
 }
 
@@ -121,12 +121,14 @@ void ForestAttention::Commit(const CommitParams& params) {
   step.k = params.k;
   step.v = params.v;
   step.kv_stride = params.kv_stride;
-  if (step.has_linear) {
-    ComputeKeyFeatures(step, Count(plan.feature_tiles), stream_);
-    SumFolds(step, Count(plan.folds), stream_);
-    ScanFolds(step, Count(plan.scans), stream_);
-  }
+  if (step.has_linear) Fold(step, plan);
   Store(step, plan);
+}
+
+void ForestAttention::Fold(const AttentionStep& step, const Plan& plan) {
+  ComputeKeyFeatures(step, stream_);
+  SumFolds(step, Count(plan.folds), stream_);
+  ScanFolds(step, Count(plan.scans), stream_);
 }
 
 // What is attended to has been: now the states may change.

@@ -23,6 +23,8 @@ class ForestAttention {
   // The plan on the device, and memory for what its stages leave to one another.
   AttentionStep Prepare(const AttentionLayer& layer, const Plan& plan,
                         const std::vector<QueryBlock>& blocks, int32_t num_rows);
+  // What is folded on the way, and phi of the keys.
+  void Fold(const AttentionStep& step, const Plan& plan);
   void Store(const AttentionStep& step, const Plan& plan);
 
   Stream& stream_;

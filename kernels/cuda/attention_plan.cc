@@ -158,12 +158,9 @@ class Planner {
     plan_.num_feature_rows += committed + tree.num_rows;
     // Nodes of a tree are at many positions: of these all or none.
     const bool all = !is_chain && tree.features_end > tree.length;
-    const int32_t wanted = all ? committed + tree.num_rows
-                               : std::clamp(tree.features_end - tree.features_begin, 0,
-                                            committed + (is_chain ? tree.num_rows : 0));
-    for (int32_t first = 0; first < wanted; first += kFeatureRows) {
-      plan_.feature_tiles.push_back({index, first});
-    }
+    tree.num_features = all ? committed + tree.num_rows
+                            : std::clamp(tree.features_end - tree.features_begin, 0,
+                                         committed + (is_chain ? tree.num_rows : 0));
   }
 
   const AttentionForm& form_;
@@ -193,6 +190,16 @@ std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row,
     }
   }
   return blocks;
+}
+
+std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size) {
+  std::vector<FeatureTile> tiles;
+  for (size_t i = 0; i < plan.trees.size(); ++i) {
+    for (int32_t first = 0; first < plan.trees[i].num_features; first += size) {
+      tiles.push_back({static_cast<int32_t>(i), first});
+    }
+  }
+  return tiles;
 }
 
 }  // namespace treeline::cuda

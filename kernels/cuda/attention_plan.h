@@ -29,6 +29,7 @@ struct Tree {
   int32_t features_begin = 0;
   int32_t features_end = 0;
   int32_t features = 0;
+  int32_t num_features = 0;  // Of these rows, from the first on, so many are wanted.
 };
 
 // Rows of a tree that are attended to together, from a state of `length` tokens. Columns are
@@ -67,7 +68,7 @@ struct QueryBlock {
   int32_t first_query = 0;
 };
 
-// Rows of a tree whose key features one block of threads computes; first is an offset from
+// Rows of a tree whose key features a block of threads computes; first is an offset from
 // Tree::features.
 struct FeatureTile {
   int32_t tree = 0;
@@ -79,7 +80,6 @@ struct Plan {
   std::vector<Segment> segments;
   std::vector<Fold> folds;
   std::vector<Scan> scans;
-  std::vector<FeatureTile> feature_tiles;
   std::vector<int32_t> rows;          // Of Tree::rows.
   std::vector<int32_t> depths;        // Of Segment::nodes.
   std::vector<uint64_t> ancestors;    // Bit i: row i of the segment is an ancestor or the row.
@@ -89,14 +89,14 @@ struct Plan {
   int32_t max_stored_rows = 0;
 };
 
-// Rows of a FeatureTile.
-inline constexpr int32_t kFeatureRows = 16;
-
 Plan PlanAttention(const AttentionParams& params);
 Plan PlanCommit(const CommitParams& params);
 
 // The segments' queries, `size` at a time.
 std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size);
+
+// The rows whose key features are wanted, `size` at a time.
+std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);
 
 }  // namespace treeline::cuda
 

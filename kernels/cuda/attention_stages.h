@@ -25,6 +25,7 @@ struct AttentionStep {
   float* out = nullptr;
   int32_t q_stride = 0, kv_stride = 0;
   int32_t num_rows = 0;  // Of q and out.
+  int32_t num_feature_tiles = 0;
 
   const Tree* trees = nullptr;
   const Segment* segments = nullptr;
@@ -44,20 +45,32 @@ struct AttentionStep {
   float* sums = nullptr;
 };
 
-// phi of the queries and of the keys that the plan's tiles name.
+// phi of the queries, and of the keys that tiles of FeatureTileRows rows name.
+int32_t FeatureTileRows(const AttentionLayer& layer);
 void ComputeQueryFeatures(const AttentionStep& step, Stream& stream);
-void ComputeKeyFeatures(const AttentionStep& step, int32_t num_tiles, Stream& stream);
+void ComputeKeyFeatures(const AttentionStep& step, Stream& stream);
 
 // Each fold's own sums, then their totals.
 void SumFolds(const AttentionStep& step, int32_t num_folds, Stream& stream);
 void ScanFolds(const AttentionStep& step, int32_t num_scans, Stream& stream);
 
-// Queries a block takes of segments of so many columns; 0 where they are too many for this GPU.
-int32_t AttendBlockSize(const AttentionLayer& layer, int32_t max_columns, int32_t queries,
-                        Stream& stream);
-// Every query's output. REQUIRES: blocks are cut to AttendBlockSize.
-void Attend(const AttentionStep& step, int32_t num_blocks, int32_t block_size, int32_t max_columns,
-            Stream& stream);
+// How queries are attended to, which follows from the layer and the GPU: with bf16 rings on tensor
+// cores, where there is a kernel for it, else in fp32.
+struct AttendMethod {
+  bool tensor_cores = false;
+  int32_t block_size = 0;  // Queries of a block of threads; 0: too many columns for this GPU.
+};
+AttendMethod ChooseAttendMethod(const AttentionLayer& layer, int32_t max_columns,
+                                int32_t most_queries, Stream& stream);
+// Every query's output. REQUIRES: blocks are cut to the method's size.
+void Attend(const AttentionStep& step, int32_t num_blocks, const AttendMethod& method,
+            int32_t max_columns, Stream& stream);
+
+// Attend's kernel on tensor cores: blocks of kTensorCoreQueries queries, or of half as many.
+inline constexpr int32_t kTensorCoreQueries = 32;
+bool TakesTensorCores(const AttentionLayer& layer, int32_t max_columns, Stream& stream);
+void AttendWithTensorCores(const AttentionStep& step, int32_t num_blocks, int32_t block_size,
+                           int32_t max_columns, Stream& stream);
 
 // The last totals of every scan become its state's S and z.
 void StoreSums(const AttentionStep& step, int32_t num_scans, Stream& stream);

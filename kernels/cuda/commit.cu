@@ -2,6 +2,7 @@
 // totals and the rows stored. A group's own sums come first: S grows with the sequence, and adding
 // rows to it one by one would lose their low bits.
 #include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace treeline::cuda {
 namespace {
@@ -66,6 +67,77 @@ __global__ void SumFoldsKernel(AttentionStep step) {
     if (output < features * dim) out[int64_t{first_feature} * dim + output] = sums[j];
   }
   if (threadIdx.x < features) out[int64_t{m} * dim + first_feature + threadIdx.x] = feature_sum;
+}
+
+// The same on tensor cores, for bf16 rings. v is bf16 as it is; phi goes in as the sum of two bf16,
+// so that S stays exact to fp32 rounding. Grid: folds, KV heads, blocks of kTileFeatures features,
+// of which each warp takes 16.
+constexpr int kTileRows = 64, kTileFeatures = kThreads / kWarp * 16;
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep step) {
+  constexpr int kPhiStride = kTileFeatures + kPad, kStride = kDim + kPad;
+  const Fold fold = step.folds[blockIdx.x];
+  const Tree tree = step.trees[fold.tree];
+  const int kv_head = blockIdx.y, m = step.feature_dim;
+  const int first_feature = blockIdx.z * kTileFeatures;
+  const int features = min(kTileFeatures, m - first_feature);
+  const RowSource values = ValueSource<Bf16>(step, tree, kv_head);
+  Bf16* high = reinterpret_cast<Bf16*>(SharedFloats());  // [kTileRows, kPhiStride]
+  Bf16* low = high + kTileRows * kPhiStride;             // The rest of phi.
+  Bf16* v = low + kTileRows * kPhiStride;                // [kTileRows, kStride]
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  float sums[kDim / 8][4] = {};
+  float feature_sum = 0;
+  for (int begin = fold.begin; begin < fold.end; begin += kTileRows) {
+    const int rows = min(kTileRows, fold.end - begin);
+    for (int i = threadIdx.x; i < kTileRows * kTileFeatures / kVector; i += kThreads) {
+      const int row = i / (kTileFeatures / kVector), at = i % (kTileFeatures / kVector) * kVector;
+      float phi[kVector] = {}, rest[kVector];
+      if (row < rows && at < features) {
+        const int64_t from = tree.features + begin + row - tree.features_begin;
+        LoadVector(
+            step.key_features + (from * step.layer.kv_heads + kv_head) * m + first_feature + at,
+            phi);
+      }
+      for (int j = 0; j < kVector; ++j) rest[j] = phi[j] - Bf16Rounded(phi[j]);
+      StoreRounded(high + row * kPhiStride + at, phi);
+      StoreRounded(low + row * kPhiStride + at, rest);
+    }
+    for (int i = threadIdx.x; i < kTileRows * kDim / kVector; i += kThreads) {
+      const int row = i / (kDim / kVector), at = i % (kDim / kVector) * kVector;
+      float value[kVector] = {};
+      if (row < rows) {
+        const RowPointer from = RowAt<Bf16>(step, tree, values, begin + row);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) value[j] = Load<Bf16>(from, at + j);
+      }
+      StoreRounded(v + row * kStride + at, value);
+    }
+    __syncthreads();
+    Multiply<true, true>(sums, high + warp * 16, kPhiStride, v, kStride, 0, kTileRows);
+    Multiply<true, true>(sums, low + warp * 16, kPhiStride, v, kStride, 0, kTileRows);
+    if (threadIdx.x < kTileFeatures) {
+      for (int r = 0; r < rows; ++r) {
+        const int at = r * kPhiStride + threadIdx.x;
+        feature_sum += ToFloat(high[at]) + ToFloat(low[at]);
+      }
+    }
+    __syncthreads();
+  }
+  float* out = SumsOf(step, blockIdx.x, kv_head);
+  if (threadIdx.x < features) out[int64_t{m} * kDim + first_feature + threadIdx.x] = feature_sum;
+  if (warp * 16 >= features) return;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int feature = first_feature + warp * 16 + lane / 4 + 8 * half;
+    float* to = out + int64_t{feature} * kDim + 2 * (lane % 4);
+#pragma unroll
+    for (int t = 0; t < kDim / 8; ++t) {
+      *reinterpret_cast<float2*>(to + 8 * t) =
+          make_float2(sums[t][2 * half], sums[t][2 * half + 1]);
+    }
+  }
 }
 
 // The element of a state that element `i` of its sums belongs to; null where it keeps none.
@@ -136,14 +208,21 @@ dim3 SumsGrid(const AttentionStep& step, int32_t num_scans) {
 }  // namespace
 
 void SumFolds(const AttentionStep& step, int32_t num_folds, Stream& stream) {
-  const dim3 grid(num_folds, step.layer.kv_heads,
+  const AttentionLayer& layer = step.layer;
+  const size_t dim = layer.head_dim;
+  const bool is_fp32 = layer.state_type == StateType::kF32;
+  if (!is_fp32 && (dim == 64 || dim == 128)) {
+    const dim3 grid(num_folds, layer.kv_heads,
+                    static_cast<unsigned>(CeilDiv(step.feature_dim, kTileFeatures)));
+    Launch(stream, "SumFolds", dim == 64 ? SumFoldsOnTensorCores<64> : SumFoldsOnTensorCores<128>,
+           grid, kThreads, sizeof(Bf16) * kTileRows * (2 * (kTileFeatures + kPad) + dim + kPad),
+           step);
+    return;
+  }
+  const dim3 grid(num_folds, layer.kv_heads,
                   static_cast<unsigned>(CeilDiv(step.feature_dim, kFeatures)));
-  const size_t shared =
-      sizeof(float) * kRows * (kFeatures + static_cast<size_t>(step.layer.head_dim));
-  Launch(stream, "SumFolds",
-         step.layer.state_type == StateType::kF32 ? SumFoldsKernel<float>
-                                                  : SumFoldsKernel<__nv_bfloat16>,
-         grid, kThreads, shared, step);
+  Launch(stream, "SumFolds", is_fp32 ? SumFoldsKernel<float> : SumFoldsKernel<Bf16>, grid, kThreads,
+         sizeof(float) * kRows * (kFeatures + dim), step);
 }
 
 void ScanFolds(const AttentionStep& step, int32_t num_scans, Stream& stream) {

@@ -1,11 +1,14 @@
-// phi of queries and keys, in fp32: a block of threads takes kFeatureRows rows of one head.
+// phi of queries and keys: a block of threads takes some rows of one head. In fp32; with bf16 rings
+// the hedgehog's product runs on tensor cores, its operands rounded to bf16.
 #include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace treeline::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
+constexpr int kFeatureRows = 16;  // Of a block, in fp32.
 
 // out[j] = softmax over [y, -y], by one warp.
 __device__ void SignedSoftmax(const float* y, int dim, float* out) {
@@ -108,22 +111,161 @@ __global__ void KeyFeaturesKernel(AttentionStep step) {
                   stride);
 }
 
-size_t SharedBytes(const AttentionStep& step) {
-  return 2 * sizeof(float) * kFeatureRows * static_cast<size_t>(step.layer.head_dim);
+// -- The hedgehog on tensor cores.
+
+constexpr int kTileRows = 64;  // Of a block; 16 of each of its four warps.
+static_assert(kTileRows == kWarps * 16);
+
+// The block's rows x [rows, kDim], fetched by row_of, times map and through softmax over [y, -y]. x
+// is rounded to bf16; with kExact, which is for x that is bf16 anyway, map goes in as the sum of
+// two bf16, so that what is folded into S is exact to fp32 rounding.
+template <int kDim, bool kExact, typename RowOf>
+__device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& row_of,
+                             const float* map, float* out, int64_t out_stride) {
+  constexpr int kStride = kDim + kPad, kVectors = kDim / kVector, kTiles = kDim / 8;
+  Bf16* x = reinterpret_cast<Bf16*>(SharedFloats());  // [kTileRows, kStride]
+  Bf16* w = x + kTileRows * kStride;                  // [kDim, kStride]
+  Bf16* w_rest = w + kDim * kStride;                  // The same; where kExact.
+  __shared__ float norms[kTileRows];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  for (int i = threadIdx.x; i < kDim * kVectors; i += kThreads) {
+    const int row = i / kVectors, at = i % kVectors * kVector;
+    float values[kVector];
+    LoadVector(map + row * kDim + at, values);
+    StoreRounded(w + row * kStride + at, values);
+    if constexpr (kExact) {
+      for (float& value : values) value -= Bf16Rounded(value);
+      StoreRounded(w_rest + row * kStride + at, values);
+    }
+  }
+  // kVectors neighbouring lanes share a row. Its norm is applied to the product.
+  for (int i = threadIdx.x; i < kTileRows * kVectors; i += kThreads) {
+    const int row = i / kVectors, at = i % kVectors * kVector;
+    float values[kVector] = {};
+    if (row < rows) row_of(row, at, values);
+    float squares = 0;
+    for (const float value : values) squares += value * value;
+    for (int offset = kVectors / 2; offset > 0; offset /= 2) {
+      squares += __shfl_xor_sync(kAllLanes, squares, offset);
+    }
+    if (at == 0) norms[row] = 1.0f / sqrtf(fmaxf(squares, 1e-12f));
+    StoreRounded(x + row * kStride + at, values);
+  }
+  __syncthreads();
+  float y[kTiles][4] = {};
+  Multiply<false, true>(y, x + warp * 16 * kStride, kStride, w, kStride, 0, kDim);
+  if constexpr (kExact) {
+    Multiply<false, true>(y, x + warp * 16 * kStride, kStride, w_rest, kStride, 0, kDim);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    // Four lanes share a row.
+    const int row = warp * 16 + lane / 4 + 8 * half;
+    const float norm = step.layer.form.qk_norm == QkNorm::kL2 ? norms[row] : 1.0f;
+    float largest = 0, sum = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * kTiles; ++i) {
+      float& value = y[i / 2][2 * half + i % 2];
+      value *= norm;
+      largest = fmaxf(largest, fabsf(value));
+    }
+    for (int offset = 1; offset < 4; offset *= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kTiles; ++i) {
+      const float value = y[i / 2][2 * half + i % 2];
+      sum += expf(value - largest) + expf(-value - largest);
+    }
+    for (int offset = 1; offset < 4; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    const float scale = 1.0f / sum;
+    if (row >= rows) continue;
+    float* to = out + row * out_stride + 2 * (lane % 4);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const float a = y[t][2 * half], b = y[t][2 * half + 1];
+      *reinterpret_cast<float2*>(to + 8 * t) =
+          make_float2(expf(a - largest) * scale, expf(b - largest) * scale);
+      *reinterpret_cast<float2*>(to + kDim + 8 * t) =
+          make_float2(expf(-a - largest) * scale, expf(-b - largest) * scale);
+    }
+  }
+}
+
+// Grid: tiles of rows, heads.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) QueryHedgehogKernel(AttentionStep step) {
+  const int head = blockIdx.y, first = blockIdx.x * kTileRows;
+  const float* q = step.q + int64_t{head} * kDim;
+  const int64_t stride = int64_t{step.layer.heads} * step.feature_dim;
+  HedgehogTile<kDim, false>(
+      step, min(kTileRows, step.num_rows - first),
+      [&](int row, int at, float(&values)[kVector]) {
+        LoadVector(q + int64_t{first + row} * step.q_stride + at, values);
+      },
+      step.layer.feature_map_q + int64_t{head} * kDim * kDim,
+      step.query_features + first * stride + int64_t{head} * step.feature_dim, stride);
+}
+
+// Grid: tiles of the plan, KV heads.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step) {
+  const int kv_head = blockIdx.y;
+  const FeatureTile tile = step.feature_tiles[blockIdx.x];
+  const Tree tree = step.trees[tile.tree];
+  const RowSource keys = KeySource<Bf16>(step, tree, kv_head);
+  const int committed = tree.length - tree.features_begin;
+  const int64_t stride = int64_t{step.layer.kv_heads} * step.feature_dim;
+  HedgehogTile<kDim, true>(
+      step, min(kTileRows, committed + tree.num_rows - tile.first),
+      [&](int row, int at, float(&values)[kVector]) {
+        const int offset = tile.first + row;
+        const RowPointer key = offset < committed
+                                   ? RowAt<Bf16>(step, tree, keys, tree.features_begin + offset)
+                                   : NodeRow(step, tree, keys, offset - committed);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) values[i] = Load<Bf16>(key, at + i);
+      },
+      step.layer.feature_map_k + int64_t{kv_head} * kDim * kDim,
+      step.key_features + (tree.features + tile.first) * stride +
+          int64_t{kv_head} * step.feature_dim,
+      stride);
+}
+
+bool HedgehogOnTensorCores(const AttentionLayer& layer) {
+  return layer.state_type == StateType::kBF16 && layer.form.feature_map == FeatureMap::kHedgehog &&
+         (layer.head_dim == 64 || layer.head_dim == 128);
+}
+
+size_t SharedBytes(const AttentionLayer& layer) {
+  const size_t dim = layer.head_dim;
+  if (HedgehogOnTensorCores(layer)) return sizeof(Bf16) * (kTileRows + 2 * dim) * (dim + kPad);
+  return 2 * sizeof(float) * kFeatureRows * dim;
 }
 
 }  // namespace
 
-void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
-  const dim3 grid(static_cast<unsigned>(CeilDiv(step.num_rows, kFeatureRows)), step.layer.heads);
-  Launch(stream, "QueryFeatures", QueryFeaturesKernel, grid, kThreads, SharedBytes(step), step);
+int32_t FeatureTileRows(const AttentionLayer& layer) {
+  return HedgehogOnTensorCores(layer) ? kTileRows : kFeatureRows;
 }
 
-void ComputeKeyFeatures(const AttentionStep& step, int32_t num_tiles, Stream& stream) {
-  const auto kernel = step.layer.state_type == StateType::kF32 ? KeyFeaturesKernel<float>
-                                                               : KeyFeaturesKernel<__nv_bfloat16>;
-  Launch(stream, "KeyFeatures", kernel, dim3(num_tiles, step.layer.kv_heads), kThreads,
-         SharedBytes(step), step);
+void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
+  const auto kernel = !HedgehogOnTensorCores(step.layer) ? QueryFeaturesKernel
+                      : step.layer.head_dim == 64        ? QueryHedgehogKernel<64>
+                                                         : QueryHedgehogKernel<128>;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(step.num_rows, FeatureTileRows(step.layer))),
+                  step.layer.heads);
+  Launch(stream, "QueryFeatures", kernel, grid, kThreads, SharedBytes(step.layer), step);
+}
+
+void ComputeKeyFeatures(const AttentionStep& step, Stream& stream) {
+  const auto in_fp32 =
+      step.layer.state_type == StateType::kF32 ? KeyFeaturesKernel<float> : KeyFeaturesKernel<Bf16>;
+  const auto kernel = !HedgehogOnTensorCores(step.layer) ? in_fp32
+                      : step.layer.head_dim == 64        ? KeyHedgehogKernel<64>
+                                                         : KeyHedgehogKernel<128>;
+  Launch(stream, "KeyFeatures", kernel, dim3(step.num_feature_tiles, step.layer.kv_heads), kThreads,
+         SharedBytes(step.layer), step);
 }
 
 }  // namespace treeline::cuda

@@ -1,0 +1,237 @@
+// Speed of the CUDA kernels beside what the card can do, measured in the same run: GB/s of a copy
+// and FLOP/s of a large bf16 product. Random data, warm-up, the median of several batches of calls;
+// times include what the host does for each call.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/stream.h"
+
+namespace treeline::cuda {
+namespace {
+
+constexpr int32_t kHeads = 32, kHeadDim = 128;
+
+class Bench {
+ public:
+  explicit Bench(Stream& stream, DenseProducts& products)
+      : stream_(stream), products_(products), attention_(stream), random_(size_t{16} << 20) {
+    std::mt19937 rng(1);
+    std::normal_distribution<float> normal;
+    for (float& value : random_) value = 0.1f * normal(rng);
+  }
+
+  void Run() {
+    MeasureCeilings();
+    fmt::print("\n{:<58}{:>10}{:>10}{:>10}\n", "products of bf16 weights", "us", "GB/s", "TFLOP/s");
+    for (const auto& [n, k] : {std::pair{12288, 4096}, {4096, 4096}, {4096, 11008}}) {
+      for (const int32_t rows : {1, 4, 16, 64, 256, 2048}) Product(rows, n, k);
+    }
+    fmt::print("\n{:<58}{:>10}{:>10}\n", "attention of a layer, 32 heads of 128", "us", "GB/s");
+    for (const bool shipped : {true, false}) {
+      for (const StateType type : {StateType::kBF16, StateType::kF32}) {
+        for (const int32_t batch : {1, 64, 256}) Attend(shipped, type, batch, 1);
+        Attend(shipped, type, 1, -64);
+        for (const int32_t tokens : {512, 2048}) Attend(shipped, type, 1, tokens);
+      }
+    }
+    const std::string error = stream_.Synchronize();
+    if (!error.empty()) fmt::print("failed: {}\n", error);
+  }
+
+ private:
+  // Microseconds of a call: the median of batches of calls, each at least 20 ms.
+  double Time(const std::function<void()>& call) {
+    using Clock = std::chrono::steady_clock;
+    const auto time = [&](int calls) {
+      stream_.Synchronize();
+      const auto start = Clock::now();
+      for (int i = 0; i < calls; ++i) call();
+      const std::string error = stream_.Synchronize();
+      if (!error.empty()) fmt::print("failed: {}\n", error);
+      return std::chrono::duration<double, std::micro>(Clock::now() - start).count() / calls;
+    };
+    time(2);
+    const int calls = static_cast<int>(std::clamp(2e4 / time(3), 3.0, 1000.0));
+    std::vector<double> times;
+    for (int i = 0; i < 5; ++i) times.push_back(time(calls));
+    std::nth_element(times.begin(), times.begin() + 2, times.end());
+    return times[2];
+  }
+
+  // `bytes` of random values, which stay allocated until the process ends.
+  void* RandomMemory(size_t bytes) {
+    auto* data = static_cast<std::byte*>(stream_.Allocate(bytes));
+    if (data == nullptr) stream_.Fail("out of memory");
+    const size_t block = random_.size() * sizeof(float);
+    for (size_t at = 0; at < bytes; at += block) {
+      stream_.CopyToDevice(data + at, random_.data(), std::min(block, bytes - at));
+    }
+    return data;
+  }
+  float* RandomFloats(size_t count) { return static_cast<float*>(RandomMemory(count * 4)); }
+
+  void MeasureCeilings() {
+    constexpr size_t kBytes = size_t{2} << 30;
+    void* from = RandomMemory(kBytes);
+    void* to = RandomMemory(kBytes);
+    const double copy = Time([&] { stream_.Copy(to, from, kBytes); });
+    fmt::print("copy: {:.0f} GB/s read and written\n", 2e-3 * kBytes / copy);
+    constexpr int32_t kSize = 8192;
+    // A random bf16 pattern: the upper halves of random floats.
+    const DeviceMatrix w{WeightType::kBF16, kSize, kSize, Bf16Matrix(kSize, kSize)};
+    const MatMulParams params{RandomFloats(size_t{kSize} * kSize),
+                              RandomFloats(size_t{kSize} * kSize), kSize, false};
+    const double product = Time([&] { products_.MatMul(params, w); });
+    fmt::print("product of 8192^3 in bf16, its fp32 input rounded: {:.0f} TFLOP/s\n",
+               2e-6 * kSize * kSize * kSize / product);
+    stream_.Free(from);
+    stream_.Free(to);
+  }
+
+  const void* Bf16Matrix(int32_t n, int32_t k) {
+    std::vector<uint16_t> values(size_t(n) * k);
+    for (size_t i = 0; i < values.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &random_[i % random_.size()], 4);
+      values[i] = static_cast<uint16_t>(bits >> 16);
+    }
+    void* data = stream_.Allocate(values.size() * 2);
+    stream_.CopyToDevice(data, values.data(), values.size() * 2);
+    return data;
+  }
+
+  void Product(int32_t rows, int32_t n, int32_t k) {
+    // Several matrices, so that none stays in the cache.
+    const size_t bytes = size_t(n) * k * 2;
+    const int count = static_cast<int>((size_t{256} << 20) / bytes + 1);
+    std::vector<DeviceMatrix> matrices;
+    for (int i = 0; i < count; ++i) {
+      matrices.push_back({WeightType::kBF16, n, k, Bf16Matrix(n, k)});
+    }
+    const MatMulParams params{RandomFloats(size_t(rows) * k), RandomFloats(size_t(rows) * n), rows,
+                              false};
+    int next = 0;
+    const double us = Time([&] { products_.MatMul(params, matrices[next++ % count]); });
+    const double moved = static_cast<double>(bytes) + 4.0 * rows * (n + k);
+    fmt::print("{:<58}{:>10.1f}{:>10.0f}{:>10.1f}\n",
+               fmt::format("[{}, {}] x [{}, {}]^T", rows, k, n, k), us, 1e-3 * moved / us,
+               2e-6 * rows * n * k / us);
+    for (const DeviceMatrix& matrix : matrices) stream_.Free(const_cast<void*>(matrix.data));
+  }
+
+  // `tokens` of each sequence in a step; negative: a draft tree of so many.
+  void Attend(bool shipped, StateType type, int32_t batch, int32_t tokens) {
+    AttentionLayer layer;
+    AttentionForm& form = layer.form;
+    form.conv_kernel = 63;
+    if (shipped) {
+      form.group_size = 128;
+      form.window_size = 256;
+      form.sinks = 4;
+      form.decay = true;
+      form.feature_map = FeatureMap::kHedgehog;
+      form.denominator = Denominator::kJoint;
+    } else {
+      form.group_size = form.window_size = 64;
+      form.local = Local::kRelu2;
+      form.feature_map = FeatureMap::kIdentity;
+      form.qk_norm = QkNorm::kL2;
+    }
+    layer.heads = layer.kv_heads = kHeads;
+    layer.head_dim = kHeadDim;
+    layer.k_ring_rows = form.k_ring_rows(0);
+    layer.v_ring_rows = form.v_ring_rows(0);
+    layer.state_type = type;
+    const size_t d2 = kHeadDim * kHeadDim;
+    std::vector<float*> memory;
+    const auto floats = [&](size_t count) {
+      memory.push_back(RandomFloats(count));
+      return memory.back();
+    };
+    layer.linear_factor = floats(kHeads);
+    layer.decay = floats(kHeads);
+    layer.feature_map_q = floats(kHeads * d2);
+    layer.feature_map_k = floats(kHeads * d2);
+    layer.conv_taps = floats(kHeads * form.conv_taps());
+
+    const int32_t m = layer.feature_dim(), nodes = std::abs(tokens);
+    const size_t row = kHeadDim * (type == StateType::kF32 ? 4 : 2);
+    // Groups are half full.
+    const int32_t length = 100 * form.group_size + form.group_size / 2;
+    std::vector<int32_t> parents(nodes);
+    for (int32_t i = 0; i < nodes; ++i) parents[i] = tokens < 0 ? (i - 1) / 2 : i - 1;
+    parents[0] = -1;
+    std::vector<AttentionTree> trees(batch);
+    for (int32_t i = 0; i < batch; ++i) {
+      LayerState& state = trees[i].state;
+      state.s = floats(kHeads * size_t(m) * kHeadDim);
+      state.z = floats(kHeads * size_t(m));
+      state.sink_k = floats(kHeads * 4 * size_t(kHeadDim));
+      state.sink_v = floats(kHeads * 4 * size_t(kHeadDim));
+      state.ring_k = floats(kHeads * size_t(layer.k_ring_rows) * kHeadDim);
+      state.ring_v = floats(kHeads * size_t(layer.v_ring_rows) * kHeadDim);
+      trees[i].length = length;
+      trees[i].first_row = i * nodes;
+      trees[i].num_rows = nodes;
+      trees[i].parents = parents.data();
+      trees[i].commit = tokens > 0;
+    }
+    AttentionParams params;
+    params.layer = &layer;
+    params.q_stride = params.kv_stride = 3 * kHeads * kHeadDim;
+    params.q = floats(size_t(batch) * nodes * params.q_stride);
+    params.k = params.q + kHeads * kHeadDim;
+    params.v = params.k + kHeads * kHeadDim;
+    params.out = floats(size_t(batch) * nodes * kHeads * kHeadDim);
+    params.trees = trees.data();
+    params.num_trees = batch;
+    const double us = Time([&] { attention_.Attend(params); });
+    // S and z once, the live ring rows, the rows of the step in and out.
+    const double ring_rows = form.window_size - form.group_size / 2 + form.sinks;
+    const double state_bytes = kHeads * (4.0 * m * (kHeadDim + 1) + 2 * ring_rows * row);
+    const double bytes = batch * (state_bytes + nodes * 4.0 * 4 * kHeads * kHeadDim);
+    fmt::print(
+        "{:<58}{:>10.1f}{:>10.0f}\n",
+        fmt::format("{}, {} state: {}", shipped ? "hedgehog, g 128, w 256" : "released, g 64",
+                    type == StateType::kF32 ? "fp32" : "bf16",
+                    tokens == 1  ? fmt::format("decode, {} sequences", batch)
+                    : tokens < 0 ? fmt::format("verify, tree of {}", nodes)
+                                 : fmt::format("prefill, {} tokens", nodes)),
+        us, 1e-3 * bytes / us);
+    for (float* data : memory) stream_.Free(data);
+  }
+
+  Stream& stream_;
+  DenseProducts& products_;
+  ForestAttention attention_;
+  std::vector<float> random_;
+};
+
+int Main() {
+  const DeviceList list = ListDevices();
+  std::string error = list.error;
+  const std::shared_ptr<Stream> stream = error.empty() ? Stream::Open(0, error) : nullptr;
+  const auto products = stream == nullptr ? nullptr : DenseProducts::Create(*stream, error);
+  if (products == nullptr) {
+    fmt::print(stderr, "{}\n", error);
+    return 1;
+  }
+  fmt::print("{}\n", list.devices[0].name);
+  Bench(*stream, *products).Run();
+  return 0;
+}
+
+}  // namespace
+}  // namespace treeline::cuda
+
+int main() { return treeline::cuda::Main(); }
