@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
 
@@ -52,6 +53,31 @@ def test_a_missing_model_is_named(tmp_path: pathlib.Path) -> None:
     result = treeline("serve", "--model", str(tmp_path / "none"))
     assert result.returncode == 1
     assert "none" in result.stderr
+
+
+def test_a_damaged_model_is_named(tmp_path: pathlib.Path) -> None:
+    source = pathlib.Path(__file__).parents[1] / "testdata" / "checkpoints" / "softmax"
+    whole = (source / "model.safetensors").read_bytes()
+    damaged = {
+        "model.safetensors": [whole[:100], whole[:-1000], b"\xff" * 1000, b""],
+        "config.json": [b"{", b"{}"],
+        "tokenizer.json": [b"[]"],
+    }
+    for name, contents in damaged.items():
+        for i, content in enumerate(contents):
+            folder = tmp_path / f"{name}{i}"
+            shutil.copytree(source, folder)
+            (folder / name).write_bytes(content)
+            result = treeline("serve", "--model", str(folder), "--port", "0")
+            assert result.returncode == 1, result.stderr
+            assert name in result.stderr
+    for name in damaged:
+        folder = tmp_path / f"no_{name}"
+        shutil.copytree(source, folder)
+        (folder / name).unlink()
+        result = treeline("serve", "--model", str(folder), "--port", "0")
+        assert result.returncode == 1
+        assert name.split(".")[0] in result.stderr
 
 
 def test_bench_measures_what_was_asked(tmp_path: pathlib.Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import pathlib
 import re
 import signal
 import socket
+import ssl
+import subprocess
 import time
+import urllib.error
+import urllib.request
 
 from conftest import Server, start_server, stop_server
 
@@ -101,16 +106,29 @@ def test_hostile_sockets_hurt_nobody(server: Server) -> None:
         connection.close()
 
 
+def sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def test_keys(tmp_path: pathlib.Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("# ours\nsecret\n")
-    guarded = start_server(tmp_path, "--api-key-file", str(keys))
+    keys.write_text(f"# ours\nalice {sha256('secret')}\n")
+    guarded = start_server(tmp_path, "--api-keys-file", str(keys))
     try:
         assert ask(guarded, "GET", "/v1/models")[0] == 401
         assert ask(guarded, "GET", "/v1/models", headers={"Authorization": "Bearer x"})[0] == 401
         assert ask(guarded, "GET", "/v1/models",
                    headers={"Authorization": "Bearer secret"})[0] == 200
         assert ask(guarded, "GET", "/health")[0] == 200
+        keys.write_text(f"bob {sha256('other')} 1\n")
+        guarded.process.send_signal(signal.SIGHUP)
+        bob = {"Authorization": "Bearer other"}
+        wait_for(lambda: ask(guarded, "GET", "/v1/models", headers=bob)[0] == 200)
+        assert ask(guarded, "GET", "/v1/models", headers={"Authorization": "Bearer secret"})[0] == 401
+        short = {"prompt": "x", "max_tokens": 1}
+        assert ask(guarded, "POST", "/v1/completions", short, bob)[0] == 200
+        status, headers, _ = ask(guarded, "POST", "/v1/completions", short, bob)
+        assert status == 429 and 1 <= int(headers["Retry-After"]) <= 60
     finally:
         assert stop_server(guarded) == 0
 
@@ -136,3 +154,64 @@ def test_a_second_signal_stops_at_once(tmp_path: pathlib.Path) -> None:
     wait_for(lambda: ask(stopping, "GET", "/ready")[0] == 503)
     stopping.process.send_signal(signal.SIGTERM)
     assert stopping.process.wait(timeout=30) == 0
+
+
+def test_tls_and_a_renewed_certificate(tmp_path: pathlib.Path) -> None:
+    def make_certificate() -> None:
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                        "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")],
+                       check=True, capture_output=True)
+
+    def get_models() -> int:
+        trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        with urllib.request.urlopen(f"https://127.0.0.1:{secure.port}/v1/models",
+                                    context=trust) as response:
+            return response.status
+
+    make_certificate()
+    secure = start_server(tmp_path, "--tls-cert", str(tmp_path / "cert.pem"),
+                          "--tls-key", str(tmp_path / "key.pem"))
+    try:
+        assert get_models() == 200
+        make_certificate()
+        secure.process.send_signal(signal.SIGHUP)
+
+        def renewed() -> bool:
+            try:
+                return get_models() == 200
+            except urllib.error.URLError:
+                return False
+
+        wait_for(renewed)
+    finally:
+        assert stop_server(secure) == 0
+
+
+def test_the_log_tells_what_was_produced_and_never_the_text(tmp_path: pathlib.Path) -> None:
+    server = start_server(tmp_path, "--log-level", "debug")
+    secret = "xylophone"
+    ask(server, "POST", "/v1/completions", {"prompt": secret * 3, "max_tokens": 2})
+    ask(server, "POST", "/v1/completions", {"prompt": secret, "max_tokens": -2})
+    leaver = post_and_keep_open(server, LONG | {"prompt": secret, "stream": True})
+    leaver.recv(20)
+    leaver.close()
+    wait_for(lambda: metric(server, "num_requests_running") == 0)
+    assert stop_server(server) == 0
+    log = (tmp_path / "server.log").read_text()
+    assert secret not in log
+    abandoned = re.search(r"/v1/completions 499 .* completion_tokens=(\d+)", log)
+    assert int(abandoned.group(1)) > 0
+
+
+def test_killed_and_started_again_it_serves(tmp_path: pathlib.Path) -> None:
+    for _ in range(2):
+        server = start_server(tmp_path)
+        connection = post_and_keep_open(server, LONG | {"stream": True})
+        connection.recv(20)
+        server.process.kill()
+        server.process.wait(timeout=30)
+    server = start_server(tmp_path)
+    assert ask(server, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 200
+    assert stop_server(server) == 0
