@@ -9,6 +9,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/sampling/params.h"
+#include "engine/speculative/token_tree.h"
 
 namespace treeline {
 
@@ -41,7 +42,8 @@ struct Request {
   bool skip_special_tokens = true;
 
   Drafting drafting = Drafting::kAuto;
-  int32_t max_draft_nodes = 64;  // Of a tree, its root too; at most as the server is set.
+  int32_t max_draft_nodes =
+      TokenTree::kMaxNodes;  // Of a tree, its root too; at most as the server is set.
   // Waiting requests with less of it go first; waiting lessens it (Scheduler::Options).
   int32_t priority = 0;
   TimePoint arrival;                  // When its first byte came.

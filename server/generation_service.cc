@@ -80,6 +80,8 @@ TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds ti
     usage_.prompt_tokens += usage.prompt_tokens;
     usage_.completion_tokens += usage.completion_tokens;
     usage_.cached_tokens += usage.cached_tokens;
+    usage_.accepted_draft_tokens += usage.accepted_draft_tokens;
+    usage_.rejected_draft_tokens += usage.rejected_draft_tokens;
     const Status status = stream.status();
     streams_[prompt] = nullptr;
     --num_open_;
@@ -265,6 +267,8 @@ Request GenerationService::MakeRequest(const GenerationRequest& request,
   result.prompt_logprobs = request.prompt_logprobs;
   result.skip_special_tokens = request.skip_special_tokens;
   result.priority = request.priority;
+  result.drafting = request.drafting;
+  result.max_draft_nodes = request.max_draft_nodes;
   result.arrival = request.arrival;
   if (options_.request_timeout > Duration(0)) {
     result.deadline = request.arrival + options_.request_timeout;

@@ -48,7 +48,10 @@ struct GenerationRequest {
   int32_t top_logprobs = 0;
   bool prompt_logprobs = false;
   bool skip_special_tokens = true;
-  int32_t priority = 0;  // Of the scheduler's Request.
+  // Of the scheduler's Request:
+  int32_t priority = 0;
+  Drafting drafting = Drafting::kAuto;
+  int32_t max_draft_nodes = TokenTree::kMaxNodes;
 
   TimePoint arrival;
   // Asked last, where set, with the tokens that prompts and outputs may come to; what it refuses is

@@ -144,6 +144,14 @@ struct Metrics::Impl {
       CounterFamily("prefix_cache_queries", "Prompt tokens that were looked for in it.").Add({});
   Counter& prefix_cache_hits =
       CounterFamily("prefix_cache_hits", "Prompt tokens that it spared.").Add({});
+  Counter& drafts = CounterFamily("spec_decode_num_drafts", "Draft trees verified.").Add({});
+  Counter& draft_tokens =
+      CounterFamily("spec_decode_num_draft_tokens", "Guesses in draft trees.").Add({});
+  Counter& accepted_tokens =
+      CounterFamily("spec_decode_num_accepted_tokens", "Guesses that were right.").Add({});
+  Family<Counter>& accepted_per_position =
+      CounterFamily("spec_decode_num_accepted_tokens_per_pos",
+                    "Guesses that were right, by how far ahead, from 0.");
   Counter& generation_tokens = CounterFamily("generation_tokens", "Tokens generated.").Add({});
   Family<Counter>& request_success =
       CounterFamily("request_success", "Requests that ended, by how.");
@@ -215,6 +223,15 @@ void Metrics::OnStep(int32_t prompt_tokens, int32_t generated_tokens,
 void Metrics::OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) {
   impl_->prefix_cache_queries.Increment(prompt_tokens);
   impl_->prefix_cache_hits.Increment(cached_tokens);
+}
+
+void Metrics::OnDraft(int32_t num_guesses, int32_t num_accepted) {
+  impl_->drafts.Increment();
+  impl_->draft_tokens.Increment(num_guesses);
+  impl_->accepted_tokens.Increment(num_accepted);
+  for (int32_t position = 0; position < num_accepted; ++position) {
+    impl_->accepted_per_position.Add({{"position", std::to_string(position)}}).Increment();
+  }
 }
 
 void Metrics::OnFirstToken(Duration since_arrival) {

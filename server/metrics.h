@@ -26,6 +26,7 @@ class Metrics : public SchedulerObserver {
   void OnStep(int32_t prompt_tokens, int32_t generated_tokens,
               const SchedulerGauges& gauges) override;
   void OnPromptComputed(int32_t prompt_tokens, int32_t cached_tokens) override;
+  void OnDraft(int32_t num_guesses, int32_t num_accepted) override;
   void OnFirstToken(Duration since_arrival) override;
   void OnNextTokens(Duration since_previous) override;
   void OnFinished(const RequestTimes& times) override;

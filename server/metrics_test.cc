@@ -43,7 +43,11 @@ TEST(MetricsTest, RequestsAreTimed) {
   metrics.OnNextTokens(milliseconds(60));
   RequestTimes times;
   times.outcome = Outcome::kLength;
-  times.usage = {.prompt_tokens = 7, .completion_tokens = 5, .cached_tokens = 0};
+  times.usage = {.prompt_tokens = 7,
+                 .completion_tokens = 5,
+                 .cached_tokens = 0,
+                 .accepted_draft_tokens = 0,
+                 .rejected_draft_tokens = 0};
   times.max_tokens = 5;
   times.queue = milliseconds(10);
   times.decode = milliseconds(400);

@@ -142,6 +142,34 @@ void ParseStreaming(JsonFields* fields, OpenAiRequest* request) {
   request->unknown_fields = options.Unknown();
 }
 
+// "speculation": how this request is guessed ahead; without it as the server is set.
+void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
+  const Json* found = fields->Find("speculation");
+  if (found == nullptr) return;
+  if (!found->is_object()) {
+    return fields->Fail(FieldError("speculation", "speculation must be an object"));
+  }
+  JsonFields options(*found, "speculation.");
+  std::string drafter = "auto", acceptance = "exact";
+  options.String("drafter", &drafter);
+  options.Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
+  options.String("acceptance", &acceptance);
+  fields->Fail(options.status());
+  if (drafter == "none") {
+    request->drafting = Drafting::kNone;
+  } else if (drafter == "medusa" || drafter == "draft_model") {
+    fields->Fail(NotSupported("speculation.drafter " + drafter));
+  } else if (drafter != "auto" && drafter != "ngram") {
+    fields->Fail(
+        FieldError("speculation.drafter", "speculation.drafter must be one of auto, none, ngram"));
+  }
+  if (acceptance == "typical") {
+    fields->Fail(NotSupported("speculation.acceptance typical"));
+  } else if (acceptance != "exact") {
+    fields->Fail(FieldError("speculation.acceptance", "speculation.acceptance must be exact"));
+  }
+}
+
 void ParseCommon(const RequestLimits& limits, JsonFields* fields, OpenAiRequest* request) {
   GenerationRequest& generation = request->generation;
   fields->String("model", &generation.model);
@@ -152,6 +180,7 @@ void ParseCommon(const RequestLimits& limits, JsonFields* fields, OpenAiRequest*
   fields->Integer("n", 1, kMaxChoices, &generation.num_choices);
   fields->Bool("skip_special_tokens", &generation.skip_special_tokens);
   fields->Integer("priority", -kMaxInt, kMaxInt, &generation.priority);
+  ParseSpeculation(fields, &generation);
   ParseUnsupported(fields);
 }
 

@@ -53,7 +53,11 @@ TEST_F(OpenAiResponseTest, WholeCompletion) {
   response.Add(Text(1, "", FinishReason::kLength));
   response.Add(Text(2, "z", FinishReason::kLength));
   response.Add(Text(3, "y", FinishReason::kStop));
-  EXPECT_EQ(response.Whole({.prompt_tokens = 2, .completion_tokens = 5, .cached_tokens = 0}),
+  EXPECT_EQ(response.Whole({.prompt_tokens = 2,
+                            .completion_tokens = 5,
+                            .cached_tokens = 0,
+                            .accepted_draft_tokens = 3,
+                            .rejected_draft_tokens = 4}),
             Json::parse(R"({
     "id": "cmpl-7", "object": "text_completion", "created": 1700000000, "model": "m",
     "choices": [
@@ -62,20 +66,28 @@ TEST_F(OpenAiResponseTest, WholeCompletion) {
       {"index": 2, "text": "z", "logprobs": null, "finish_reason": "length"},
       {"index": 3, "text": "xy", "logprobs": null, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7,
-              "prompt_tokens_details": {"cached_tokens": 0}}})"));
+              "prompt_tokens_details": {"cached_tokens": 0},
+              "completion_tokens_details": {"accepted_prediction_tokens": 3,
+                                            "rejected_prediction_tokens": 4}}})"));
 }
 
 TEST_F(OpenAiResponseTest, WholeChat) {
   const OpenAiRequest request = ChatRequest();
   OpenAiResponse response(request, kInfo, {{97}}, tokenizer_);
   response.Add(Text(0, "Paris", FinishReason::kStop));
-  EXPECT_EQ(response.Whole({.prompt_tokens = 1, .completion_tokens = 6, .cached_tokens = 1}),
+  EXPECT_EQ(response.Whole({.prompt_tokens = 1,
+                            .completion_tokens = 6,
+                            .cached_tokens = 1,
+                            .accepted_draft_tokens = 3,
+                            .rejected_draft_tokens = 4}),
             Json::parse(R"({
     "id": "chatcmpl-7", "object": "chat.completion", "created": 1700000000, "model": "m",
     "choices": [{"index": 0, "logprobs": null, "finish_reason": "stop",
                  "message": {"role": "assistant", "content": "Paris", "refusal": null}}],
     "usage": {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7,
-              "prompt_tokens_details": {"cached_tokens": 1}}})"));
+              "prompt_tokens_details": {"cached_tokens": 1},
+              "completion_tokens_details": {"accepted_prediction_tokens": 3,
+                                            "rejected_prediction_tokens": 4}}})"));
 }
 
 TEST_F(OpenAiResponseTest, ChatChunksCarryTheRoleWithTheFirstText) {
@@ -90,12 +102,18 @@ TEST_F(OpenAiResponseTest, ChatChunksCarryTheRoleWithTheFirstText) {
                  "logprobs": null, "finish_reason": null}]})"));
   EXPECT_EQ(response.Chunk(Text(0, "ris", FinishReason::kStop))->at("choices"), Json::parse(R"([
     {"index": 0, "delta": {"content": "ris"}, "logprobs": null, "finish_reason": "stop"}])"));
-  EXPECT_EQ(response.UsageChunk({.prompt_tokens = 3, .completion_tokens = 2, .cached_tokens = 0}),
+  EXPECT_EQ(response.UsageChunk({.prompt_tokens = 3,
+                                 .completion_tokens = 2,
+                                 .cached_tokens = 0,
+                                 .accepted_draft_tokens = 3,
+                                 .rejected_draft_tokens = 4}),
             Json::parse(R"({
     "id": "chatcmpl-7", "object": "chat.completion.chunk", "created": 1700000000, "model": "m",
     "choices": [],
     "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
-              "prompt_tokens_details": {"cached_tokens": 0}}})"));
+              "prompt_tokens_details": {"cached_tokens": 0},
+              "completion_tokens_details": {"accepted_prediction_tokens": 3,
+                                            "rejected_prediction_tokens": 4}}})"));
 }
 
 TEST_F(OpenAiResponseTest, AnEmptyAnswerStillFinishes) {

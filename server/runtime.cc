@@ -1,15 +1,49 @@
 #include "server/runtime.h"
 
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
 #include <filesystem>
 #include <utility>
+
+#include "scheduler/step_costs.h"
 
 namespace treeline {
 
 namespace {
 
+// Guesses are seldom right more often than this.
+constexpr double kWorthwhile = 0.8;
+
 std::vector<std::string> NamesOf(const Runtime::Options& options, const LoadedModel& model) {
   if (options.served_model_names.empty()) return {model.name};
   return options.served_model_names;
+}
+
+// Measures what rows cost, and decides whether guessing ahead can pay.
+Status PrepareDrafting(const Runtime::Options& options, Engine& engine,
+                       Scheduler::Options* scheduling) {
+  if (scheduling->max_draft_nodes == 0) return OkStatus();
+  TREELINE_ASSIGN_OR_RETURN(scheduling->step_costs,
+                            MeasureStepCosts(engine, Clock::Real(), scheduling->max_draft_nodes));
+  const StepCosts& costs = scheduling->step_costs;
+  const int32_t most = scheduling->max_draft_nodes;
+  const std::string measured = fmt::format(
+      "a step of 1, {} and {} rows takes {:.1f}, {:.1f} and {:.1f} ms", (most + 1) / 2, most,
+      1e3 * costs.Seconds(1), 1e3 * costs.Seconds((most + 1) / 2), 1e3 * costs.Seconds(most));
+  // As many tokens as rows come out of a step at best.
+  bool pays = false;
+  for (int32_t rows = 2; rows <= most; ++rows) {
+    pays = pays || costs.Seconds(rows) < kWorthwhile * rows * costs.Seconds(1);
+  }
+  if (options.draft_where_it_pays && !pays) {
+    scheduling->max_draft_nodes = 0;
+    spdlog::info("speculation: off, since {}: guesses would have to be right nearly always",
+                 measured);
+  } else {
+    spdlog::info("speculation: n-gram guesses in trees of up to {} nodes; {}", most, measured);
+  }
+  return OkStatus();
 }
 
 }  // namespace
@@ -27,6 +61,7 @@ StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const Options& options, Loade
 
   Scheduler::Options scheduling = options.scheduling;
   scheduling.eos_token_ids = loaded.eos_token_ids;
+  TREELINE_RETURN_IF_ERROR(PrepareDrafting(options, *loaded.engine, &scheduling));
   TREELINE_ASSIGN_OR_RETURN(
       runtime->scheduler_,
       Scheduler::Create(scheduling, *loaded.engine, *loaded.tokenizer, Clock::Real(), observer));

@@ -39,8 +39,9 @@ class Runtime {
  public:
   struct Options {
     std::vector<std::string> served_model_names;  // Empty: the model's own.
-    Scheduler::Options scheduling;                // Its eos_token_ids are the model's.
-    Duration request_timeout{0};                  // 0: none.
+    Scheduler::Options scheduling;  // Its eos_token_ids are the model's, its step_costs measured.
+    bool draft_where_it_pays = false;  // Else, with max_draft_nodes, wherever there are guesses.
+    Duration request_timeout{0};       // 0: none.
     Duration stall_timeout = std::chrono::seconds(60);
   };
 

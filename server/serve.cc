@@ -157,6 +157,8 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   if (config.prefix_cache_memory() != "0") {
     scheduling.prefix_interval = config.prefix_cache_interval();
   }
+  if (config.drafter() != "none") scheduling.max_draft_nodes = config.max_draft_nodes();
+  options.draft_where_it_pays = config.drafter() == "auto";
   options.request_timeout = Seconds(config.request_timeout_seconds());
   options.stall_timeout = Seconds(config.stall_timeout_seconds());
   return options;
