@@ -106,6 +106,7 @@ class HttpConnection : public httplib::Stream {
   TimePoint deadline_{};
   bool answered_ = false;  // A request was.
   bool mid_request_ = false;
+  bool skipped_line_ = false;  // Before this request.
   bool wants_write_ = false;
   bool finishing_ = false;
   int64_t finish_budget_ = 0;  // Bytes.

@@ -242,6 +242,19 @@ TEST_F(HttpServerTest, EndlessHeaderIsCutOff) {
   }
 }
 
+TEST_F(HttpServerTest, OneEmptyLineBeforeARequestIsSkippedAndNoMore) {
+  StartServer();
+  TestClient client(port());
+  client.Send("\r\nGET /health HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(client.Read().status, 200);
+  TestClient endless(port());
+  std::string lines;
+  while (lines.size() < 20'000) lines += "\r\n";
+  endless.Send(lines);
+  EXPECT_EQ(endless.Read().status, 400);
+  EXPECT_TRUE(endless.ReadToEnd());
+}
+
 TEST_F(HttpServerTest, BodiesPastTheCapAreRefusedHoweverTheyCome) {
   StartServer();
   const std::string whole(10'000, 'b');
