@@ -143,12 +143,18 @@ def add_chunk(answer: Answer, chunk: dict[str, Any], now: float) -> None:
         answer.event_tokens.append(len(values) if logprobs else 1)
 
 
+# So many connections at a time are opened and given their request: a server drops those that
+# are opened and say nothing, as they would where a thousand tasks all open theirs first.
+_opening = asyncio.Semaphore(64)
+
+
 async def complete(host: str, port: int, body: dict[str, Any]) -> Answer:
     """A whole streamed completion. Broken or OSError where the connection fails."""
-    answer = Answer(sent=time.monotonic())
-    connection = await Connection.open(host, port)
-    try:
+    async with _opening:
+        answer = Answer(sent=time.monotonic())
+        connection = await Connection.open(host, port)
         await connection.post("/v1/completions", body)
+    try:
         head = await connection.read_head()
         answer.status = head.status
         answer.retry_after = head.headers.get("retry-after")

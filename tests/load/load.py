@@ -31,6 +31,9 @@ from arrivals import Arrival, Lengths
 
 Body = dict[str, Any]
 
+# How long a closed stream waits after a refusal, instead of asking again at once.
+BACKOFF_S = 0.2
+
 
 def make_body(arrival: Arrival, vocab_size: int, rng: random.Random, verify: bool) -> Body:
     body: Body = {
@@ -99,7 +102,9 @@ class Load:
             rng = random.Random(f"{seed} {number}")
             while time.monotonic() < end:
                 i = rng.randrange(len(bodies))
-                await self.run_one(bodies[i], expected[i] if expected else None)
+                answer = await self.run_one(bodies[i], expected[i] if expected else None)
+                if answer is None or answer.status != 200:
+                    await asyncio.sleep(BACKOFF_S)
 
         await asyncio.gather(*(run_stream(i) for i in range(streams)))
 
