@@ -259,14 +259,13 @@ void HttpApi::GetModel(const Model& model, HttpExchange& exchange) {
 
 void HttpApi::Generate(ApiKind kind, const Model& model, HttpExchange& exchange) {
   const HttpExchange::Request& asked = exchange.request();
-  StatusOr<Intake::Accepted> accepted =
-      intake_.Start(kind, model, {asked.id, asked.key, asked.arrival},
-                    [&] { return ParseBody(exchange); });
+  StatusOr<Intake::Accepted> accepted = intake_.Start(
+      kind, model, {asked.id, asked.key, asked.arrival}, [&] { return ParseBody(exchange); });
   if (!accepted.ok()) return exchange.ReplyError(accepted.status());
   OpenAiResponse::Info info{asked.id, model.service.options().model_names.front(),
                             std::time(nullptr)};
-  auto answer = std::make_shared<Answer>(*std::move(accepted), std::move(info),
-                                         model.service.tokenizer());
+  auto answer =
+      std::make_shared<Answer>(*std::move(accepted), std::move(info), model.service.tokenizer());
   if (answer->accepted.request.stream) {
     AnswerStream(std::move(answer), exchange, options_.ping_interval);
   } else {

@@ -18,9 +18,9 @@ readonly REQUIREMENTS=tests/e2e/requirements.txt
 declare -A PACKAGES=(
   [build]="bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
            g++ make
-           libabsl-dev libbrotli-dev libcpp-httplib-dev libfmt-dev libhwy-dev libpcre2-dev
-           libprotobuf-dev libspdlog-dev libssl-dev nlohmann-json3-dev prometheus-cpp-dev
-           protobuf-compiler zlib1g-dev"
+           libabsl-dev libbrotli-dev libcpp-httplib-dev libfmt-dev libgrpc++-dev libhwy-dev
+           libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev nlohmann-json3-dev
+           prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc zlib1g-dev"
   [model]="ca-certificates python3 python3-numpy python3-pip"
   [test]="ca-certificates libbenchmark-dev libgmock-dev libgtest-dev python3 python3-venv"
   [sanitize]="clang clang-format clang-tidy libclang-rt-14-dev"

@@ -1,0 +1,306 @@
+#include "server/grpc_generation.h"
+
+#include <absl/strings/cord.h>
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "server/grpc_messages.h"
+#include "server/status_codes.h"
+
+namespace treeline {
+
+namespace {
+
+using Wait = TokenStream::Wait;
+
+constexpr std::chrono::milliseconds kNoWait{0};
+constexpr int kMaxBatchRequests = 256;
+
+StatusOr<Intake::Accepted> Start(const GrpcGenerationContext& context, const GrpcCall& call,
+                                 const v1::GenerateRequest& request) {
+  return context.intake.Start(KindOf(request), context.model, call.caller(),
+                              [&]() -> StatusOr<Json> { return OpenAiBody(request); });
+}
+
+// What both calls have in common: jobs run one at a time, begin once, and come again whenever
+// tokens may have come; the call is held in memory until gRPC is done with it.
+class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
+ public:
+  GenerationCall(const GrpcGenerationContext& context, std::unique_ptr<GrpcCall> call)
+      : context_(context), rpc_(std::move(call)) {}
+  virtual ~GenerationCall() = default;
+
+  void Launch() {
+    self_ = shared_from_this();
+    context_.work->Run([self = self_] { self->Begin(); });
+  }
+
+ protected:
+  // Submits the request. The lock is not held: tokenizing takes time.
+  virtual Status Submit() = 0;
+  virtual void NotifyBy(const std::function<void()>& notify) = 0;
+  // Takes what has come, and finishes where that was all.
+  virtual void Pump() = 0;              // REQUIRES: mutex_ is held; not finished.
+  virtual void CancelGeneration() = 0;  // REQUIRES: mutex_ is held; not finished.
+  // Answers gRPC and lets go of the generation. REQUIRES: mutex_ is held; called once.
+  virtual void Finish(const Status& status) = 0;
+
+  // gRPC's reactions.
+  void Cancelled() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    cancelled_ = true;
+    if (begun_) Stop();
+  }
+  void Done() { self_.reset(); }
+
+  // Ends a cancelled call at once, whatever the engine does.
+  void Stop() {  // REQUIRES: mutex_ is held.
+    if (finished_) return;
+    CancelGeneration();
+    if (!busy_) FinishOnce(rpc_->WhyCancelled());
+  }
+  // By value: what finishing lets go of may hold the status.
+  void FinishOnce(Status status) {  // REQUIRES: mutex_ is held.
+    if (!std::exchange(finished_, true)) Finish(status);
+  }
+
+  const GrpcGenerationContext context_;
+  const std::unique_ptr<GrpcCall> rpc_;
+  std::mutex mutex_;
+  // Protected by mutex_:
+  bool begun_ = false;
+  bool cancelled_ = false;
+  bool busy_ = false;  // A message is on its way to gRPC.
+  bool finished_ = false;
+
+ private:
+  void Begin() {
+    const Status status = rpc_->cancelled() ? rpc_->WhyCancelled() : Submit();
+    std::lock_guard<std::mutex> lock(mutex_);
+    begun_ = true;
+    if (!status.ok()) return FinishOnce(status);
+    if (cancelled_) return Stop();
+    NotifyBy([weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->Wake();
+    });
+    Pump();
+  }
+
+  // On the scheduler's thread.
+  void Wake() {
+    if (queued_.exchange(true)) return;
+    context_.work->Run([self = shared_from_this()] {
+      self->queued_ = false;
+      std::lock_guard<std::mutex> lock(self->mutex_);
+      if (!self->finished_ && !self->busy_) self->Pump();
+    });
+  }
+
+  std::atomic<bool> queued_{false};
+  std::shared_ptr<GenerationCall> self_;
+};
+
+class GenerateCall : public GenerationCall, public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  GenerateCall(const GrpcGenerationContext& context, std::unique_ptr<GrpcCall> call,
+               const v1::GenerateRequest& request)
+      : GenerationCall(context, std::move(call)), request_(request) {}
+
+  void OnCancel() override { Cancelled(); }
+  void OnDone() override { Done(); }
+  void OnWriteDone(bool ok) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    busy_ = false;
+    cancelled_ |= !ok;
+    if (cancelled_) return Stop();
+    if (!finished_) Pump();
+  }
+
+ private:
+  Status Submit() override {
+    TREELINE_ASSIGN_OR_RETURN(Intake::Accepted accepted, Start(context_, *rpc_, request_));
+    accepted_.emplace(std::move(accepted));
+    return OkStatus();
+  }
+  void NotifyBy(const std::function<void()>& notify) override {
+    accepted_->generation.NotifyBy(notify);
+  }
+
+  void Pump() override {
+    TokenEvent event;
+    switch (accepted_->generation.Next(kNoWait, &event)) {
+      case Wait::kTimeout:
+        return;
+      case Wait::kEvent:
+        given_ += static_cast<int32_t>(event.tokens.size());
+        response_ = ToMessage(event);
+        busy_ = true;
+        return StartWrite(&response_);
+      case Wait::kEnd:
+        accepted_->Account(accepted_->generation.usage());
+        return FinishOnce(accepted_->generation.status());
+    }
+  }
+
+  void CancelGeneration() override {
+    if (!accepted_) return;
+    accepted_->generation.Cancel();
+    TokenEvent event;  // What it was given, and what it will not see.
+    while (accepted_->generation.Next(kNoWait, &event) == Wait::kEvent) {
+      given_ += static_cast<int32_t>(event.tokens.size());
+    }
+    const auto prompt_tokens = static_cast<int32_t>(accepted_->generation.prompts()[0].size());
+    accepted_->Account({.prompt_tokens = prompt_tokens, .completion_tokens = given_});
+  }
+
+  void Finish(const Status& status) override {
+    const std::string note = accepted_ ? accepted_->Note() : "";
+    const Usage used = accepted_ ? accepted_->used : Usage();
+    accepted_.reset();
+    const grpc::Status end = rpc_->End(status, note);
+    if (!status.ok()) return ServerWriteReactor::Finish(end);
+    response_.Clear();
+    *response_.mutable_usage() = ToMessage(used);
+    StartWriteAndFinish(&response_, grpc::WriteOptions(), end);
+  }
+
+  const v1::GenerateRequest& request_;
+  std::optional<Intake::Accepted> accepted_;
+  v1::GenerateResponse response_;
+  int32_t given_ = 0;  // Generated tokens seen so far.
+};
+
+class GenerateBatchCall : public GenerationCall, public grpc::ServerUnaryReactor {
+ public:
+  GenerateBatchCall(const GrpcGenerationContext& context, std::unique_ptr<GrpcCall> call,
+                    const v1::GenerateBatchRequest& request, v1::GenerateBatchResponse* response)
+      : GenerationCall(context, std::move(call)), request_(request), response_(response) {}
+
+  void OnCancel() override { Cancelled(); }
+  void OnDone() override { Done(); }
+
+ private:
+  // One of the requests.
+  struct Part {
+    Intake::Accepted accepted;
+    bool ended = false;
+  };
+
+  // Names the request at fault and keeps what else the error says.
+  static Status InRequest(int index, const Status& status) {
+    Status named = Annotate(status, fmt::format("requests[{}]", index));
+    status.ForEachPayload(
+        [&](auto type, const absl::Cord& payload) { named.SetPayload(type, payload); });
+    return named;
+  }
+
+  Status Submit() override {
+    if (request_.requests().empty() || request_.requests_size() > kMaxBatchRequests) {
+      context_.intake.CountRefusal("invalid");
+      return FieldError("requests", "requests holds {}; send 1 to {}", request_.requests_size(),
+                        kMaxBatchRequests);
+    }
+    parts_.reserve(request_.requests_size());
+    for (int i = 0; i < request_.requests_size(); ++i) {
+      StatusOr<Intake::Accepted> accepted = Start(context_, *rpc_, request_.requests(i));
+      if (!accepted.ok()) {
+        parts_.clear();  // All or nothing.
+        return InRequest(i, accepted.status());
+      }
+      auto& result = *response_->add_results();
+      for (int32_t c = 0; c < accepted->generation.num_choices(); ++c) result.add_choices();
+      parts_.push_back({.accepted = *std::move(accepted)});
+    }
+    return OkStatus();
+  }
+  void NotifyBy(const std::function<void()>& notify) override {
+    for (Part& part : parts_) part.accepted.generation.NotifyBy(notify);
+  }
+
+  void Pump() override {
+    bool all_ended = true;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      if (!parts_[i].ended) PumpPart(static_cast<int>(i));
+      if (finished_) return;
+      all_ended &= parts_[i].ended;
+    }
+    if (all_ended) FinishOnce(OkStatus());
+  }
+
+  void PumpPart(int index) {
+    Part& part = parts_[index];
+    Generation& generation = part.accepted.generation;
+    TokenEvent event;
+    Wait wait;
+    while ((wait = generation.Next(kNoWait, &event)) == Wait::kEvent) {
+      auto* choice = response_->mutable_results(index)->mutable_choices(event.choice);
+      Append(ToMessage(event), choice);
+      event = TokenEvent();
+    }
+    if (wait != Wait::kEnd) return;
+    part.ended = true;
+    part.accepted.Account(generation.usage());
+    *response_->mutable_results(index)->mutable_usage() = ToMessage(generation.usage());
+    if (generation.status().ok()) return;
+    CancelGeneration();
+    FinishOnce(InRequest(index, generation.status()));
+  }
+
+  void CancelGeneration() override {
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      Part& part = parts_[i];
+      if (part.ended) continue;
+      part.accepted.generation.Cancel();
+      int32_t given = 0;
+      for (const auto& choice : response_->results(static_cast<int>(i)).choices()) {
+        given += choice.token_ids_size();
+      }
+      const auto prompt_tokens = static_cast<int32_t>(part.accepted.generation.prompts()[0].size());
+      part.accepted.Account({.prompt_tokens = prompt_tokens, .completion_tokens = given});
+    }
+  }
+
+  void Finish(const Status& status) override {
+    Usage total;
+    for (const Part& part : parts_) {
+      total.prompt_tokens += part.accepted.used.prompt_tokens;
+      total.completion_tokens += part.accepted.used.completion_tokens;
+    }
+    const std::string note =
+        fmt::format("requests={} prompt_tokens={} completion_tokens={}", request_.requests_size(),
+                    total.prompt_tokens, total.completion_tokens);
+    parts_.clear();
+    ServerUnaryReactor::Finish(rpc_->End(status, note));
+  }
+
+  const v1::GenerateBatchRequest& request_;
+  v1::GenerateBatchResponse* const response_;
+  std::vector<Part> parts_;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerate(const GrpcGenerationContext& context,
+                                                              std::unique_ptr<GrpcCall> call,
+                                                              const v1::GenerateRequest& request) {
+  const auto generate = std::make_shared<GenerateCall>(context, std::move(call), request);
+  generate->Launch();
+  return generate.get();
+}
+
+grpc::ServerUnaryReactor* StartGenerateBatch(const GrpcGenerationContext& context,
+                                             std::unique_ptr<GrpcCall> call,
+                                             const v1::GenerateBatchRequest& request,
+                                             v1::GenerateBatchResponse* response) {
+  const auto batch =
+      std::make_shared<GenerateBatchCall>(context, std::move(call), request, response);
+  batch->Launch();
+  return batch.get();
+}
+
+}  // namespace treeline
