@@ -103,7 +103,7 @@ StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
   if (step_error_) return *std::exchange(step_error_, std::nullopt);
   std::vector<RowResult> results;
   for (const RowRequest& request : batch.requests) {
-    results.push_back(Answer(request, prefixes[request.row]));
+    results.push_back(Answer(batch, request, prefixes[request.row]));
   }
   return results;
 }
@@ -159,7 +159,8 @@ std::vector<FakeEngine::Tokens> FakeEngine::RunTrees(const Batch& batch) {
   return prefixes;
 }
 
-RowResult FakeEngine::Answer(const RowRequest& request, const Tokens& prefix) const {
+RowResult FakeEngine::Answer(const Batch& batch, const RowRequest& request,
+                             const Tokens& prefix) const {
   RowResult result;
   if (const auto error = row_errors_.find(prefix.front()); error != row_errors_.end()) {
     result.status = error->second;
@@ -175,7 +176,7 @@ RowResult FakeEngine::Answer(const RowRequest& request, const Tokens& prefix) co
   EXPECT_EQ(known, prefix) << "the request's tokens are not those committed";
   EXPECT_EQ(request.random.position, prefix.size());
   EXPECT_EQ(request.random.seed, request.sampling->seed);
-  result.token = next_token_(prefix, request.random.choice);
+  result.token = draw_(batch, request, prefix);
   while (Contains(request.banned, result.token)) ++result.token;
   result.logprob = Logprob(prefix, result.token);
   return result;

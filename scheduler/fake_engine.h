@@ -31,12 +31,18 @@ class FakeEngine : public Engine, private StateSlotOwner {
     bool operator==(const Chain&) const = default;
   };
 
+  // The token drawn at a row whose token is the last of `prefix`.
+  using Draw = std::function<int32_t(const Batch& batch, const RowRequest& request,
+                                     std::span<const int32_t> prefix)>;
+
   explicit FakeEngine(const EngineLimits& limits) : limits_(limits) {}
   ~FakeEngine() override;  // Every slot must have been returned.
 
   // The default: 10 or more, so that tests can give small ids a meaning of their own.
   int32_t HashToken(std::span<const int32_t> prefix, uint32_t choice) const;
   void set_next_token(NextToken next_token) { next_token_ = std::move(next_token); }
+  // In place of the function of the prefix.
+  void set_draw(Draw draw) { draw_ = std::move(draw); }
   // The `count` tokens that a request for `prompt` must be given.
   std::vector<int32_t> Continuation(const std::vector<int32_t>& prompt, int32_t count,
                                     uint32_t choice = 0) const;
@@ -78,11 +84,14 @@ class FakeEngine : public Engine, private StateSlotOwner {
   // Commits the batch's chains and remembers its drafts. Returns for each row the tokens up to
   // and with it.
   std::vector<Tokens> RunTrees(const Batch& batch);
-  RowResult Answer(const RowRequest& request, const Tokens& prefix) const;
+  RowResult Answer(const Batch& batch, const RowRequest& request, const Tokens& prefix) const;
 
   const EngineLimits limits_;
   NextToken next_token_ = [this](std::span<const int32_t> prefix, uint32_t choice) {
     return HashToken(prefix, choice);
+  };
+  Draw draw_ = [this](const Batch&, const RowRequest& request, std::span<const int32_t> prefix) {
+    return next_token_(prefix, request.random.choice);
   };
   std::optional<Status> step_error_;
   std::optional<Status> acquire_error_;

@@ -6,8 +6,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <numeric>
 #include <random>
 
+#include "engine/sampling/sampler.h"
 #include "scheduler/scheduler_fixture.h"
 
 namespace treeline {
@@ -195,6 +198,150 @@ TEST_F(SpeculationTest, OutputsAreThoseOfPlainDecoding) {
     }
   }
   EXPECT_GT(observer_.num_accepted, 500);
+}
+
+// ---- The distribution of outputs ----
+
+constexpr int32_t kWords = 5;
+constexpr int32_t kLength = 4;
+
+// Logits that depend on every token before.
+std::vector<float> ToyLogits(std::span<const int32_t> prefix) {
+  uint64_t hash = 7;
+  for (const int32_t token : prefix) hash = (hash + token) * 0x9E3779B97F4A7C15 ^ hash >> 31;
+  std::vector<float> logits(kWords);
+  for (float& logit : logits) {
+    hash = hash * 6364136223846793005 + 1442695040888963407;
+    logit = static_cast<float>(hash >> 40) / (1 << 23);  // 0 to 2.
+  }
+  return logits;
+}
+
+// Softmax of the tempered logits, of the smallest set of best tokens that has top_p.
+std::vector<double> ToyDistribution(std::span<const int32_t> prefix, double temperature,
+                                    double top_p) {
+  const std::vector<float> logits = ToyLogits(prefix);
+  std::vector<double> weights;
+  for (const float logit : logits) weights.push_back(std::exp(logit / temperature));
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<int32_t> order(kWords);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) { return weights[a] > weights[b]; });
+  double mass = 0;
+  for (const int32_t token : order) {
+    if (mass >= top_p * total) weights[token] = 0;
+    mass += weights[token];
+  }
+  const double kept = std::accumulate(weights.begin(), weights.end(), 0.0);
+  for (double& weight : weights) weight /= kept;
+  return weights;
+}
+
+class DistributionTest : public SchedulerTest {
+ protected:
+  // A phrase book: any two words stand somewhere before, so that there are guesses at every step.
+  const Tokens prompt_ = [] {
+    std::mt19937 rng(17);
+    Tokens prompt(60);
+    for (int32_t& token : prompt) token = static_cast<int32_t>(rng() % kWords);
+    return prompt;
+  }();
+
+  // Chi-squared of `samples` outputs against their exact probabilities, less its mean, in standard
+  // deviations.
+  double Deviation(const SamplingParams& sampling, int samples) {
+    FakeEngine engine({.vocab_size = kWords, .max_context = 100, .num_slots = 16});
+    engine.set_draw(
+        [&](const Batch& batch, const RowRequest& request, std::span<const int32_t> prefix) {
+          return DrawAt(batch, request, prefix);
+        });
+    FakeTokenizer tokenizer(kWords);
+    const Scheduler::Options options{
+        .max_batch_tokens = 200, .max_queued_requests = 1 << 20, .max_draft_nodes = 12};
+    const auto scheduler = Scheduler::Create(options, engine, tokenizer, clock_, observer_).value();
+    std::map<Tokens, int> counts;
+    std::vector<Reader> readers;
+    for (int i = 0; i < samples; ++i) {
+      Request request = MakeRequest(prompt_, kLength);
+      request.sampling = sampling;
+      request.sampling.seed = 1000 + i;
+      request.stop.ignore_eos = true;
+      if (i % 5 == 0) request.drafting = Drafting::kNone;  // Mixed batches.
+      readers.emplace_back(scheduler->Submit(std::move(request)).value());
+      if (i % 400 != 399 && i + 1 != samples) continue;
+      while (!scheduler->Idle()) scheduler->Step();
+      for (Reader& reader : readers) ++counts[reader.choice().tokens];
+      readers.clear();
+    }
+
+    double chi = 0, rare_expected = 0, rare_count = 0;
+    int cells = 0;
+    ForEachOutput({}, 1.0, sampling, [&](const Tokens& output, double probability) {
+      const double expected = probability * samples;
+      const double count = counts[output];
+      if (expected < 5) {
+        rare_expected += expected;
+        rare_count += count;
+        return;
+      }
+      chi += (count - expected) * (count - expected) / expected;
+      ++cells;
+    });
+    if (rare_expected >= 5) {
+      chi += (rare_count - rare_expected) * (rare_count - rare_expected) / rare_expected;
+      ++cells;
+    }
+    return (chi - (cells - 1)) / std::sqrt(2.0 * (cells - 1));
+  }
+
+  template <class Function>
+  void ForEachOutput(const Tokens& output, double probability, const SamplingParams& sampling,
+                     const Function& function) {
+    if (output.size() == kLength) return function(output, probability);
+    Tokens prefix = prompt_;
+    prefix.insert(prefix.end(), output.begin(), output.end());
+    const auto next = ToyDistribution(prefix, sampling.temperature, sampling.top_p);
+    for (int32_t token = 0; token < kWords; ++token) {
+      Tokens longer = output;
+      longer.push_back(token);
+      ForEachOutput(longer, probability * next[token], sampling, function);
+    }
+  }
+
+  // By the real sampler; or, for what is no verification, a guess that is probable enough.
+  int32_t DrawAt(const Batch& batch, const RowRequest& request, std::span<const int32_t> prefix) {
+    const std::vector<float> logits = ToyLogits(prefix);
+    if (typical_) {
+      const auto next =
+          ToyDistribution(prefix, request.sampling->temperature, request.sampling->top_p);
+      for (int32_t row = request.row + 1; row < batch.num_tokens(); ++row) {
+        const auto tree =
+            std::upper_bound(batch.tree_offsets.begin(), batch.tree_offsets.end(), request.row) -
+            batch.tree_offsets.begin() - 1;
+        const int32_t first = batch.tree_offsets[tree];
+        const bool is_child =
+            row < batch.tree_offsets[tree + 1] && batch.parents[row] == request.row - first;
+        if (is_child && next[batch.token_ids[row]] > 0.09) return batch.token_ids[row];
+      }
+    }
+    return sampler_.Sample(logits, request).value().token;
+  }
+
+  Sampler sampler_;
+  bool typical_ = false;
+};
+
+TEST_F(DistributionTest, IsTheModels) {
+  for (const float temperature : {0.5f, 1.0f, 1.5f}) {
+    EXPECT_LT(Deviation({.temperature = temperature}, 34'000), 5) << temperature;
+  }
+  EXPECT_LT(Deviation({.temperature = 1, .top_p = 0.8f}, 100'000), 5);
+  EXPECT_GT(observer_.num_accepted, 20'000);
+}
+
+TEST_F(DistributionTest, WouldShowWhatIsNotLossless) {
+  typical_ = true;
+  EXPECT_GT(Deviation({.temperature = 1}, 10'000), 50);
 }
 
 }  // namespace

@@ -76,7 +76,8 @@ TEST(OpenAiRequestTest, EveryField) {
          "stop": ["a", "b"], "stop_token_ids": [3, 4.0], "seed": 18446744073709551615,
          "logit_bias": {"5": -100, "6": 1.5}, "ignore_eos": true, "min_tokens": 2,
          "user": "u", "priority": -1, "response_format": {"type": "text"}, "tools": [],
-         "tool_choice": "none", "skip_special_tokens": false)");
+         "tool_choice": "none", "skip_special_tokens": false,
+         "speculation": {"drafter": "none", "max_nodes": 8, "acceptance": "exact"})");
   const GenerationRequest& generation = request.generation;
   EXPECT_EQ(generation.model, "m");
   EXPECT_EQ(generation.max_tokens, 7);
@@ -90,6 +91,9 @@ TEST(OpenAiRequestTest, EveryField) {
   EXPECT_THAT(generation.sampling.logit_bias,
               ElementsAre(std::pair(5, -100.0f), std::pair(6, 1.5f)));
   EXPECT_EQ(generation.num_choices, 3);
+  EXPECT_EQ(generation.priority, -1);
+  EXPECT_EQ(generation.drafting, Drafting::kNone);
+  EXPECT_EQ(generation.max_draft_nodes, 8);
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);
   EXPECT_TRUE(generation.logprobs);
@@ -208,6 +212,7 @@ TEST(OpenAiRequestTest, BadValuesNameTheirField) {
       {"min_tokens", "-1"},
       {"user", "5"},
       {"priority", "\"high\""},
+      {"speculation", "true"},
       {"response_format", "{\"type\": \"json_object\"}"},
       {"response_format", "5"},
       {"tools", "[{}]"},
@@ -221,6 +226,12 @@ TEST(OpenAiRequestTest, BadValuesNameTheirField) {
   for (const auto& [name, value] : kCases) {
     const std::string body = fmt::format(R"({{"prompt": "x", "{}": {}}})", name, value);
     EXPECT_EQ(ParamOf(ApiKind::kCompletion, body), name) << body;
+  }
+  for (const auto& [name, value] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"drafter", "\"oracle\""}, {"max_nodes", "65"}, {"acceptance", "\"typical\""}}) {
+    const std::string body =
+        fmt::format(R"({{"prompt": "x", "speculation": {{"{}": {}}}}})", name, value);
+    EXPECT_EQ(ParamOf(ApiKind::kCompletion, body), std::string("speculation.") + name) << body;
   }
   for (const char* prompt : {"5", "[]", "{}", "[1, \"a\"]", "[[1], 2]", "[100]", "[[]x]"}) {
     const auto request = Parse(ApiKind::kCompletion, fmt::format(R"({{"prompt": {}}})", prompt));
