@@ -158,13 +158,15 @@ void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
   if (drafter == "none") {
     request->drafting = Drafting::kNone;
   } else if (drafter == "medusa" || drafter == "draft_model") {
-    fields->Fail(NotSupported("speculation.drafter " + drafter));
+    fields->Fail(
+        FieldError("speculation.drafter", "speculation.drafter {} is not supported yet", drafter));
   } else if (drafter != "auto" && drafter != "ngram") {
     fields->Fail(
         FieldError("speculation.drafter", "speculation.drafter must be one of auto, none, ngram"));
   }
   if (acceptance == "typical") {
-    fields->Fail(NotSupported("speculation.acceptance typical"));
+    fields->Fail(FieldError("speculation.acceptance",
+                            "speculation.acceptance typical is not supported yet"));
   } else if (acceptance != "exact") {
     fields->Fail(FieldError("speculation.acceptance", "speculation.acceptance must be exact"));
   }
