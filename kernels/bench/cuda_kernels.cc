@@ -1,6 +1,8 @@
 // Speed of the CUDA kernels beside what the card can do, measured in the same run: GB/s of a copy
 // and FLOP/s of a large bf16 product. Random data, warm-up, the median of several batches of calls;
 // times include what the host does for each call.
+//
+//   cuda_kernels [PART]    only the rows whose name holds PART, and no ceilings: for profilers
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/attention.h"
@@ -23,15 +26,19 @@ constexpr int32_t kHeads = 32, kHeadDim = 128;
 
 class Bench {
  public:
-  explicit Bench(Stream& stream, DenseProducts& products)
-      : stream_(stream), products_(products), attention_(stream), random_(size_t{16} << 20) {
+  Bench(Stream& stream, DenseProducts& products, std::string part)
+      : stream_(stream),
+        products_(products),
+        attention_(stream),
+        part_(std::move(part)),
+        random_(size_t{16} << 20) {
     std::mt19937 rng(1);
     std::normal_distribution<float> normal;
     for (float& value : random_) value = 0.1f * normal(rng);
   }
 
   void Run() {
-    MeasureCeilings();
+    if (part_.empty()) MeasureCeilings();
     fmt::print("\n{:<58}{:>10}{:>10}{:>10}\n", "products of bf16 weights", "us", "GB/s", "TFLOP/s");
     for (const auto& [n, k] : {std::pair{12288, 4096}, {4096, 4096}, {4096, 11008}}) {
       for (const int32_t rows : {1, 4, 16, 64, 256, 2048}) Product(rows, n, k);
@@ -110,7 +117,11 @@ class Bench {
     return data;
   }
 
+  bool Wanted(const std::string& name) const { return name.find(part_) != std::string::npos; }
+
   void Product(int32_t rows, int32_t n, int32_t k) {
+    const std::string name = fmt::format("[{}, {}] x [{}, {}]^T", rows, k, n, k);
+    if (!Wanted(name)) return;
     // Several matrices, so that none stays in the cache.
     const size_t bytes = size_t(n) * k * 2;
     const int count = static_cast<int>((size_t{256} << 20) / bytes + 1);
@@ -123,14 +134,21 @@ class Bench {
     int next = 0;
     const double us = Time([&] { products_.MatMul(params, matrices[next++ % count]); });
     const double moved = static_cast<double>(bytes) + 4.0 * rows * (n + k);
-    fmt::print("{:<58}{:>10.1f}{:>10.0f}{:>10.1f}\n",
-               fmt::format("[{}, {}] x [{}, {}]^T", rows, k, n, k), us, 1e-3 * moved / us,
+    fmt::print("{:<58}{:>10.1f}{:>10.0f}{:>10.1f}\n", name, us, 1e-3 * moved / us,
                2e-6 * rows * n * k / us);
     for (const DeviceMatrix& matrix : matrices) stream_.Free(const_cast<void*>(matrix.data));
   }
 
   // `tokens` of each sequence in a step; negative: a draft tree of so many.
   void Attend(bool shipped, StateType type, int32_t batch, int32_t tokens) {
+    const int32_t nodes = std::abs(tokens);
+    const std::string name =
+        fmt::format("{}, {} state: {}", shipped ? "hedgehog, g 128, w 256" : "released, g 64",
+                    type == StateType::kF32 ? "fp32" : "bf16",
+                    tokens == 1  ? fmt::format("decode, {} sequences", batch)
+                    : tokens < 0 ? fmt::format("verify, tree of {}", nodes)
+                                 : fmt::format("prefill, {} tokens", nodes));
+    if (!Wanted(name)) return;
     AttentionLayer layer;
     AttentionForm& form = layer.form;
     form.conv_kernel = 63;
@@ -164,7 +182,7 @@ class Bench {
     layer.feature_map_k = floats(kHeads * d2);
     layer.conv_taps = floats(kHeads * form.conv_taps());
 
-    const int32_t m = layer.feature_dim(), nodes = std::abs(tokens);
+    const int32_t m = layer.feature_dim();
     const size_t row = kHeadDim * (type == StateType::kF32 ? 4 : 2);
     // Groups are half full.
     const int32_t length = 100 * form.group_size + form.group_size / 2;
@@ -176,10 +194,11 @@ class Bench {
       LayerState& state = trees[i].state;
       state.s = floats(kHeads * size_t(m) * kHeadDim);
       state.z = floats(kHeads * size_t(m));
-      state.sink_k = floats(kHeads * 4 * size_t(kHeadDim));
-      state.sink_v = floats(kHeads * 4 * size_t(kHeadDim));
-      state.ring_k = floats(kHeads * size_t(layer.k_ring_rows) * kHeadDim);
-      state.ring_v = floats(kHeads * size_t(layer.v_ring_rows) * kHeadDim);
+      const auto rows = [&](int32_t count) { return floats(kHeads * size_t(count) * row / 4); };
+      state.sink_k = rows(form.sinks);
+      state.sink_v = rows(form.sinks);
+      state.ring_k = rows(layer.k_ring_rows);
+      state.ring_v = rows(layer.v_ring_rows);
       trees[i].length = length;
       trees[i].first_row = i * nodes;
       trees[i].num_rows = nodes;
@@ -200,24 +219,18 @@ class Bench {
     const double ring_rows = form.window_size - form.group_size / 2 + form.sinks;
     const double state_bytes = kHeads * (4.0 * m * (kHeadDim + 1) + 2 * ring_rows * row);
     const double bytes = batch * (state_bytes + nodes * 4.0 * 4 * kHeads * kHeadDim);
-    fmt::print(
-        "{:<58}{:>10.1f}{:>10.0f}\n",
-        fmt::format("{}, {} state: {}", shipped ? "hedgehog, g 128, w 256" : "released, g 64",
-                    type == StateType::kF32 ? "fp32" : "bf16",
-                    tokens == 1  ? fmt::format("decode, {} sequences", batch)
-                    : tokens < 0 ? fmt::format("verify, tree of {}", nodes)
-                                 : fmt::format("prefill, {} tokens", nodes)),
-        us, 1e-3 * bytes / us);
+    fmt::print("{:<58}{:>10.1f}{:>10.0f}\n", name, us, 1e-3 * bytes / us);
     for (float* data : memory) stream_.Free(data);
   }
 
   Stream& stream_;
   DenseProducts& products_;
   ForestAttention attention_;
+  const std::string part_;
   std::vector<float> random_;
 };
 
-int Main() {
+int Main(const std::string& part) {
   const DeviceList list = ListDevices();
   std::string error = list.error;
   const std::shared_ptr<Stream> stream = error.empty() ? Stream::Open(0, error) : nullptr;
@@ -227,11 +240,11 @@ int Main() {
     return 1;
   }
   fmt::print("{}\n", list.devices[0].name);
-  Bench(*stream, *products).Run();
+  Bench(*stream, *products, part).Run();
   return 0;
 }
 
 }  // namespace
 }  // namespace treeline::cuda
 
-int main() { return treeline::cuda::Main(); }
+int main(int argc, char** argv) { return treeline::cuda::Main(argc > 1 ? argv[1] : ""); }

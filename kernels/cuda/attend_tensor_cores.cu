@@ -25,11 +25,10 @@ struct Layout {
 
   __host__ __device__ Layout(int num_queries, int dim, int feature_dim, int max_columns) {
     const int columns = Padded(max_columns);
-    const int widest = dim > feature_dim ? dim : feature_dim;
     queries = 0;
     features = queries + num_queries * (dim + kPad) * 2;
     tile = features + num_queries * (feature_dim + kPad) * 2;
-    weights = tile + kTileColumns * (widest + kPad) * 2;
+    weights = tile + kTileColumns * (dim + kPad) * 2;
     codes = weights + num_queries * (columns + kPad / 2) * 4;
     size = codes + num_queries * columns;
   }
@@ -42,6 +41,7 @@ class Attender {
   static constexpr int kQueries = kTileRows * kRowWarps;
   static constexpr int kWarps = kColumnWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kVectors = kDim / kVector;  // Of a row of the tile.
 
   struct Info {
     Query query;
@@ -123,13 +123,16 @@ class Attender {
         __syncthreads();
       }
       if (!any_linear) continue;
-      LoadKeyFeatures(first);
-      __syncthreads();
       float sums[2][4] = {};
-      Multiply<false, false>(sums, phi_ + Row() * (m_ + kPad), m_ + kPad, tile_, m_ + kPad,
-                             16 * column_warp_, m_);
+      for (int feature = 0; feature < m_; feature += kDim) {
+        LoadKeyFeatures(first, feature);
+        __syncthreads();
+        Multiply<false, false>(sums, phi_ + Row() * (m_ + kPad) + feature, m_ + kPad, tile_,
+                               kDim + kPad, 16 * column_warp_, kDim);
+        __syncthreads();
+      }
       ForEach(sums, [&](int q, int c, float u) {
-        if (CodeAt(q, first + c) != Code::kLinear) return;
+        if (q >= block_.num_queries || CodeAt(q, first + c) != Code::kLinear) return;
         const int groups = info_[q].query.group - step_.lag - block_.ColumnAt(first + c).group;
         Weight(q, first + c) = u * Fade(step_, block_.kv_head, groups);
       });
@@ -162,12 +165,20 @@ class Attender {
       if (step_.has_normaliser && block_.S() != nullptr) linear_sum += fade * StateSum(q);
       const BranchFactors factors = FactorsOf(step_.layer, query.head, local_sum, linear_sum);
       if (lane_ == 0) info_[q].state_factor = factors.linear * fade;
-      for (int first = 0; first < columns_; first += kWarp) {
-        const int c = first + lane_;
-        const float weight = c < block_.num_columns ? FinalWeight(q, c, factors) : 0.0f;
+      constexpr int kBatch = kTileColumns / kWarp;
+      for (int first = 0; first < columns_; first += kBatch * kWarp) {
+        float weights[kBatch];
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) {
+          const int c = first + j * kWarp + lane_;
+          weights[j] = c < block_.num_columns ? FinalWeight(q, c, factors) : 0.0f;
+        }
         // The row's bf16 lie where its first floats did, which were read before.
         __syncwarp();
-        Rounded(q)[c] = FromFloat<Bf16>(weight);
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) {
+          Rounded(q)[first + j * kWarp + lane_] = FromFloat<Bf16>(weights[j]);
+        }
         __syncwarp();
       }
     }
@@ -189,10 +200,12 @@ class Attender {
     const float* s = block_.S();
     float state_sums[kTiles][4] = {};
     for (int first = 0; s != nullptr && first < m_; first += kTileColumns) {
-      for (int i = threadIdx.x; i < kTileColumns * kDim / kVector; i += kThreads) {
-        const int row = i / (kDim / kVector), at = i % (kDim / kVector) * kVector;
-        CopyRounded(tile_ + row * stride + at, s + int64_t{first + row} * kDim + at);
-      }
+      MoveVectors<kThreads>(
+          kTileColumns * kVectors,
+          [&](int i, float(&values)[kVector]) {
+            LoadVector(s + int64_t{first} * kDim + i * kVector, values);
+          },
+          [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
       __syncthreads();
       Multiply<false, true>(state_sums, phi_ + Row() * (m_ + kPad) + first, m_ + kPad, tile_,
                             stride, first_dim, kTileColumns);
@@ -230,54 +243,60 @@ class Attender {
     return form_.local == Local::kRelu2 && form_.qk_norm == QkNorm::kL2;
   }
 
+  // The place in the tile of vector i of its columns' rows.
+  __device__ Bf16* TileAt(int i) const {
+    return tile_ + i / kVectors * (kDim + kPad) + i % kVectors * kVector;
+  }
+
   // The queries' rows of `width` floats, rounded; zeros past the last one.
   template <typename RowOf>
   __device__ void LoadRows(Bf16* to, int width, const RowOf& row_of) {
     const int vectors = width / kVector;
-    for (int i = threadIdx.x; i < kQueries * vectors; i += kThreads) {
-      const int q = i / vectors, at = i % vectors * kVector;
-      Bf16* place = to + q * (width + kPad) + at;
-      if (q < block_.num_queries) {
-        CopyRounded(place, row_of(info_[q].query) + at);
-      } else {
-        StoreZeros(place);
-      }
-    }
+    MoveVectors<kThreads>(
+        kQueries * vectors,
+        [&](int i, float(&values)[kVector]) {
+          const int q = i / vectors;
+          if (q < block_.num_queries) {
+            LoadVector(row_of(info_[q].query) + i % vectors * kVector, values);
+          } else {
+            SetZero(values);
+          }
+        },
+        [&](int i, const float(&values)[kVector]) {
+          StoreRounded(to + i / vectors * (width + kPad) + i % vectors * kVector, values);
+        });
   }
 
   // Rows of K or V of columns from `first` on, to the tile; zeros past the last one.
   __device__ void LoadColumns(const RowSource& source, int first) {
-    constexpr int kVectors = kDim / kVector;
-    for (int i = threadIdx.x; i < kTileColumns * kVectors; i += kThreads) {
-      const int c = first + i / kVectors, at = i % kVectors * kVector;
-      Bf16* place = tile_ + i / kVectors * (kDim + kPad) + at;
-      if (c >= block_.num_columns) {
-        StoreZeros(place);
-        continue;
-      }
-      const RowPointer row = block_.template RowOf<Bf16>(source, block_.ColumnAt(c));
-      if (row.stored != nullptr) {
-        *reinterpret_cast<uint4*>(place) =
-            *reinterpret_cast<const uint4*>(static_cast<const Bf16*>(row.stored) + at);
-      } else {
-        CopyRounded(place, row.fresh + at);
-      }
-    }
+    MoveVectors<kThreads>(
+        kTileColumns * kVectors,
+        [&](int i, float(&values)[kVector]) {
+          const int c = first + i / kVectors, at = i % kVectors * kVector;
+          if (c >= block_.num_columns) {
+            SetZero(values);
+            return;
+          }
+          LoadVector(block_.template RowOf<Bf16>(source, block_.ColumnAt(c)), at, values);
+        },
+        [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
   }
 
-  // phi of the keys of columns from `first` on, where a query may read it.
-  __device__ void LoadKeyFeatures(int first) {
-    const int vectors = m_ / kVector;
-    for (int i = threadIdx.x; i < kTileColumns * vectors; i += kThreads) {
-      const int c = first + i / vectors, at = i % vectors * kVector;
-      Bf16* place = tile_ + i / vectors * (m_ + kPad) + at;
-      const bool linear = c < block_.num_columns && IsLinearToAny(c);
-      if (linear) {
-        CopyRounded(place, block_.KeyFeatures(block_.ColumnAt(c)) + at);
-      } else {
-        StoreZeros(place);
-      }
-    }
+  // kDim features, from `feature` on, of the keys of columns from `first` on, where a query may
+  // read them.
+  __device__ void LoadKeyFeatures(int first, int feature) {
+    MoveVectors<kThreads>(
+        kTileColumns * kVectors,
+        [&](int i, float(&values)[kVector]) {
+          const int c = first + i / kVectors;
+          if (c < block_.num_columns && IsLinearToAny(c)) {
+            LoadVector(block_.KeyFeatures(block_.ColumnAt(c)) + feature + i % kVectors * kVector,
+                       values);
+          } else {
+            SetZero(values);
+          }
+        },
+        [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
   }
   __device__ bool IsLinearToAny(int c) const {
     for (int q = 0; q < block_.num_queries; ++q) {
@@ -291,14 +310,14 @@ class Attender {
     bool local, linear;
   };
   __device__ Found FindCodes(int first) {
+    static_assert(kThreads % kTileColumns == 0);  // A thread stays with its column.
+    const int c = first + threadIdx.x % kTileColumns;
+    const Column column = c < block_.num_columns ? block_.ColumnAt(c) : Column();
     bool local = false, linear = false;
-    for (int i = threadIdx.x; i < kQueries * kTileColumns; i += kThreads) {
-      const int q = i / kTileColumns, c = first + i % kTileColumns;
-      Code code = Code::kNone;
-      if (q < block_.num_queries && c < block_.num_columns) {
-        const Column column = block_.ColumnAt(c);
-        if (block_.IsVisible(info_[q].query, column)) code = block_.CodeOf(info_[q].query, column);
-      }
+    for (int q = threadIdx.x / kTileColumns; q < block_.num_queries; q += kThreads / kTileColumns) {
+      const Query& query = info_[q].query;
+      const bool visible = c < block_.num_columns && block_.IsVisible(query, column);
+      const Code code = visible ? block_.CodeOf(query, column) : Code::kNone;
       codes_[q * columns_ + c] = static_cast<unsigned char>(code);
       local |= code == Code::kLocal;
       linear |= code == Code::kLinear;

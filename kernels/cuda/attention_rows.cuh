@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/attention_stages.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace treeline::cuda {
 
@@ -16,6 +17,15 @@ struct RowPointer {
 template <typename Stored>
 __device__ float Load(const RowPointer& row, int i) {
   return row.stored != nullptr ? ToFloat(static_cast<const Stored*>(row.stored)[i]) : row.fresh[i];
+}
+
+// Eight values from `at` on, a multiple of eight, of a row whose stored type is bf16.
+__device__ inline void LoadVector(const RowPointer& row, int at, float (&values)[kVector]) {
+  if (row.stored != nullptr) {
+    LoadVector(static_cast<const Bf16*>(row.stored) + at, values);
+  } else {
+    LoadVector(row.fresh + at, values);
+  }
 }
 
 // The rows of one of K and V.

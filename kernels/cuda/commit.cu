@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep 
   const int kv_head = blockIdx.y, m = step.feature_dim;
   const int first_feature = blockIdx.z * kTileFeatures;
   const int features = min(kTileFeatures, m - first_feature);
-  const RowSource values = ValueSource<Bf16>(step, tree, kv_head);
+  const RowSource value_rows = ValueSource<Bf16>(step, tree, kv_head);
   Bf16* high = reinterpret_cast<Bf16*>(SharedFloats());  // [kTileRows, kPhiStride]
   Bf16* low = high + kTileRows * kPhiStride;             // The rest of phi.
   Bf16* v = low + kTileRows * kPhiStride;                // [kTileRows, kStride]
@@ -91,29 +91,41 @@ __global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep 
   float feature_sum = 0;
   for (int begin = fold.begin; begin < fold.end; begin += kTileRows) {
     const int rows = min(kTileRows, fold.end - begin);
-    for (int i = threadIdx.x; i < kTileRows * kTileFeatures / kVector; i += kThreads) {
-      const int row = i / (kTileFeatures / kVector), at = i % (kTileFeatures / kVector) * kVector;
-      float phi[kVector] = {}, rest[kVector];
-      if (row < rows && at < features) {
-        const int64_t from = tree.features + begin + row - tree.features_begin;
-        LoadVector(
-            step.key_features + (from * step.layer.kv_heads + kv_head) * m + first_feature + at,
-            phi);
-      }
-      for (int j = 0; j < kVector; ++j) rest[j] = phi[j] - Bf16Rounded(phi[j]);
-      StoreRounded(high + row * kPhiStride + at, phi);
-      StoreRounded(low + row * kPhiStride + at, rest);
-    }
-    for (int i = threadIdx.x; i < kTileRows * kDim / kVector; i += kThreads) {
-      const int row = i / (kDim / kVector), at = i % (kDim / kVector) * kVector;
-      float value[kVector] = {};
-      if (row < rows) {
-        const RowPointer from = RowAt<Bf16>(step, tree, values, begin + row);
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) value[j] = Load<Bf16>(from, at + j);
-      }
-      StoreRounded(v + row * kStride + at, value);
-    }
+    MoveVectors<kThreads>(
+        kTileRows * kTileFeatures / kVector,
+        [&](int i, float(&values)[kVector]) {
+          const int row = i / (kTileFeatures / kVector);
+          const int at = i % (kTileFeatures / kVector) * kVector;
+          if (row >= rows || at >= features) {
+            SetZero(values);
+            return;
+          }
+          const int64_t from = tree.features + begin + row - tree.features_begin;
+          LoadVector(
+              step.key_features + (from * step.layer.kv_heads + kv_head) * m + first_feature + at,
+              values);
+        },
+        [&](int i, float(&values)[kVector]) {
+          const int to =
+              i / (kTileFeatures / kVector) * kPhiStride + i % (kTileFeatures / kVector) * kVector;
+          StoreRounded(high + to, values);
+          for (float& value : values) value -= Bf16Rounded(value);
+          StoreRounded(low + to, values);
+        });
+    MoveVectors<kThreads>(
+        kTileRows * kDim / kVector,
+        [&](int i, float(&values)[kVector]) {
+          const int row = i / (kDim / kVector);
+          if (row < rows) {
+            LoadVector(RowAt<Bf16>(step, tree, value_rows, begin + row),
+                       i % (kDim / kVector) * kVector, values);
+          } else {
+            SetZero(values);
+          }
+        },
+        [&](int i, const float(&values)[kVector]) {
+          StoreRounded(v + i / (kDim / kVector) * kStride + i % (kDim / kVector) * kVector, values);
+        });
     __syncthreads();
     Multiply<true, true>(sums, high + warp * 16, kPhiStride, v, kStride, 0, kTileRows);
     Multiply<true, true>(sums, low + warp * 16, kPhiStride, v, kStride, 0, kTileRows);

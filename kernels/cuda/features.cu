@@ -128,29 +128,37 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
   Bf16* w_rest = w + kDim * kStride;                  // The same; where kExact.
   __shared__ float norms[kTileRows];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  for (int i = threadIdx.x; i < kDim * kVectors; i += kThreads) {
-    const int row = i / kVectors, at = i % kVectors * kVector;
-    float values[kVector];
-    LoadVector(map + row * kDim + at, values);
-    StoreRounded(w + row * kStride + at, values);
-    if constexpr (kExact) {
-      for (float& value : values) value -= Bf16Rounded(value);
-      StoreRounded(w_rest + row * kStride + at, values);
-    }
-  }
+  MoveVectors<kThreads>(
+      kDim * kVectors,
+      [&](int i, float(&values)[kVector]) { LoadVector(map + i * kVector, values); },
+      [&](int i, float(&values)[kVector]) {
+        const int to = i / kVectors * kStride + i % kVectors * kVector;
+        StoreRounded(w + to, values);
+        if constexpr (kExact) {
+          for (float& value : values) value -= Bf16Rounded(value);
+          StoreRounded(w_rest + to, values);
+        }
+      });
   // kVectors neighbouring lanes share a row. Its norm is applied to the product.
-  for (int i = threadIdx.x; i < kTileRows * kVectors; i += kThreads) {
-    const int row = i / kVectors, at = i % kVectors * kVector;
-    float values[kVector] = {};
-    if (row < rows) row_of(row, at, values);
-    float squares = 0;
-    for (const float value : values) squares += value * value;
-    for (int offset = kVectors / 2; offset > 0; offset /= 2) {
-      squares += __shfl_xor_sync(kAllLanes, squares, offset);
-    }
-    if (at == 0) norms[row] = 1.0f / sqrtf(fmaxf(squares, 1e-12f));
-    StoreRounded(x + row * kStride + at, values);
-  }
+  MoveVectors<kThreads>(
+      kTileRows * kVectors,
+      [&](int i, float(&values)[kVector]) {
+        if (i / kVectors < rows) {
+          row_of(i / kVectors, i % kVectors * kVector, values);
+        } else {
+          SetZero(values);
+        }
+      },
+      [&](int i, const float(&values)[kVector]) {
+        const int row = i / kVectors;
+        float squares = 0;
+        for (const float value : values) squares += value * value;
+        for (int offset = kVectors / 2; offset > 0; offset /= 2) {
+          squares += __shfl_xor_sync(kAllLanes, squares, offset);
+        }
+        if (i % kVectors == 0) norms[row] = 1.0f / sqrtf(fmaxf(squares, 1e-12f));
+        StoreRounded(x + row * kStride + i % kVectors * kVector, values);
+      });
   __syncthreads();
   float y[kTiles][4] = {};
   Multiply<false, true>(y, x + warp * 16 * kStride, kStride, w, kStride, 0, kDim);
@@ -223,8 +231,7 @@ __global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step
         const RowPointer key = offset < committed
                                    ? RowAt<Bf16>(step, tree, keys, tree.features_begin + offset)
                                    : NodeRow(step, tree, keys, offset - committed);
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) values[i] = Load<Bf16>(key, at + i);
+        LoadVector(key, at, values);
       },
       step.layer.feature_map_k + int64_t{kv_head} * kDim * kDim,
       step.key_features + (tree.features + tile.first) * stride +

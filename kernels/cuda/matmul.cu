@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/tiles.cuh"
 
 namespace treeline::cuda {
 namespace {
@@ -16,21 +17,9 @@ constexpr int kThreads = 256;
 // -- Few rows.
 
 constexpr int kFewRows = 4;
-// Weights of a 16-byte load.
-constexpr int kVector = 8;
 constexpr int kWarps = 8;
 // Columns of y a warp computes at once, so that enough loads are in flight.
 constexpr int kColumns = 2;
-
-// Eight bf16 as floats.
-__device__ void Unpack(const uint4& bits, float (&values)[kVector]) {
-  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    values[2 * i] = __uint_as_float(words[i] << 16);
-    values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-}
 
 // y [Rows, n] from bf16 weights: a warp takes kColumns of the n at a time, its lanes divide k. x is
 // rounded to bf16 into shared memory. REQUIRES: k % kVector == 0.
@@ -85,9 +74,16 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 // -- The parts between products.
 
+// A thread takes kVector elements.
 __global__ void ToBf16Kernel(const float* x, __nv_bfloat16* y, int64_t count) {
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i < count) y[i] = FromFloat<__nv_bfloat16>(x[i]);
+  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+  if (first + kVector <= count) {
+    float values[kVector];
+    LoadVector(x + first, values);
+    StoreRounded(y + first, values);
+    return;
+  }
+  for (int64_t i = first; i < count; ++i) y[i] = FromFloat<__nv_bfloat16>(x[i]);
 }
 
 // y = silu(y + gate_bias) * (up + up_bias).
@@ -254,7 +250,8 @@ class CublasProducts : public DenseProducts {
     if (matrix.type == WeightType::kF32) return x;
     const int64_t size = int64_t{rows} * matrix.k;
     auto* rounded = static_cast<__nv_bfloat16*>(rounded_.Resize(size * sizeof(__nv_bfloat16)));
-    Launch(stream_, "ToBf16", ToBf16Kernel, GridFor(size), kThreads, 0, x, rounded, size);
+    Launch(stream_, "ToBf16", ToBf16Kernel, GridFor(CeilDiv(size, kVector)), kThreads, 0, x,
+           rounded, size);
     return rounded;
   }
 

@@ -20,20 +20,45 @@ __device__ inline void StoreRounded(Bf16* to, const float (&from)[kVector]) {
   }
   *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(values);
 }
-// from: at a multiple of 16 bytes.
+// From a multiple of 16 bytes, which nothing writes while the kernel runs.
 __device__ inline void LoadVector(const float* from, float (&to)[kVector]) {
-  const float4 a = reinterpret_cast<const float4*>(from)[0];
-  const float4 b = reinterpret_cast<const float4*>(from)[1];
+  const float4 a = __ldg(reinterpret_cast<const float4*>(from));
+  const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
   to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
   to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
-__device__ inline void CopyRounded(Bf16* to, const float* from) {
-  float values[kVector];
-  LoadVector(from, values);
-  StoreRounded(to, values);
+__device__ inline void Unpack(const uint4& bits, float (&to)[kVector]) {
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = __uint_as_float(words[i] << 16);
+    to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
 }
-__device__ inline void StoreZeros(Bf16* to) {
-  *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+__device__ inline void LoadVector(const Bf16* from, float (&to)[kVector]) {
+  Unpack(__ldg(reinterpret_cast<const uint4*>(from)), to);
+}
+
+// Calls fetch(i, values) and then store(i, values) for every i below `count`, divided among the
+// block's threads; a thread fetches four before it stores them, so that their loads overlap.
+template <int kThreads, typename Fetch, typename Store>
+__device__ void MoveVectors(int count, const Fetch& fetch, const Store& store) {
+  constexpr int kBatch = 4;
+  for (int first = threadIdx.x; first < count; first += kBatch * kThreads) {
+    float values[kBatch][kVector];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (first + j * kThreads < count) fetch(first + j * kThreads, values[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (first + j * kThreads < count) store(first + j * kThreads, values[j]);
+    }
+  }
+}
+__device__ inline void SetZero(float (&values)[kVector]) {
+#pragma unroll
+  for (float& value : values) value = 0.0f;
 }
 
 // sums[t] += a [16, depth] times columns first + 8 t .. of b, for kTiles tiles of 8 columns. a is
