@@ -16,6 +16,8 @@ constexpr int32_t kShortestPrefix = 32;
 constexpr int32_t kTailUnit = 512;
 // Guesses further ahead are too seldom right.
 constexpr int32_t kMaxDraftDepth = 16;
+// Of a prompt's tokens, the last: reading them all would hold up the other sequences.
+constexpr size_t kMaxDrafterPrompt = 32768;
 // Of what was expected and accepted, from one step to the next.
 constexpr float kFading = 0.9f;
 
@@ -162,7 +164,8 @@ std::optional<Sequence::Draft> Sequence::Guess() {
   if (request_.drafting == Drafting::kNone || max_nodes < 2 || max_depth < 1) return std::nullopt;
   if (drafter_ == nullptr) {
     drafter_ = std::make_unique<NgramDrafter>(kMaxDraftDepth);
-    drafter_->Append(request_.prompt);
+    const std::span<const int32_t> prompt = request_.prompt;
+    drafter_->Append(prompt.last(std::min(prompt.size(), kMaxDrafterPrompt)));
     num_drafter_tokens_ = request_.prompt.size();
   }
   drafter_->Append(std::span(generated_).subspan(num_drafter_tokens_ - request_.prompt.size()));
