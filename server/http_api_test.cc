@@ -373,6 +373,30 @@ TEST_F(HttpApiTest, ReadyFailsWhileTheEngineFailsEveryRequest) {
   }
 }
 
+TEST_F(HttpApiTest, ReadyFailsWhileTheLoopStalls) {
+  tokens_allowed_.release(1);
+  EXPECT_EQ(service_->Probe(), OkStatus());
+  WaitUntilIdle();
+  clock_.Advance(std::chrono::hours(1));
+  Get("/ready");  // Nothing to do is no stall.
+  client_->Post("/v1/completions", R"({"prompt": "w", "max_tokens": 1})");
+  while (scheduler_->Idle()) std::this_thread::yield();
+  TestClient probe(server_->port());
+  const auto ready = [&] {
+    probe.Get("/ready");
+    return probe.Read();
+  };
+  clock_.Advance(std::chrono::seconds(59));
+  EXPECT_EQ(ready().status, 200);
+  clock_.Advance(std::chrono::seconds(2));
+  const TestClient::Response stalled = ready();
+  EXPECT_EQ(stalled.status, 503);
+  EXPECT_THAT(stalled.body, HasSubstr("the engine has not stepped for 61 s"));
+  tokens_allowed_.release(1);
+  EXPECT_EQ(client_->Read().status, 200);
+  EXPECT_EQ(ready().status, 200);
+}
+
 TEST_F(HttpApiTest, KeysHaveLimits) {
   const std::string path = ::testing::TempDir() + "/limited_keys";
   std::ofstream(path)

@@ -19,6 +19,7 @@ constexpr int32_t kMaxPrompts = 256;
 constexpr int32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxStopTokenIds = 1024;
 constexpr size_t kMaxLogitBias = 1024;
 constexpr int32_t kDefaultCompletionTokens = 16;
 
@@ -105,6 +106,10 @@ void ParseStopCriteria(int32_t vocab_size, JsonFields* fields, StopCriteria* sto
   if (const Json* found = fields->Find("stop_token_ids")) {
     auto ids = ParseTokenIds(*found, "stop_token_ids", vocab_size);
     if (!ids.ok()) return fields->Fail(ids.status());
+    if (ids->size() > kMaxStopTokenIds) {  // Each token drawn is looked up among them.
+      return fields->Fail(FieldError("stop_token_ids", "stop_token_ids must hold at most {} ids",
+                                     kMaxStopTokenIds));
+    }
     stop->stop_token_ids = *std::move(ids);
   }
   fields->Bool("ignore_eos", &stop->ignore_eos);

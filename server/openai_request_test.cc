@@ -227,6 +227,11 @@ TEST(OpenAiRequestTest, BadValuesNameTheirField) {
     const std::string body = fmt::format(R"({{"prompt": "x", "{}": {}}})", name, value);
     EXPECT_EQ(ParamOf(ApiKind::kCompletion, body), name) << body;
   }
+  std::string many_ids = "1";
+  for (int i = 1; i < 1025; ++i) many_ids += ",1";
+  EXPECT_EQ(ParamOf(ApiKind::kCompletion,
+                    fmt::format(R"({{"prompt": "x", "stop_token_ids": [{}]}})", many_ids)),
+            "stop_token_ids");
   for (const auto& [name, value] : std::initializer_list<std::pair<const char*, const char*>>{
            {"drafter", "\"oracle\""}, {"max_nodes", "65"}, {"acceptance", "\"typical\""}}) {
     const std::string body =
