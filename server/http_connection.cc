@@ -70,7 +70,7 @@ HttpConnection::HttpConnection(std::unique_ptr<Transport> transport, const HttpL
   SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 30);
   SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
   SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
-  deadline_ = Now() + limits_.header_timeout;  // It has come to ask: it gets no idle time.
+  deadline_ = Now() + limits_.idle_timeout;
 }
 
 void HttpConnection::BeginWaiting(TimePoint now) {

@@ -23,7 +23,7 @@ struct HttpLimits {
   int64_t max_body_bytes = 8 << 20;
   std::chrono::milliseconds header_timeout{10'000};  // From the first byte to a complete head.
   std::chrono::milliseconds body_timeout{60'000};    // From there until its body is.
-  std::chrono::milliseconds idle_timeout{75'000};    // Between requests.
+  std::chrono::milliseconds idle_timeout{75'000};    // Before a request.
   // How long answers may wait for a client to read. A kilobyte taken gives a second back, so that
   // a client slower than 1 KiB/s is dropped, after this time.
   std::chrono::milliseconds write_timeout{30'000};
