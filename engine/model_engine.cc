@@ -23,7 +23,7 @@ ModelEngine::ModelEngine(const Options& options, ModelConfig config)
 // The context that was asked for, or the model's own; within what it can compute.
 Status ModelEngine::ChooseContext() {
   const int32_t trained = config_.max_position_embeddings;
-  const bool linearized = config_.attention.form.has_groups();
+  const bool linearized = config_.is_linearized();
   // Softmax attention here reaches back to the first token: the same as a window reaches only
   // while all tokens lie inside it.
   const int32_t window =
@@ -122,7 +122,7 @@ std::vector<std::string> ModelEngine::Summary() const {
   return {
       fmt::format("{} layers, {} heads of {} ({} for keys and values), attention: {}",
                   config_.num_layers, config_.num_heads, config_.head_dim, config_.num_kv_heads,
-                  config_.attention.ToString()),
+                  ToString(config_.attention)),
       fmt::format("{}; weights {:.1f} MiB", backend_->Describe(), MiB(weight_bytes())),
       fmt::format("{} slots of {:.1f} MiB ({} rings), context {}", pool_->num_slots(),
                   MiB(state_bytes()), options_.state_type == StateType::kF32 ? "fp32" : "bf16",

@@ -30,7 +30,7 @@ enum class FeatureMap {
   kIdentity,
   kRelu,
   kElu1,      // 1 + elu(x).
-  kHedgehog,  // softmax over 2 head_dim features of [x W, -x W], W learned per head.
+  kHedgehog,  // softmax over the features [x W, -x W], W [head_dim, features / 2] learned per head.
 };
 
 enum class QkNorm {
@@ -52,6 +52,7 @@ struct AttentionForm {
   bool decay = false;       // S fades by a learned factor per KV head and group.
   Local local = Local::kSoftmax;
   FeatureMap feature_map = FeatureMap::kNone;
+  int32_t feature_size = 0;  // Of kHedgehog: features of a head, even; 0: 2 head_dim.
   QkNorm qk_norm = QkNorm::kNone;
   Denominator denominator = Denominator::kNone;
   int32_t conv_kernel =
@@ -64,7 +65,8 @@ struct AttentionForm {
   // Number of features of phi for a head of head_dim.
   int32_t feature_dim(int32_t head_dim) const {
     if (!has_linear()) return 0;
-    return feature_map == FeatureMap::kHedgehog ? 2 * head_dim : head_dim;
+    if (feature_map != FeatureMap::kHedgehog) return head_dim;
+    return feature_size > 0 ? feature_size : 2 * head_dim;
   }
   // The first position, sinks aside, that is local to a row at `position`; it may be negative.
   int32_t window_begin(int32_t position) const {
@@ -86,6 +88,8 @@ struct AttentionForm {
   int32_t v_ring_rows(int32_t max_context) const {
     return std::max(k_ring_rows(max_context), conv_taps() - 1);
   }
+
+  bool operator==(const AttentionForm&) const = default;
 };
 
 }  // namespace treeline

@@ -101,8 +101,8 @@ struct AttentionLayer {
   float alpha = 1.0f;                    // Where the denominator is not kJoint.
   const float* linear_factor = nullptr;  // [heads] f, already exponentiated; kJoint
   const float* decay = nullptr;          // [kv_heads] in (0, 1); where form.decay
-  const float* feature_map_q = nullptr;  // [heads, head_dim, head_dim]; kHedgehog
-  const float* feature_map_k = nullptr;  // [kv_heads, head_dim, head_dim]; kHedgehog
+  const float* feature_map_q = nullptr;  // [heads, head_dim, feature_dim / 2]; kHedgehog
+  const float* feature_map_k = nullptr;  // [kv_heads, head_dim, feature_dim / 2]; kHedgehog
   const float* conv_taps = nullptr;      // [heads, conv_taps] by distance; where conv_kernel > 0
 
   int32_t feature_dim() const { return form.feature_dim(head_dim); }

@@ -96,7 +96,7 @@ Json ToJson(const Report& report) {
   for (const Throughput& result : report.results) results.push_back(ToJson(result));
   return {{"model", report.model},
           {"random_weights", report.random_weights},
-          {"attention", report.engine.config().attention.ToString()},
+          {"attention", ToString(report.engine.config().attention)},
           {"summary", report.engine.Summary()},
           {"weight_bytes", report.engine.weight_bytes()},
           {"max_context", report.engine.limits().max_context},

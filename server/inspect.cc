@@ -28,7 +28,7 @@ Json Describe(const Checkpoint& checkpoint, const ModelEngine::Options& options)
           {"head_dim", model.head_dim},
           {"vocab_size", model.vocab_size},
           {"max_position_embeddings", model.max_position_embeddings},
-          {"attention", model.attention.ToString()},
+          {"attention", ToString(model.attention)},
           {"weight_file_bytes", checkpoint.weight_bytes()},
           {"context", context},
           {"state_bytes_per_sequence", LayoutFor(model, options.state_type, context).bytes()},

@@ -39,12 +39,12 @@ struct RandomLayer {
       for (float& value : values) value = scale * normal(rng);
       return values.data();
     };
-    const int32_t d2 = layer.head_dim * layer.head_dim;
     if (form.feature_map == FeatureMap::kHedgehog) {
       // So that x W has the same spread for any head_dim.
       const float scale = std::sqrt(2.0f / layer.head_dim);
-      layer.feature_map_q = fill(map_q, layer.heads * d2, scale);
-      layer.feature_map_k = fill(map_k, layer.kv_heads * d2, scale);
+      const size_t map_size = size_t(layer.head_dim) * layer.feature_dim() / 2;
+      layer.feature_map_q = fill(map_q, layer.heads * map_size, scale);
+      layer.feature_map_k = fill(map_k, layer.kv_heads * map_size, scale);
     }
     if (form.denominator == Denominator::kJoint) {
       layer.linear_factor = fill(linear_factor, layer.heads, 1.0f);
@@ -62,9 +62,11 @@ struct RandomLayer {
 
 inline std::string Describe(const AttentionForm& f) {
   return fmt::format(
-      "group {} window {}:{} sinks {} decay {} local {} features {} norm {} denominator {} conv {}",
+      "group {} window {}:{} sinks {} decay {} local {} features {}:{} norm {} denominator {} conv "
+      "{}",
       f.group_size, f.window == Window::kSliding ? "sliding" : "group", f.window_size, f.sinks,
-      f.decay, int(f.local), int(f.feature_map), int(f.qk_norm), int(f.denominator), f.conv_kernel);
+      f.decay, int(f.local), int(f.feature_map), f.feature_size, int(f.qk_norm), int(f.denominator),
+      f.conv_kernel);
 }
 
 template <class T>

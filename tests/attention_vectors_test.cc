@@ -36,8 +36,9 @@ TEST(AttentionVectors, MatchIndependentScripts) {
   for (const Json& c : *cases) {
     const std::string name = c["name"];
     SCOPED_TRACE(name + ": " + c["linear_attention"].dump());
-    const auto spec = AttentionSpec::FromJson(c["linear_attention"]);
-    ASSERT_TRUE(spec.ok()) << spec.status();
+    const auto specs = AttentionSpec::ForLayers(c["linear_attention"], 1);
+    ASSERT_TRUE(specs.ok()) << specs.status();
+    const AttentionSpec& spec = (*specs)[0];
     const auto values = [&](const char* tensor) {
       std::vector<float> result;
       const auto it = tensors->find(name + "." + tensor);
@@ -54,14 +55,14 @@ TEST(AttentionVectors, MatchIndependentScripts) {
     for (float& f : factor) f = std::exp(f);
 
     AttentionLayer layer;
-    layer.form = spec->form;
+    layer.form = spec.form;
     layer.heads = c["heads"];
     layer.kv_heads = c["kv_heads"];
     layer.head_dim = c["head_dim"];
     const int32_t n = c["length"];
     layer.k_ring_rows = layer.form.k_ring_rows(n);
     layer.v_ring_rows = layer.form.v_ring_rows(n);
-    layer.alpha = spec->alpha.value_or(1.0f);
+    layer.alpha = spec.alpha.value_or(1.0f);
     layer.linear_factor = factor.data();
     layer.decay = decay.data();
     layer.feature_map_q = map_q.empty() ? nullptr : map_q.data();

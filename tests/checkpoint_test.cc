@@ -206,7 +206,8 @@ TEST_P(SmallCheckpoint, KeptPrefixesChangeNothing) {
 INSTANTIATE_TEST_SUITE_P(All, SmallCheckpoint,
                          testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
                                          "window_wider", "window_narrower", "llama3_biases",
-                                         "qwen2_yarn", "mistral_linear", "qwen2_window_dynamic"),
+                                         "qwen2_yarn", "mistral_linear", "qwen2_window_dynamic",
+                                         "hybrid"),
                          [](const auto& info) { return std::string(info.param); });
 
 // tests/testdata/gguf/README.md: the same weights as GGUF.
@@ -340,6 +341,9 @@ TEST(ModelEngine, RefusesCheckpointsThatDoNotFitTheirConfig) {
       {"window_equal", {{"linear_attention", {{"decay", "none"}}}}, {"decay", "linear_attention"}},
       {"window_equal", {{"linear_attention", {{"conv_kernel", 9}}}}, {"dwconv.weight", "9"}},
       {"released_mha", {{"linear_attention", {{"decay", "head"}}}}, {"self_attn.decay"}},
+      // Each layer has the tensors of its own form.
+      {"hybrid", {{"linear_attention", {{"feature_size", 8}}}}, {"layers.0", "feature_map_q", "3"}},
+      {"hybrid", {{"linear_attention", {{"layers", nullptr}}}}, {"layers.1.self_attn."}},
   };
   for (const auto& c : cases) {
     const Status status = OpenEngine(WithConfig(c.checkpoint, c.changes)).status();
@@ -348,6 +352,35 @@ TEST(ModelEngine, RefusesCheckpointsThatDoNotFitTheirConfig) {
       EXPECT_NE(Message(status).find(part), std::string::npos) << c.changes << status;
     }
   }
+}
+
+// States are as large as the layers' forms say, each its own.
+TEST(ModelEngine, StatesAreSizedLayerByLayer) {
+  ModelEngine::Options options;
+  options.state_type = StateType::kBF16;
+  const auto engine = LoadEngine("tests/testdata/checkpoints/hybrid", options);
+  ASSERT_NE(engine, nullptr);
+  // 2 KV heads of 8 dimensions. Layers 0 and 2: S and z of 6 features; all: rows of K and V, 4 of
+  // them sinks. A window of 70 lies in 19 groups of 4.
+  const size_t s = 2 * 6 * (8 + 1) * 4, row = 2 * 2 * 8 * 2;
+  const size_t rows = (16 + 264 + 16 + 76) + 4 * 4;
+  EXPECT_GE(engine->state_bytes(), 2 * s + rows * row);
+  EXPECT_LT(engine->state_bytes(), 2 * s + rows * row + 4 * 6 * 64);  // Alignment.
+}
+
+// With the context as long as one layer's softmax reaches, the other forms notwithstanding.
+TEST(ModelEngine, OneSoftmaxLayerBoundsTheContext) {
+  const Json entries = Json::parse(R"([
+      {"layers": [1], "window_size": 264, "feature_map": "none", "feature_size": 0,
+       "denominator": "none", "decay": "none"},
+      {"layers": [2, 3], "group_size": 4, "conv_kernel": 0},
+      {"layers": [3], "group_size": 0, "feature_map": "none", "feature_size": 0,
+       "denominator": "none", "decay": "none"}])");
+  const std::string model = WithConfig("hybrid", {{"linear_attention", {{"layers", entries}}}});
+  ModelEngine::Options options;
+  EXPECT_NE(LoadEngine(model, options), nullptr);
+  options.max_context = 4096;
+  EXPECT_EQ(OpenEngine(model, options).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(ModelEngine, CommitTakesOnlyPathsOfTheLastStepsTree) {

@@ -94,6 +94,12 @@ CASES = (
     # What neither script covers.
     Case("groups_joint", _ORACLE, 53, 4, 2,
          _windowed(8, "group", "joint", window_size=16, sinks=3, conv_kernel=7)),
+    Case("fewer_features", _ORACLE, 53, 4, 2,
+         _windowed(8, "group", "joint", window_size=16, sinks=3, conv_kernel=7, feature_size=6)),
+    Case("two_features", _ORACLE, 33, 2, 1,
+         _windowed(4, "sliding", "sum", window_size=6, alpha=0.7, feature_size=2)),
+    Case("groups_only", _ORACLE, 53, 4, 2,
+         _spec(4, "softmax", "none", window_size=24, sinks=2, conv_kernel=5)),
     Case("groups_relu2", _ORACLE, 33, 2, 1,
          _spec(4, "relu2", "relu", denominator="sum", qk_norm="l2", window_size=12, decay="head",
                alpha=0.6)),
@@ -135,8 +141,9 @@ def draw_inputs(case: Case) -> dict[str, np.ndarray]:
         "v": rng.standard_normal((n, kv, d)),
     }
     if spec.feature_map == "hedgehog":
-        tensors["feature_map_q"] = rng.standard_normal((h, d, d)) * 0.5
-        tensors["feature_map_k"] = rng.standard_normal((kv, d, d)) * 0.5
+        half = spec.features(d) // 2
+        tensors["feature_map_q"] = rng.standard_normal((h, d, half)) * 0.5
+        tensors["feature_map_k"] = rng.standard_normal((kv, d, half)) * 0.5
     if spec.denominator == "joint":
         tensors["linear_factor"] = rng.uniform(-1.5, 1.0, h)
     if spec.decay == "head":

@@ -41,6 +41,8 @@ _WINDOWED = {
     "decay": "head",
 }
 
+_LOCAL_ONLY = {"feature_map": "none", "feature_size": 0, "denominator": "none", "decay": "none"}
+
 CHECKPOINTS = {
     "softmax": checkpoint.Shape(
         48, 2, heads=6, kv_heads=2, linear_attention=None, dtype="bfloat16", seed=1
@@ -93,6 +95,20 @@ CHECKPOINTS = {
         model_type="mistral", rope_scaling={"type": "linear", "factor": 4.0},
         extra={"sliding_window": None},
     ),
+    # Every layer another form: S with fewer features beside windows of groups and of rows alone.
+    "hybrid": checkpoint.Shape(
+        48, 4, heads=6, kv_heads=2, dtype="bfloat16", seed=11,
+        linear_attention={
+            "group_size": 8, "window": "group", "window_size": 16, "sinks": 4, "local": "softmax",
+            "feature_map": "hedgehog", "feature_size": 6, "denominator": "joint", "decay": "head",
+            "conv_kernel": 7,
+            "layers": [
+                {"layers": [1], "window_size": 264, **_LOCAL_ONLY},
+                {"layers": [2, 3], "group_size": 4, "conv_kernel": 0},
+                {"layers": [3], "window": "sliding", "window_size": 70, **_LOCAL_ONLY},
+            ],
+        },
+    ),
     "qwen2_window_dynamic": checkpoint.Shape(
         48, 2, heads=6, kv_heads=2, dtype="bfloat16", seed=10, model_type="qwen2",
         linear_attention={
@@ -138,6 +154,10 @@ def _with_window_one_more(spec: AttentionSpec, own: AttentionParameters) -> Laye
     return dataclasses.replace(spec, window_size=spec.window_size + 1), own
 
 
+def _with_window_one_group_more(spec: AttentionSpec, own: AttentionParameters) -> Layer:
+    return dataclasses.replace(spec, window_size=spec.window_size + spec.group_size), own
+
+
 Ablation = Callable[[AttentionSpec, AttentionParameters], Layer]
 
 
@@ -151,19 +171,36 @@ def _ablations(spec: AttentionSpec) -> dict[str, Ablation]:
         "decay": (spec.decay == "head", _without_decay),
         "qk_norm": (spec.qk_norm == "l2", _without_norm),
         "window size": (spec.window == "sliding", _with_window_one_more),
+        "window groups": (
+            spec.window == "group" and spec.window_size > spec.group_size,
+            _with_window_one_group_more,
+        ),
     }
     return {name: change for name, (has, change) in present.items() if has}
+
+
+def _layers_of_each_form(specs: tuple[AttentionSpec, ...]) -> dict[str, list[int]]:
+    """By a name for messages; one form is everything."""
+    layers: dict[AttentionSpec, list[int]] = {}
+    for layer, spec in enumerate(specs):
+        layers.setdefault(spec, []).append(layer)
+    if len(layers) == 1:
+        return {"": list(range(len(specs)))}
+    return {f"layers {same}: ": same for same in layers.values()}
 
 
 def measure_effects(loaded: model.Model, tokens: list[int]) -> dict[str, float]:
     """The largest change of a chosen token's log-probability when a part is taken away."""
     baseline = chosen(loaded.log_probabilities(tokens), tokens)
     variants = {}
-    for name, change in _ablations(loaded.spec).items():
-        layers = [change(loaded.spec, own) for own in loaded.attention]
-        variants[name] = dataclasses.replace(
-            loaded, spec=layers[0][0], attention=tuple(own for _, own in layers)
-        )
+    for where, layers in _layers_of_each_form(loaded.specs).items():
+        for name, change in _ablations(loaded.specs[layers[0]]).items():
+            specs, attention = list(loaded.specs), list(loaded.attention)
+            for layer in layers:
+                specs[layer], attention[layer] = change(specs[layer], attention[layer])
+            variants[where + name] = dataclasses.replace(
+                loaded, specs=tuple(specs), attention=tuple(attention)
+            )
     if loaded.config["rope_scaling"] is not None:
         unscaled = {**loaded.config, "rope_scaling": None}
         variants["rope scaling"] = dataclasses.replace(loaded, config=unscaled)

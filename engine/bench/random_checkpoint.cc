@@ -23,18 +23,20 @@ void AddProduct(const std::string& name, int64_t n, int64_t k, bool bias, Shapes
 }
 
 // What the attention's form has learned beside its products.
-void AddFormShapes(const ModelConfig& config, const std::string& attention, Shapes* shapes) {
-  const AttentionForm& form = config.attention.form;
+void AddFormShapes(const ModelConfig& config, const AttentionSpec& spec,
+                   const std::string& attention, Shapes* shapes) {
+  const AttentionForm& form = spec.form;
   const int64_t heads = config.num_heads, kv_heads = config.num_kv_heads, dim = config.head_dim;
   if (form.denominator == Denominator::kJoint) {
     (*shapes)[attention + "linear_factor"] = {heads};
-  } else if (form.has_linear() && !config.attention.alpha.has_value()) {
+  } else if (form.has_linear() && !spec.alpha.has_value()) {
     (*shapes)[attention + "global_factor"] = {1};
   }
   if (form.decay) (*shapes)[attention + "decay"] = {kv_heads};
   if (form.feature_map == FeatureMap::kHedgehog) {
-    (*shapes)[attention + "feature_map_q.weight"] = {heads, dim, dim};
-    (*shapes)[attention + "feature_map_k.weight"] = {kv_heads, dim, dim};
+    const int64_t half = form.feature_dim(config.head_dim) / 2;
+    (*shapes)[attention + "feature_map_q.weight"] = {heads, dim, half};
+    (*shapes)[attention + "feature_map_k.weight"] = {kv_heads, dim, half};
   }
   if (form.conv_kernel > 0) {
     (*shapes)[attention + "dwconv.weight"] = {heads, 1, form.conv_kernel, 1};
@@ -62,7 +64,7 @@ Shapes ImpliedShapes(const ModelConfig& config) {
     AddProduct(mlp + "gate_proj", intermediate, hidden, config.mlp_bias, &shapes);
     AddProduct(mlp + "up_proj", intermediate, hidden, config.mlp_bias, &shapes);
     AddProduct(mlp + "down_proj", hidden, intermediate, config.mlp_bias, &shapes);
-    AddFormShapes(config, attention, &shapes);
+    AddFormShapes(config, config.attention[i], attention, &shapes);
   }
   return shapes;
 }

@@ -17,6 +17,7 @@ constexpr int32_t kMaxGroupSize = 1 << 20;
 constexpr int32_t kMaxWindowSize = 1 << 20;
 constexpr int32_t kMaxSinks = 4096;
 constexpr int32_t kMaxConvKernel = 4095;
+constexpr int32_t kMaxFeatureSize = 4096;
 constexpr float kMaxAlpha = 1000.0f;
 
 template <typename Enum>
@@ -40,9 +41,11 @@ constexpr Name<Denominator> kDenominators[] = {
 // Members of the family that have a name but no kernel.
 constexpr const char* kKnownFeatureMaps[] = {"favor", "rfa", "yoso", "flash"};
 
-constexpr const char* kKeys[] = {"group_size",  "window", "window_size", "sinks",
-                                 "decay",       "local",  "feature_map", "qk_norm",
-                                 "denominator", "alpha",  "conv_kernel"};
+constexpr const char* kKeys[] = {"group_size", "window",      "window_size", "sinks",
+                                 "decay",      "local",       "feature_map", "feature_size",
+                                 "qk_norm",    "denominator", "alpha",       "conv_kernel"};
+// Beside them in the block and in its entries.
+constexpr char kLayers[] = "layers";
 
 template <typename Enum, size_t N>
 const char* NameOf(Enum value, const Name<Enum> (&names)[N]) {
@@ -65,11 +68,14 @@ StatusOr<Enum> Choice(const ConfigReader& reader, const char* key, const Name<En
   return reader.Wrong(key, fmt::format("one of {}", fmt::join(legal, ", ")));
 }
 
-Status CheckKeys(const Json& json) {
+// `where` names the object in messages.
+Status CheckKeys(const Json& json, const std::string& where) {
+  if (!json.is_object()) return InvalidArgument("{}: must be an object", where);
   for (const auto& item : json.items()) {
-    if (std::find(std::begin(kKeys), std::end(kKeys), item.key()) == std::end(kKeys)) {
-      return InvalidArgument("{}: unknown key \"{}\"; it takes {}", kWhere,
-                             item.key().substr(0, 80), fmt::join(kKeys, ", "));
+    const auto* known = std::find(std::begin(kKeys), std::end(kKeys), item.key());
+    if (known == std::end(kKeys) && item.key() != kLayers) {
+      return InvalidArgument("{}: unknown key \"{}\"; it takes {} and {}", where,
+                             item.key().substr(0, 80), fmt::join(kKeys, ", "), kLayers);
     }
   }
   return OkStatus();
@@ -82,8 +88,18 @@ Status CheckFeatureMapIsBuilt(const ConfigReader& reader) {
       return Unimplemented(
           "{}: feature_map \"{}\" is not built; there are identity, relu, elu1, "
           "hedgehog and none",
-          kWhere, known);
+          reader.where(), known);
     }
+  }
+  return OkStatus();
+}
+
+Status CheckFeatureSize(const AttentionForm& form, const ConfigReader& reader) {
+  if (form.feature_size % 2 != 0) return reader.Wrong("feature_size", "0 or even");
+  if (form.feature_size > 0 && form.feature_map != FeatureMap::kHedgehog) {
+    return InvalidArgument("{}: feature_size {} needs feature_map hedgehog, not \"{}\"",
+                           reader.where(), form.feature_size,
+                           NameOf(form.feature_map, kFeatureMaps));
   }
   return OkStatus();
 }
@@ -108,6 +124,9 @@ StatusOr<AttentionForm> ReadForm(const ConfigReader& reader) {
   TREELINE_RETURN_IF_ERROR(CheckFeatureMapIsBuilt(reader));
   TREELINE_ASSIGN_OR_RETURN(form.feature_map,
                             Choice(reader, "feature_map", kFeatureMaps, default_feature_map));
+  TREELINE_ASSIGN_OR_RETURN(form.feature_size,
+                            reader.Integer("feature_size", 0, kMaxFeatureSize, 0));
+  TREELINE_RETURN_IF_ERROR(CheckFeatureSize(form, reader));
   TREELINE_ASSIGN_OR_RETURN(form.qk_norm,
                             Choice(reader, "qk_norm", kQkNorms, std::optional(QkNorm::kNone)));
   TREELINE_ASSIGN_OR_RETURN(form.denominator, Choice(reader, "denominator", kDenominators,
@@ -131,12 +150,12 @@ StatusOr<std::optional<float>> ReadAlpha(const ConfigReader& reader) {
 }
 
 // group_size 0 is softmax over everything: what the other keys could ask for has no meaning.
-Status CheckSoftmaxOnly(const AttentionForm& form) {
-  const auto refuse = [](const char* key, auto value) {
+Status CheckSoftmaxOnly(const AttentionForm& form, const ConfigReader& reader) {
+  const auto refuse = [&](const char* key, auto value) {
     return InvalidArgument(
         "{}: group_size 0 is softmax attention over everything; {} \"{}\" "
         "needs a group_size of at least 1",
-        kWhere, key, value);
+        reader.where(), key, value);
   };
   if (form.local != Local::kSoftmax) return refuse("local", NameOf(form.local, kLocals));
   if (form.has_linear()) return refuse("feature_map", NameOf(form.feature_map, kFeatureMaps));
@@ -147,11 +166,11 @@ Status CheckSoftmaxOnly(const AttentionForm& form) {
 
 // feature_map none: nothing of the linear branch may be set.
 Status CheckNoLinear(const AttentionForm& form, const ConfigReader& reader) {
-  const auto refuse = [](const char* key, const std::string& value) {
+  const auto refuse = [&](const char* key, const std::string& value) {
     return InvalidArgument(
         "{}: feature_map \"none\" means no linear branch, so {} {} has nothing "
         "to act on; name a feature_map or leave {} out",
-        kWhere, key, value, key);
+        reader.where(), key, value, key);
   };
   for (const char* key : {"decay", "denominator", "qk_norm"}) {
     const bool set = reader.Has(key) && *reader.Find(key) != "none";
@@ -163,7 +182,7 @@ Status CheckNoLinear(const AttentionForm& form, const ConfigReader& reader) {
     return InvalidArgument(
         "{}: local \"none\" and feature_map \"none\" with conv_kernel 0 leave "
         "attention nothing to compute",
-        kWhere);
+        reader.where());
   }
   return OkStatus();
 }
@@ -176,18 +195,18 @@ Status CheckDenominator(const AttentionForm& form, const ConfigReader& reader) {
     return InvalidArgument(
         "{}: denominator \"{}\" needs feature_map relu, elu1 or hedgehog, not "
         "\"{}\"",
-        kWhere, denominator, NameOf(form.feature_map, kFeatureMaps));
+        reader.where(), denominator, NameOf(form.feature_map, kFeatureMaps));
   }
   if (form.denominator != Denominator::kJoint) return OkStatus();
   if (form.local != Local::kSoftmax) {
-    return InvalidArgument("{}: denominator \"joint\" needs local softmax, not \"{}\"", kWhere,
-                           NameOf(form.local, kLocals));
+    return InvalidArgument("{}: denominator \"joint\" needs local softmax, not \"{}\"",
+                           reader.where(), NameOf(form.local, kLocals));
   }
   if (reader.Has("alpha")) {
     return InvalidArgument(
         "{}: denominator \"joint\" takes its factor from self_attn.linear_factor;"
         " leave alpha out",
-        kWhere);
+        reader.where());
   }
   return OkStatus();
 }
@@ -197,30 +216,83 @@ Status CheckWindow(const AttentionForm& form, const ConfigReader& reader) {
     return InvalidArgument(
         "{}: window \"group\" takes whole groups, so window_size must be a multiple of "
         "group_size {}, not {}; or set window to sliding",
-        kWhere, form.group_size, reader.Show("window_size"));
+        reader.where(), form.group_size, reader.Show("window_size"));
   }
   return OkStatus();
 }
 
-}  // namespace
-
-StatusOr<AttentionSpec> AttentionSpec::FromJson(const Json& json) {
-  if (!json.is_object()) return InvalidArgument("{}: must be an object", kWhere);
-  TREELINE_RETURN_IF_ERROR(CheckKeys(json));
-  const ConfigReader reader(json, kWhere);
+StatusOr<AttentionSpec> ReadSpec(const ConfigReader& reader) {
   AttentionSpec spec;
   AttentionForm& form = spec.form;
   TREELINE_ASSIGN_OR_RETURN(form, ReadForm(reader));
   TREELINE_ASSIGN_OR_RETURN(spec.alpha, ReadAlpha(reader));
   if (!form.has_groups()) {
-    TREELINE_RETURN_IF_ERROR(CheckSoftmaxOnly(form));
+    TREELINE_RETURN_IF_ERROR(CheckSoftmaxOnly(form, reader));
     TREELINE_RETURN_IF_ERROR(CheckNoLinear(form, reader));
-    return Softmax();  // Window keys and sinks mean nothing to it.
+    return AttentionSpec::Softmax();  // Window keys and sinks mean nothing to it.
   }
   TREELINE_RETURN_IF_ERROR(CheckWindow(form, reader));
   TREELINE_RETURN_IF_ERROR(form.has_linear() ? CheckDenominator(form, reader)
                                              : CheckNoLinear(form, reader));
   return spec;
+}
+
+// Writes an entry's keys over those of the layers that it names. `where`: of the entry.
+Status ApplyEntry(const Json& entry, const std::string& where, std::vector<Json>& layers) {
+  TREELINE_RETURN_IF_ERROR(CheckKeys(entry, where));
+  const auto named = entry.find(kLayers);
+  if (named == entry.end() || !named->is_array()) {
+    return InvalidArgument("{}: layers must list the layers that the entry is for", where);
+  }
+  for (const Json& layer : *named) {
+    if (!layer.is_number_unsigned() || layer.get<uint64_t>() >= layers.size()) {
+      return InvalidArgument("{}: layers must be of 0 to {}, not {}", where, layers.size() - 1,
+                             ShortText(layer));
+    }
+    for (const auto& item : entry.items()) {
+      if (item.key() != kLayers) layers[layer.get<size_t>()][item.key()] = item.value();
+    }
+  }
+  return OkStatus();
+}
+
+// "0-6, 8" of ascending numbers.
+std::string Ranges(const std::vector<size_t>& numbers) {
+  std::vector<std::string> ranges;
+  for (size_t first = 0; first < numbers.size();) {
+    size_t last = first;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    ranges.push_back(first == last ? fmt::format("{}", numbers[first])
+                                   : fmt::format("{}-{}", numbers[first], numbers[last]));
+    first = last + 1;
+  }
+  return fmt::format("{}", fmt::join(ranges, ", "));
+}
+
+}  // namespace
+
+StatusOr<std::vector<AttentionSpec>> AttentionSpec::ForLayers(const Json& json,
+                                                              int32_t num_layers) {
+  TREELINE_RETURN_IF_ERROR(CheckKeys(json, kWhere));
+  Json common = json;
+  common.erase(kLayers);
+  std::vector<Json> layers(num_layers, common);
+  const ConfigReader block(json, kWhere);
+  const Json* entries = block.Find(kLayers);
+  if (entries != nullptr && !entries->is_array()) return block.Wrong(kLayers, "a list");
+  for (size_t i = 0; entries != nullptr && i < entries->size(); ++i) {
+    const std::string where = fmt::format("{}.layers[{}]", kWhere, i);
+    TREELINE_RETURN_IF_ERROR(ApplyEntry((*entries)[i], where, layers));
+  }
+
+  std::vector<AttentionSpec> specs;
+  for (const Json& layer : layers) {
+    const std::string where =
+        entries == nullptr ? kWhere : fmt::format("{} of layer {}", kWhere, specs.size());
+    TREELINE_ASSIGN_OR_RETURN(const AttentionSpec spec, ReadSpec(ConfigReader(layer, where)));
+    specs.push_back(spec);
+  }
+  return specs;
 }
 
 std::string AttentionSpec::ToString() const {
@@ -231,8 +303,10 @@ std::string AttentionSpec::ToString() const {
     parts.push_back(fmt::format("window of {} groups", form.lag()));
   }
   if (form.sinks > 0) parts.push_back(fmt::format("{} sinks", form.sinks));
-  parts.push_back(
-      fmt::format("{} + {}", NameOf(form.local, kLocals), NameOf(form.feature_map, kFeatureMaps)));
+  std::string branches = NameOf(form.local, kLocals);
+  if (form.has_linear()) branches += fmt::format(" + {}", NameOf(form.feature_map, kFeatureMaps));
+  if (form.feature_size > 0) branches += fmt::format(" of {} features", form.feature_size);
+  parts.push_back(branches);
   if (form.qk_norm == QkNorm::kL2) parts.push_back("l2");
   if (form.has_normaliser()) parts.push_back(NameOf(form.denominator, kDenominators));
   if (form.has_linear() && form.denominator != Denominator::kJoint) {
@@ -241,6 +315,25 @@ std::string AttentionSpec::ToString() const {
   if (form.decay) parts.push_back("decay");
   if (form.conv_kernel > 0) parts.push_back(fmt::format("conv {}", form.conv_kernel));
   return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string ToString(const std::vector<AttentionSpec>& layers) {
+  std::vector<std::pair<const AttentionSpec*, std::vector<size_t>>> kinds;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto kind = std::find_if(kinds.begin(), kinds.end(),
+                                   [&](const auto& k) { return *k.first == layers[i]; });
+    if (kind == kinds.end()) {
+      kinds.push_back({&layers[i], {i}});
+    } else {
+      kind->second.push_back(i);
+    }
+  }
+  if (kinds.size() == 1) return layers[0].ToString();
+  std::vector<std::string> parts;
+  for (const auto& [spec, numbers] : kinds) {
+    parts.push_back(fmt::format("layers {}: {}", Ranges(numbers), spec->ToString()));
+  }
+  return fmt::format("{}", fmt::join(parts, "; "));
 }
 
 }  // namespace treeline

@@ -9,9 +9,12 @@
 namespace treeline {
 namespace {
 
-StatusOr<AttentionSpec> Read(const std::string& text) {
-  return AttentionSpec::FromJson(Json::parse(text));
+StatusOr<AttentionSpec> ReadJson(const Json& json) {
+  TREELINE_ASSIGN_OR_RETURN(const auto layers, AttentionSpec::ForLayers(json, 1));
+  return layers[0];
 }
+
+StatusOr<AttentionSpec> Read(const std::string& text) { return ReadJson(Json::parse(text)); }
 
 // The released form of the paper.
 constexpr char kPaper[] =
@@ -165,6 +168,11 @@ TEST(AttentionSpec, RefusesCombinationsNamingEveryKey) {
            {"local", "feature_map", "conv_kernel"}},
           {R"({"group_size": 8, "window_size": 20, "local": "softmax", "feature_map": "relu"})",
            {"window", "window_size", "20", "group_size", "8"}},
+          {R"({"group_size": 8, "local": "softmax", "feature_map": "relu", "feature_size": 4})",
+           {"feature_size 4", "feature_map", "relu"}},
+          {R"({"group_size": 8, "local": "softmax", "feature_map": "none", "feature_size": 4})",
+           {"feature_size 4", "feature_map", "none"}},
+          {R"({"group_size": 0, "feature_size": 4})", {"feature_size 4", "feature_map"}},
           {R"({"group_size": 0, "local": "relu2"})", {"group_size 0", "local", "relu2"}},
           {R"({"group_size": 0, "feature_map": "relu"})", {"group_size 0", "feature_map", "relu"}},
           {R"({"group_size": 0, "decay": "head"})", {"group_size 0", "decay", "head"}},
@@ -202,6 +210,13 @@ TEST(AttentionSpec, RefusesWrongValuesNamingTheKey) {
            {"conv_kernel", "62", "odd"}},
           {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "conv_kernel": 4097})",
            {"conv_kernel", "4097"}},
+          {R"({"group_size": 8, "local": "relu2", "feature_map": "hedgehog", "feature_size": 5})",
+           {"feature_size", "5", "even"}},
+          {R"({"group_size": 8, "local": "relu2", "feature_map": "hedgehog", "feature_size": -2})",
+           {"feature_size", "-2"}},
+          {R"({"group_size": 8, "local": "relu2", "feature_map": "hedgehog",
+               "feature_size": 4098})",
+           {"feature_size", "4098"}},
           {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "alpha": -1e9})",
            {"alpha", "-1"}},
           {R"({"group_size": 8, "local": "relu2", "feature_map": "relu", "alpha": "fixed"})",
@@ -215,7 +230,7 @@ TEST(AttentionSpec, RefusesWrongValuesNamingTheKey) {
 TEST(AttentionSpec, RefusesNan) {
   Json json = Json::parse(R"({"group_size": 8, "local": "relu2", "feature_map": "relu"})");
   json["alpha"] = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_EQ(AttentionSpec::FromJson(json).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadJson(json).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(AttentionSpec, NamesFeatureMapsThatAreNotBuilt) {
@@ -231,7 +246,96 @@ TEST(AttentionSpec, NamesFeatureMapsThatAreNotBuilt) {
 
 TEST(AttentionSpec, CutsHostileValuesShortInMessages) {
   Json json = {{"group_size", 8}, {"local", std::string(1'000'000, 'x')}};
-  EXPECT_LT(Message(AttentionSpec::FromJson(json).status()).size(), 300u);
+  EXPECT_LT(Message(ReadJson(json).status()).size(), 300u);
+  Json entry = {{"group_size", 8}, {"layers", {{{"layers", {std::string(1'000'000, 'x')}}}}}};
+  EXPECT_LT(Message(ReadJson(entry).status()).size(), 300u);
+}
+
+// -- Layers that differ.
+
+// The form of tools/linearize/forms/hybrid_s32.json.
+constexpr char kHybrid[] =
+    R"({"group_size": 64, "window": "group", "sinks": 4, "local": "softmax", "conv_kernel": 63,
+        "window_size": 128, "feature_map": "hedgehog", "denominator": "joint", "decay": "head",
+        "feature_size": 32,
+        "layers": [{"layers": [7, 18], "window_size": 4224, "feature_map": "none",
+                    "denominator": "none", "decay": "none", "feature_size": 0}]})";
+
+TEST(AttentionSpec, EntriesChangeTheLayersTheyName) {
+  const auto layers = AttentionSpec::ForLayers(Json::parse(kHybrid), 30);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  ASSERT_EQ(layers->size(), 30u);
+  const AttentionForm& common = (*layers)[0].form;
+  EXPECT_EQ(common.feature_map, FeatureMap::kHedgehog);
+  EXPECT_EQ(common.feature_dim(64), 32);
+  EXPECT_EQ(common.k_ring_rows(0), 128);
+  const AttentionForm& wide = (*layers)[18].form;
+  EXPECT_EQ(wide.feature_map, FeatureMap::kNone);
+  EXPECT_EQ(wide.feature_dim(64), 0);
+  EXPECT_FALSE(wide.has_normaliser() || wide.decay);
+  EXPECT_EQ(wide.k_ring_rows(0), 4224);
+  EXPECT_EQ(wide.sinks, 4);
+  EXPECT_EQ(wide.conv_kernel, 63);
+  EXPECT_EQ((*layers)[7], (*layers)[18]);
+  EXPECT_EQ(ToString(*layers),
+            "layers 0-6, 8-17, 19-29: group 64, window of 2 groups, 4 sinks, softmax + hedgehog of "
+            "32 features, joint, decay, conv 63; layers 7, 18: group 64, window of 66 groups, 4 "
+            "sinks, softmax, conv 63");
+}
+
+TEST(AttentionSpec, LaterEntriesWin) {
+  const auto layers = AttentionSpec::ForLayers(
+      Json::parse(R"({"group_size": 8, "local": "softmax", "feature_map": "relu", "layers": [
+                      {"layers": [0, 2], "window_size": 16, "sinks": 1},
+                      {"layers": [2], "window_size": 24}]})"),
+      3);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_EQ((*layers)[0].form.window_size, 16);
+  EXPECT_EQ((*layers)[1].form.window_size, 8);
+  EXPECT_EQ((*layers)[2].form.window_size, 24);
+  EXPECT_EQ((*layers)[2].form.sinks, 1);
+}
+
+TEST(AttentionSpec, LayersThatAreAllEqualAreNotNumbered) {
+  const auto layers = AttentionSpec::ForLayers(
+      Json::parse(R"({"group_size": 0, "layers": [{"layers": [0, 1], "group_size": 8,
+                      "local": "softmax", "feature_map": "none"}]})"),
+      2);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_EQ(ToString(*layers), "group 8, softmax");
+}
+
+TEST(AttentionSpec, RefusesEntriesNamingThem) {
+  const std::string common = R"({"group_size": 8, "local": "softmax", "feature_map": "relu",
+                                 "layers": )";
+  const Refusal refusals[] = {
+      {"3", {"linear_attention: layers must be a list, not 3"}},
+      {R"({"layers": [0]})", {"linear_attention: layers must be a list"}},
+      {"[7]", {"linear_attention.layers[0]", "object"}},
+      {R"([{"window_size": 16}])", {"linear_attention.layers[0]", "layers must list"}},
+      {R"([{"layers": 2, "window_size": 16}])", {"linear_attention.layers[0]", "must list"}},
+      {R"([{"layers": [0]}, {"layers": [4], "sinks": 1}])",
+       {"linear_attention.layers[1]", "0 to 3", "not 4"}},
+      {R"([{"layers": [-1]}])", {"0 to 3", "not -1"}},
+      {R"([{"layers": [1.5]}])", {"0 to 3", "not 1.5"}},
+      {R"([{"layers": ["1"]}])", {"0 to 3", "not \"1\""}},
+      {R"([{"layers": [18446744073709551615]}])", {"0 to 3", "18446744073709551615"}},
+      {R"([{"layers": [0], "window_sise": 16}])",
+       {"linear_attention.layers[0]", "unknown key \"window_sise\""}},
+      {R"([{"layers": [2], "window_size": 20}])",
+       {"linear_attention of layer 2", "window_size", "20", "group_size 8"}},
+      {R"([{"layers": [3], "local": "relu3"}])", {"linear_attention of layer 3", "local", "relu3"}},
+      {R"([{"layers": [1], "feature_map": "none", "decay": "head"}])",
+       {"linear_attention of layer 1", "feature_map", "decay"}},
+  };
+  for (const Refusal& refusal : refusals) {
+    const Json json = Json::parse(common + refusal.text + "}");
+    const Status status = AttentionSpec::ForLayers(json, 4).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << refusal.text << status;
+    for (const char* part : refusal.in_message) {
+      EXPECT_NE(Message(status).find(part), std::string::npos) << refusal.text << status;
+    }
+  }
 }
 
 }  // namespace

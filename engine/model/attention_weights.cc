@@ -7,19 +7,17 @@ namespace {
 
 // dwconv.weight [heads, 1, K, 1] -> taps [heads, K/2 + 1] by distance: tap tau is element
 // K/2 - tau. What lies past the middle looks ahead; the released models mask it away.
-StatusOr<std::vector<float>> ReadTaps(const ModelConfig& config, const std::string& prefix,
+StatusOr<std::vector<float>> ReadTaps(const AttentionLayer& layer, const std::string& prefix,
                                       WeightReader& reader) {
-  const int32_t kernel = config.attention.form.conv_kernel;
-  const int32_t taps = config.attention.form.conv_taps();
-  TREELINE_ASSIGN_OR_RETURN(
-      std::vector<float> weight,
-      reader.Values(prefix + "dwconv.weight", {config.num_heads, 1, kernel, 1}));
+  const int32_t kernel = layer.form.conv_kernel, taps = layer.form.conv_taps();
+  TREELINE_ASSIGN_OR_RETURN(std::vector<float> weight,
+                            reader.Values(prefix + "dwconv.weight", {layer.heads, 1, kernel, 1}));
   std::vector<float> mask(kernel, 1.0f);
   if (reader.Has(prefix + "conv_mask")) {
     TREELINE_ASSIGN_OR_RETURN(mask, reader.Values(prefix + "conv_mask", {1, 1, kernel, 1}));
   }
   std::vector<float> result;
-  for (int32_t head = 0; head < config.num_heads; ++head) {
+  for (int32_t head = 0; head < layer.heads; ++head) {
     for (int32_t tau = 0; tau < taps; ++tau) {
       const int32_t element = kernel / 2 - tau;
       result.push_back(weight[head * kernel + element] * mask[element]);
@@ -30,10 +28,10 @@ StatusOr<std::vector<float>> ReadTaps(const ModelConfig& config, const std::stri
 
 }  // namespace
 
-AttentionLayer AttentionShape(const ModelConfig& config, StateType state_type,
+AttentionLayer AttentionShape(const ModelConfig& config, int32_t index, StateType state_type,
                               int32_t max_context) {
   AttentionLayer layer;
-  layer.form = config.attention.form;
+  layer.form = config.attention[index].form;
   layer.heads = config.num_heads;
   layer.kv_heads = config.num_kv_heads;
   layer.head_dim = config.head_dim;
@@ -43,18 +41,19 @@ AttentionLayer AttentionShape(const ModelConfig& config, StateType state_type,
   return layer;
 }
 
-StatusOr<AttentionWeights> ReadAttentionWeights(const ModelConfig& config, StateType state_type,
-                                                int32_t max_context, const std::string& prefix,
-                                                WeightReader& reader) {
+StatusOr<AttentionWeights> ReadAttentionWeights(const ModelConfig& config, int32_t index,
+                                                StateType state_type, int32_t max_context,
+                                                const std::string& prefix, WeightReader& reader) {
   AttentionWeights weights;
   AttentionLayer& layer = weights.layer;
-  layer = AttentionShape(config, state_type, max_context);
+  layer = AttentionShape(config, index, state_type, max_context);
   const AttentionForm& form = layer.form;
   const int64_t heads = layer.heads, kv_heads = layer.kv_heads, dim = layer.head_dim;
 
   if (form.has_linear() && form.denominator != Denominator::kJoint) {
-    if (config.attention.alpha.has_value()) {
-      layer.alpha = *config.attention.alpha;
+    const std::optional<float>& constant = config.attention[index].alpha;
+    if (constant.has_value()) {
+      layer.alpha = *constant;
     } else {
       TREELINE_ASSIGN_OR_RETURN(std::vector<float> alpha,
                                 reader.Values(prefix + "global_factor", {1}));
@@ -76,15 +75,16 @@ StatusOr<AttentionWeights> ReadAttentionWeights(const ModelConfig& config, State
     layer.decay = weights.decay.data();
   }
   if (form.feature_map == FeatureMap::kHedgehog) {
+    const int64_t half = layer.feature_dim() / 2;
     TREELINE_ASSIGN_OR_RETURN(weights.feature_map_q,
-                              reader.Vector(prefix + "feature_map_q.weight", {heads, dim, dim}));
-    TREELINE_ASSIGN_OR_RETURN(weights.feature_map_k,
-                              reader.Vector(prefix + "feature_map_k.weight", {kv_heads, dim, dim}));
+                              reader.Vector(prefix + "feature_map_q.weight", {heads, dim, half}));
+    TREELINE_ASSIGN_OR_RETURN(weights.feature_map_k, reader.Vector(prefix + "feature_map_k.weight",
+                                                                   {kv_heads, dim, half}));
     layer.feature_map_q = weights.feature_map_q.data();
     layer.feature_map_k = weights.feature_map_k.data();
   }
   if (form.conv_kernel > 0) {
-    TREELINE_ASSIGN_OR_RETURN(std::vector<float> taps, ReadTaps(config, prefix, reader));
+    TREELINE_ASSIGN_OR_RETURN(std::vector<float> taps, ReadTaps(layer, prefix, reader));
     TREELINE_ASSIGN_OR_RETURN(weights.conv_taps, reader.Upload(taps));
     layer.conv_taps = weights.conv_taps.data();
   }

@@ -19,13 +19,14 @@ struct AttentionWeights {
   DeviceVector linear_factor, decay, feature_map_q, feature_map_k, conv_taps;
 };
 
-// `prefix`: "model.layers.3.self_attn.".
-StatusOr<AttentionWeights> ReadAttentionWeights(const ModelConfig& config, StateType state_type,
-                                                int32_t max_context, const std::string& prefix,
-                                                WeightReader& reader);
+// Of layer `index`. `prefix`: "model.layers.3.self_attn.".
+StatusOr<AttentionWeights> ReadAttentionWeights(const ModelConfig& config, int32_t index,
+                                                StateType state_type, int32_t max_context,
+                                                const std::string& prefix, WeightReader& reader);
 
 // The layer's form and shape alone: what sizes its state.
-AttentionLayer AttentionShape(const ModelConfig& config, StateType state_type, int32_t max_context);
+AttentionLayer AttentionShape(const ModelConfig& config, int32_t index, StateType state_type,
+                              int32_t max_context);
 
 }  // namespace treeline
 

@@ -76,11 +76,15 @@ Status ConfigReader::Wrong(const char* key, const std::string& expected) const {
 }
 
 std::string ConfigReader::Show(const char* key) const {
-  constexpr size_t kMaxShown = 80;
   const Json* value = Find(key);
   TREELINE_CHECK(value != nullptr);
-  std::string text = value->dump(/*indent=*/-1, /*indent_char=*/' ', /*ensure_ascii=*/true,
-                                 Json::error_handler_t::replace);
+  return ShortText(*value);
+}
+
+std::string ShortText(const Json& value) {
+  constexpr size_t kMaxShown = 80;
+  std::string text = value.dump(/*indent=*/-1, /*indent_char=*/' ', /*ensure_ascii=*/true,
+                                Json::error_handler_t::replace);
   if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
   return text;
 }

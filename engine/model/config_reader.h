@@ -21,6 +21,8 @@ class ConfigReader {
   // `where` names the object in messages. REQUIRES: json.is_object(), and it outlives the reader.
   ConfigReader(const Json& json, std::string where);
 
+  const std::string& where() const { return where_; }
+
   // Null where the key is absent or holds null: Hugging Face writes either for "not set".
   const Json* Find(const char* key) const;
   bool Has(const char* key) const { return Find(key) != nullptr; }
@@ -39,13 +41,16 @@ class ConfigReader {
   // REQUIRES: Has(key).
   Status Wrong(const char* key, const std::string& expected) const;
 
-  // The JSON text of a key's value in ASCII, cut short: for messages. REQUIRES: Has(key).
+  // ShortText of a key's value. REQUIRES: Has(key).
   std::string Show(const char* key) const;
 
  private:
   const Json& json_;
   std::string where_;
 };
+
+// A value as JSON text in ASCII, cut short: for messages.
+std::string ShortText(const Json& value);
 
 }  // namespace treeline
 

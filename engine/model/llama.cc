@@ -170,8 +170,8 @@ StatusOr<LlamaLayer> Llama::LoadLayer(int32_t index, int32_t max_context, Weight
       layer.up, LoadLinear({{mlp + "up_proj", intermediate}}, hidden, config_.mlp_bias, reader));
   TREELINE_ASSIGN_OR_RETURN(layer.down, LoadLinear({{mlp + "down_proj", hidden}}, intermediate,
                                                    config_.mlp_bias, reader));
-  TREELINE_ASSIGN_OR_RETURN(
-      layer.attention, ReadAttentionWeights(config_, state_type_, max_context, attention, reader));
+  TREELINE_ASSIGN_OR_RETURN(layer.attention, ReadAttentionWeights(config_, index, state_type_,
+                                                                  max_context, attention, reader));
   return layer;
 }
 

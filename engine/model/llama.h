@@ -1,5 +1,5 @@
 // The LLaMA family, with Mistral and Qwen2: RMSNorm, rotary positions, grouped queries, SwiGLU,
-// biases where the configuration has them; any AttentionSpec.
+// biases where the configuration has them; any AttentionSpec in each layer.
 #ifndef TREELINE_ENGINE_MODEL_LLAMA_H_
 #define TREELINE_ENGINE_MODEL_LLAMA_H_
 

@@ -18,8 +18,11 @@ StatusOr<std::unique_ptr<Model>> LoadModel(const Checkpoint& checkpoint,
 }
 
 StateLayout LayoutFor(const ModelConfig& config, StateType state_type, int32_t max_context) {
-  return StateLayout(std::vector<AttentionLayer>(config.num_layers,
-                                                 AttentionShape(config, state_type, max_context)));
+  std::vector<AttentionLayer> layers;
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    layers.push_back(AttentionShape(config, i, state_type, max_context));
+  }
+  return StateLayout(layers);
 }
 
 }  // namespace treeline

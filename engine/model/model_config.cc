@@ -157,6 +157,11 @@ StatusOr<ModelConfig::SamplingDefaults> ReadSamplingDefaults(const ConfigReader&
 
 }  // namespace
 
+bool ModelConfig::is_linearized() const {
+  return std::all_of(attention.begin(), attention.end(),
+                     [](const AttentionSpec& spec) { return spec.form.has_groups(); });
+}
+
 StatusOr<ModelConfig> ModelConfig::Load(const std::string& model_dir) {
   TREELINE_ASSIGN_OR_RETURN(const Json config, ParseJsonFile(model_dir + "/" + kConfigFile));
   Json generation;
@@ -183,10 +188,11 @@ StatusOr<ModelConfig> ModelConfig::FromJson(const Json& config_json, const Json&
                             RopeConfig::FromJson(config_json, config.max_position_embeddings));
   TREELINE_RETURN_IF_ERROR(ReadVariant(reader, config));
   TREELINE_ASSIGN_OR_RETURN(config.tie_word_embeddings, reader.Bool("tie_word_embeddings", false));
+  config.attention.assign(config.num_layers, AttentionSpec::Softmax());
   if (const Json* attention = reader.Find("linear_attention")) {
-    auto spec = AttentionSpec::FromJson(*attention);
-    if (!spec.ok()) return Annotate(spec.status(), kConfigFile);
-    config.attention = *std::move(spec);
+    auto specs = AttentionSpec::ForLayers(*attention, config.num_layers);
+    if (!specs.ok()) return Annotate(specs.status(), kConfigFile);
+    config.attention = *std::move(specs);
   }
   TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids, ReadEosTokenIds(reader, config.vocab_size));
 

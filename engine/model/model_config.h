@@ -31,14 +31,17 @@ struct ModelConfig {
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
   // Softmax attention that reaches only this many tokens back: longer contexts are not served.
   std::optional<int32_t> sliding_window;
-  AttentionSpec attention;
-  std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's.
+  std::vector<AttentionSpec> attention;  // One a layer.
+  std::vector<int32_t> eos_token_ids;    // generation_config.json's, else config.json's.
 
   // Defaults for sampling from generation_config.json; absent ones are the API's own.
   struct SamplingDefaults {
     std::optional<float> temperature, top_p, min_p, repetition_penalty;
     std::optional<int32_t> top_k;
   } sampling_defaults;
+
+  // True if no layer attends to everything: then a state's size does not depend on the context.
+  bool is_linearized() const;
 
   // Reads a model folder. NOT_FOUND without config.json; INVALID_ARGUMENT naming file and key for
   // missing or impossible values; UNIMPLEMENTED naming what is not supported (a model_type, a

@@ -72,7 +72,8 @@ TEST(ModelConfig, ReadsALlama) {
   EXPECT_FALSE(config->sliding_window.has_value());
   EXPECT_TRUE(config->tie_word_embeddings);
   EXPECT_EQ(config->eos_token_ids, std::vector<int32_t>{2});
-  EXPECT_EQ(config->attention.ToString(), "softmax");
+  EXPECT_EQ(ToString(config->attention), "softmax");
+  EXPECT_FALSE(config->is_linearized());
   EXPECT_FALSE(config->sampling_defaults.temperature.has_value());
   EXPECT_FALSE(config->sampling_defaults.top_k.has_value());
 }
@@ -143,8 +144,19 @@ TEST(ModelConfig, ReadsTheAttentionBlock) {
   const auto config = Read(With("linear_attention", R"({"group_size": 64, "local": "relu2",
     "feature_map": "identity", "qk_norm": "l2", "alpha": "learned", "conv_kernel": 63})"));
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->attention.ToString(), "group 64, relu2 + identity, l2, alpha learned, conv 63");
+  EXPECT_EQ(config->attention.size(), size_t(config->num_layers));
+  EXPECT_EQ(ToString(config->attention), "group 64, relu2 + identity, l2, alpha learned, conv 63");
+  EXPECT_TRUE(config->is_linearized());
   EXPECT_TRUE(Read(With("linear_attention", "null")).ok());
+}
+
+TEST(ModelConfig, OneSoftmaxLayerMakesAStateGrowWithTheContext) {
+  const auto config = Read(With("linear_attention", R"({"group_size": 64, "local": "softmax",
+    "feature_map": "none", "layers": [{"layers": [1], "group_size": 0}]})"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->attention[0].form.has_groups());
+  EXPECT_FALSE(config->attention[1].form.has_groups());
+  EXPECT_FALSE(config->is_linearized());
 }
 
 TEST(ModelConfig, GenerationConfigGivesEosAndSamplingDefaults) {

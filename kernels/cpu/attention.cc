@@ -32,25 +32,27 @@ void PrepareKeys(const AttentionParams& params, const Segment& segment, int32_t 
   const bool needs_scales = form.local == Local::kRelu2;
   const int32_t linear_end = LinearEnd(form, segment);
   for (const RowRange& range : Columns(KeyRows(params, segment, kv_head), begin, end)) {
-    ForEachRowBlock(
-        range, layer.head_dim, thread.rows,
-        [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
-          for (int32_t r = 0; r < count && needs_scales; ++r) {
-            scales[column + r] =
-                form.qk_norm == QkNorm::kL2 ? InverseNorm(rows + r * stride, layer.head_dim) : 1.0f;
-          }
-          if (column < segment.num_sinks) return;
-          // A run of columns at a time: positions of a tree's rows need not ascend.
-          for (int32_t first = 0; first < count;) {
-            int32_t last = first;
-            while (last < count && segment.column_position(column + last) < linear_end) ++last;
-            if (last > first) {
-              Features(layer, rows + first * stride, stride, last - first, KeyMap(layer, kv_head),
-                       thread.scratch, features + int64_t{column + first} * m, m);
-            }
-            first = last + 1;
-          }
-        });
+    ForEachRowBlock(range, layer.head_dim, thread.rows,
+                    [&](int32_t column, const float* rows, int64_t stride, int32_t count) {
+                      for (int32_t r = 0; r < count && needs_scales; ++r) {
+                        scales[column + r] = form.qk_norm == QkNorm::kL2
+                                                 ? InverseNorm(rows + r * stride, layer.head_dim)
+                                                 : 1.0f;
+                      }
+                      if (column < segment.num_sinks) return;
+                      // A run of columns at a time: positions of a tree's rows need not ascend.
+                      for (int32_t first = 0; first < count;) {
+                        int32_t last = first;
+                        while (last < count && segment.column_position(column + last) < linear_end)
+                          ++last;
+                        if (last > first) {
+                          Features(layer, rows + first * stride, stride, last - first,
+                                   HeadMap(layer, layer.feature_map_k, kv_head), thread.scratch,
+                                   features + int64_t{column + first} * m, m);
+                        }
+                        first = last + 1;
+                      }
+                    });
   }
 }
 
@@ -71,7 +73,8 @@ void SumGroup(const AttentionLayer& layer, const GroupRows& rows, int32_t kv_hea
   for (const RowRange& range : rows.keys) {
     ForEachRowBlock(range, dim, thread.rows,
                     [&](int32_t first, const float* keys, int64_t stride, int32_t count) {
-                      Features(layer, keys, stride, count, KeyMap(layer, kv_head), thread.scratch,
+                      Features(layer, keys, stride, count,
+                               HeadMap(layer, layer.feature_map_k, kv_head), thread.scratch,
                                features + int64_t{first} * m, m);
                     });
   }

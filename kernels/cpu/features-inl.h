@@ -58,44 +58,40 @@ float InverseNorm(const float* x, int32_t dim) {
   return 1.0f / std::sqrt(std::max(hn::GetLane(hn::SumOfLanes(d, squares)), 1e-12f));
 }
 
-// softmax over [y, -y] for one row y of dim values; out: 2 dim values.
+// softmax over [y, -y] for one row y of n values; out: 2 n values. REQUIRES: d's lanes divide n.
 template <class D>
-HWY_INLINE void SignedSoftmaxOf(D d, const float* HWY_RESTRICT y, int32_t dim,
+HWY_INLINE void SignedSoftmaxOf(D d, const float* HWY_RESTRICT y, int32_t n,
                                 float* HWY_RESTRICT out) {
   const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   auto largest = hn::Zero(d);
-  for (int32_t i = 0; i < dim; i += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(d, y + i)));
+  for (int32_t i = 0; i < n; i += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(d, y + i)));
   largest = hn::MaxOfLanes(d, largest);
   auto sum = hn::Zero(d);
-  for (int32_t i = 0; i < dim; i += lanes) {
+  for (int32_t i = 0; i < n; i += lanes) {
     const auto v = hn::LoadU(d, y + i);
     const auto plus = ExpOfNonPositive(d, hn::Sub(v, largest));
     const auto minus = ExpOfNonPositive(d, hn::Sub(hn::Neg(v), largest));
     hn::StoreU(plus, d, out + i);
-    hn::StoreU(minus, d, out + dim + i);
+    hn::StoreU(minus, d, out + n + i);
     sum = hn::Add(sum, hn::Add(plus, minus));
   }
   const auto scale = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sum));
-  for (int32_t i = 0; i < 2 * dim; i += lanes) {
+  for (int32_t i = 0; i < 2 * n; i += lanes) {
     hn::StoreU(hn::Mul(hn::LoadU(d, out + i), scale), d, out + i);
   }
 }
 
-void SignedSoftmax(const float* HWY_RESTRICT y, int32_t dim, float* HWY_RESTRICT out) {
-  if (dim % 16 == 0) {
-    SignedSoftmaxOf(hn::CappedTag<float, 16>(), y, dim, out);
-  } else {
-    SignedSoftmaxOf(DimTag(), y, dim, out);
-  }
+void SignedSoftmax(const float* HWY_RESTRICT y, int32_t n, float* HWY_RESTRICT out) {
+  WithWidestVectors(n, [&](auto d) KERNEL_INLINE { SignedSoftmaxOf(d, y, n, out); });
 }
 
 // phi of `count` rows; out: [count] rows of feature_dim, out_stride apart. map: the hedgehog
-// matrix [dim, dim].
+// matrix [dim, feature_dim / 2].
 void Features(const AttentionLayer& layer, const float* rows, int64_t stride, int32_t count,
               const float* map, FloatBuffer& scratch, float* out, int64_t out_stride) {
-  const int32_t dim = layer.head_dim;
-  float* normalised = scratch.Resize(2 * int64_t{count} * dim);
-  float* y = normalised + int64_t{count} * dim;
+  const int32_t dim = layer.head_dim, half = layer.feature_dim() / 2;
+  float* normalised = scratch.Resize(int64_t{count} * (dim + half));
+  float* y = normalised + int64_t{count} * dim;  // [count, half] of hedgehog
   const float* x = rows;
   if (layer.form.qk_norm == QkNorm::kL2) {
     for (int32_t r = 0; r < count; ++r) {
@@ -107,10 +103,10 @@ void Features(const AttentionLayer& layer, const float* rows, int64_t stride, in
     stride = dim;
   }
   if (layer.form.feature_map == FeatureMap::kHedgehog) {
-    std::fill(y, y + int64_t{count} * dim, 0.0f);
-    WeightedSums({x, 1, stride}, map, dim, dim, y, count, dim);
+    std::fill(y, y + int64_t{count} * half, 0.0f);
+    WeightedSums({x, 1, stride}, map, half, dim, y, count, half);
   }
-  for (int32_t r = 0; r < count; ++r, x += stride, y += dim, out += out_stride) {
+  for (int32_t r = 0; r < count; ++r, x += stride, y += half, out += out_stride) {
     switch (layer.form.feature_map) {
       case FeatureMap::kNone:
         break;
@@ -124,15 +120,16 @@ void Features(const AttentionLayer& layer, const float* rows, int64_t stride, in
         for (int32_t i = 0; i < dim; ++i) out[i] = x[i] > 0 ? x[i] + 1 : std::exp(x[i]);
         break;
       case FeatureMap::kHedgehog:
-        SignedSoftmax(y, dim, out);
+        SignedSoftmax(y, half, out);
         break;
     }
   }
 }
 
-const float* KeyMap(const AttentionLayer& layer, int32_t kv_head) {
-  if (layer.feature_map_k == nullptr) return nullptr;
-  return layer.feature_map_k + int64_t{kv_head} * layer.head_dim * layer.head_dim;
+// One head's hedgehog matrix of `maps`, which is null for other maps.
+const float* HeadMap(const AttentionLayer& layer, const float* maps, int32_t head) {
+  if (maps == nullptr) return nullptr;
+  return maps + int64_t{head} * layer.head_dim * (layer.feature_dim() / 2);
 }
 
 }  // namespace treeline::cpu::HWY_NAMESPACE

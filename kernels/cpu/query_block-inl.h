@@ -137,9 +137,7 @@ class QueryBlock {
     float* phi = features_ + int64_t{m} * padded_;  // [num_queries_][m]
     const int32_t group = layer_.heads / layer_.kv_heads;
     for (int32_t first = 0; first < std::min(group, num_queries_); ++first) {
-      const float* map = layer_.feature_map_q == nullptr
-                             ? nullptr
-                             : layer_.feature_map_q + int64_t{head_[first]} * dim * dim;
+      const float* map = HeadMap(layer_, layer_.feature_map_q, head_[first]);
       const int32_t count = (num_queries_ - first + group - 1) / group;
       Features(layer_, rows[first], params_.q_stride, count, map, thread_.scratch, phi + first * m,
                int64_t{group} * m);

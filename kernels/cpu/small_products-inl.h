@@ -26,17 +26,26 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Lanes hold queries: at most 16 wide, so that a block of queries pads little.
 using QueryTag = hn::CappedTag<float, 16>;
 
-// out[i][r] = rows[r][i] for 4 rows of `dim` values. REQUIRES: dim is a multiple of 4.
+// Calls function(d) with the widest vectors that divide rows of n values: 16, 8 or single ones.
+template <class Function>
+HWY_INLINE void WithWidestVectors(int32_t n, const Function& function) {
+  if (n % 16 == 0) {
+    function(hn::CappedTag<float, 16>());
+  } else if (n % 8 == 0) {
+    function(hn::CappedTag<float, 8>());
+  } else {
+    function(hn::CappedTag<float, 1>());
+  }
+}
+
+// out[i][r] = rows[r][i] for 4 rows of `dim` values.
 HWY_INLINE void TransposeFourRows(const float* const (&rows)[4], int32_t dim, int64_t out_stride,
                                   float* HWY_RESTRICT out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (int32_t i = 0; i < dim; ++i) {
-    for (int r = 0; r < 4; ++r) out[i * out_stride + r] = rows[r][i];
-  }
-#else
+  int32_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;
   const hn::RepartitionToWide<decltype(d)> pairs;
-  for (int32_t i = 0; i < dim; i += 4, out += 4 * out_stride) {
+  for (; i + 4 <= dim; i += 4, out += 4 * out_stride) {
     const auto a = hn::LoadU(d, rows[0] + i), b = hn::LoadU(d, rows[1] + i);
     const auto c = hn::LoadU(d, rows[2] + i), e = hn::LoadU(d, rows[3] + i);
     const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
@@ -51,6 +60,9 @@ HWY_INLINE void TransposeFourRows(const float* const (&rows)[4], int32_t dim, in
                out + 3 * out_stride);
   }
 #endif
+  for (; i < dim; ++i, out += out_stride) {
+    for (int r = 0; r < 4; ++r) out[r] = rows[r][i];
+  }
 }
 
 // kColumns columns against kVectors vectors of queries.
@@ -198,17 +210,13 @@ HWY_INLINE void WeightedSumsOf(D d, WeightsView weights, const float* HWY_RESTRI
 }
 
 // outputs[o] += sum_r w(r, o) * rows[r]. rows: [num_rows] of dim floats, row_stride apart;
-// outputs: [num_outputs, dim]. REQUIRES: dim is a multiple of 8.
+// outputs: [num_outputs, dim].
 HWY_INLINE void WeightedSums(WeightsView weights, const float* HWY_RESTRICT rows,
                              int64_t row_stride, int32_t num_rows, float* HWY_RESTRICT outputs,
                              int32_t num_outputs, int32_t dim) {
-  if (dim % 16 == 0) {
-    WeightedSumsOf(hn::CappedTag<float, 16>(), weights, rows, row_stride, num_rows, outputs,
-                   num_outputs, dim);
-  } else {
-    WeightedSumsOf(hn::CappedTag<float, 8>(), weights, rows, row_stride, num_rows, outputs,
-                   num_outputs, dim);
-  }
+  WithWidestVectors(dim, [&](auto d) KERNEL_INLINE {
+    WeightedSumsOf(d, weights, rows, row_stride, num_rows, outputs, num_outputs, dim);
+  });
 }
 
 }  // namespace treeline::cpu::HWY_NAMESPACE

@@ -51,6 +51,11 @@ ForestAttention::ForestAttention(Stream& stream)
 AttentionStep ForestAttention::Prepare(const AttentionLayer& layer, const Plan& plan,
                                        const std::vector<QueryBlock>& blocks, int32_t num_rows) {
   AttentionStep step;
+  if (layer.form.feature_size > 0 && layer.form.feature_size != 2 * layer.head_dim) {
+    stream_.Fail("linear_attention.feature_size " + std::to_string(layer.form.feature_size) +
+                 ": GPU kernels take hedgehog's default, two features a dimension of the head; use "
+                 "--device cpu");
+  }
   step.layer = layer;
   step.conv_taps = layer.form.conv_taps();
   step.feature_dim = layer.feature_dim();

@@ -23,16 +23,16 @@ Vector Normalised(const AttentionForm& form, const Vector& x) {
   return y;
 }
 
-// softmax([x W, -x W]); w is [dim, dim].
-Vector Hedgehog(const Vector& x, const float* w) {
-  const size_t dim = x.size();
-  Vector y(2 * dim, 0.0);
-  for (size_t i = 0; i < dim; ++i) {
-    for (size_t j = 0; j < dim; ++j) y[j] += x[i] * w[i * dim + j];
+// softmax([x W, -x W]), `features` values; w is [x.size(), features / 2].
+Vector Hedgehog(const Vector& x, size_t features, const float* w) {
+  const size_t half = features / 2;
+  Vector y(features, 0.0);
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = 0; j < half; ++j) y[j] += x[i] * w[i * half + j];
   }
   double largest = 0;
-  for (size_t j = 0; j < dim; ++j) {
-    y[dim + j] = -y[j];
+  for (size_t j = 0; j < half; ++j) {
+    y[half + j] = -y[j];
     largest = std::max(largest, std::abs(y[j]));
   }
   double sum = 0;
@@ -56,7 +56,7 @@ Vector Features(const AttentionForm& form, const Vector& x, const float* hedgeho
       for (double& value : y) value = value > 0 ? value + 1 : std::exp(value);
       return y;
     case FeatureMap::kHedgehog:
-      return Hedgehog(x, hedgehog);
+      return Hedgehog(x, form.feature_dim(static_cast<int32_t>(x.size())), hedgehog);
   }
   return {};
 }
@@ -69,10 +69,9 @@ class Head {
       : layer_(layer), form_(layer.form), head_(head) {
     const int32_t d = layer.head_dim;
     kv_head_ = head / (layer.heads / layer.kv_heads);
-    const float* map_q =
-        layer.feature_map_q ? layer.feature_map_q + int64_t{head} * d * d : nullptr;
-    const float* map_k =
-        layer.feature_map_k ? layer.feature_map_k + int64_t{kv_head_} * d * d : nullptr;
+    const int64_t map_size = int64_t{d} * layer.feature_dim() / 2;
+    const float* map_q = layer.feature_map_q ? layer.feature_map_q + head * map_size : nullptr;
+    const float* map_k = layer.feature_map_k ? layer.feature_map_k + kv_head_ * map_size : nullptr;
     for (int32_t p = 0; p < n; ++p) {
       const float* q_row = q + (int64_t{p} * layer.heads + head) * d;
       const float* k_row = k + (int64_t{p} * layer.kv_heads + kv_head_) * d;

@@ -19,6 +19,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     generation = *parsed;
   }
   const auto read = treeline::ModelConfig::FromJson(*config, generation);
-  if (read.ok()) read->attention.ToString();
+  if (read.ok()) ToString(read->attention);
   return 0;
 }

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from linearize.form import Form, alignment, layer_forms
+from linearize.form import Form, alignment
 
 _LOCAL = {
     "group_size": 64, "window": "sliding", "window_size": 161, "sinks": 4, "local": "softmax",
@@ -20,7 +20,7 @@ _ROW_BYTES = _KV_HEADS * 2 * _HEAD_DIM * 2  # K and V in bf16
 
 def test_an_entry_changes_the_layers_it_names() -> None:
     block = {**_LOCAL, "layers": [{"layers": [1, 3], "window_size": 1000}, {"layers": [3], **_S}]}
-    forms = layer_forms(block, 4)
+    forms = Form.for_layers(block, 4)
     assert [form.window_size for form in forms] == [161, 1000, 161, 1000]
     assert [form.feature_map for form in forms] == ["none", "none", "none", "hedgehog"]
     assert forms[0] is forms[2]
@@ -28,11 +28,11 @@ def test_an_entry_changes_the_layers_it_names() -> None:
 
 def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="there is no layer 4"):
-        layer_forms({**_LOCAL, "layers": [{"layers": [4], "window_size": 9}]}, 4)
+        Form.for_layers({**_LOCAL, "layers": [{"layers": [4], "window_size": 9}]}, 4)
     with pytest.raises(ValueError, match="feature_size 32 with none"):
         Form(**_LOCAL, feature_size=32)
     with pytest.raises(ValueError, match="groups of 48 do not divide groups of 64"):
-        alignment(layer_forms({**_LOCAL, "layers": [{"layers": [0], "group_size": 48}]}, 2))
+        alignment(Form.for_layers({**_LOCAL, "layers": [{"layers": [0], "group_size": 48}]}, 2))
 
 
 def test_state_bytes() -> None:
@@ -53,7 +53,7 @@ def test_state_bytes() -> None:
 def test_a_control_has_the_bytes_of_its_form_within_a_row_a_layer(name: str) -> None:
     def size(name: str) -> int:
         path = pathlib.Path(__file__).parent / "forms" / f"{name}.json"
-        forms = layer_forms(json.loads(path.read_text(encoding="utf-8")), 30)
+        forms = Form.for_layers(json.loads(path.read_text(encoding="utf-8")), 30)
         return sum(form.state_bytes(_KV_HEADS, _HEAD_DIM) for form in forms)
 
     assert 0 <= size(f"{name}_control") - size(name) < 30 * _ROW_BYTES

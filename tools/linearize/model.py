@@ -19,7 +19,7 @@ from torch import nn
 
 import safetensors_io
 from linearize.attention import Attention
-from linearize.form import Form, alignment, layer_forms
+from linearize.form import Form, alignment
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SOFTMAX = {"group_size": 0, "local": "softmax", "feature_map": "none"}
@@ -244,7 +244,7 @@ def load(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     sizes = Config.from_json(config)
     block = linear_attention or config.get("linear_attention", SOFTMAX)
-    model = Model(sizes, layer_forms(block, sizes.num_layers), dtype)
+    model = Model(sizes, Form.for_layers(block, sizes.num_layers), dtype)
     added = set(model.attention_parameters())
     weights = read_weights(folder)
     for name, parameter in model.named_parameters():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,8 +37,8 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSpec:
-    """The `linear_attention` block of config.json, defaults filled in. group_size 0 is softmax
-    attention over everything."""
+    """What the `linear_attention` block of config.json says of one layer, defaults filled in.
+    group_size 0 is softmax attention over everything."""
 
     group_size: int
     local: str
@@ -51,6 +51,7 @@ class AttentionSpec:
     denominator: str = "none"
     alpha: float | str | None = None  # a number, "learned", or None: 1 (joint has none)
     conv_kernel: int = 0
+    feature_size: int = 0  # of hedgehog; 0: two features a dimension of the head
 
     def __post_init__(self) -> None:
         for key, choices in _CHOICES.items():
@@ -73,13 +74,31 @@ class AttentionSpec:
             raise ValueError("group_size 0 is softmax attention: no feature_map, decay or conv")
         if self.conv_kernel and self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {self.conv_kernel} is even")
+        if self.feature_size and (self.feature_map != "hedgehog" or self.feature_size % 2):
+            raise ValueError(f"feature_size {self.feature_size} with {self.feature_map}")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> AttentionSpec:
-        """From a whole config.json."""
-        if "linear_attention" not in config:
-            return cls(group_size=0, local="softmax", feature_map="none")
-        return cls(**config["linear_attention"])
+    def for_layers(cls, block: Mapping[str, Any], num_layers: int) -> tuple[Self, ...]:
+        """One for each layer: the block's keys hold for all, but where an entry of its list `layers`
+        names the layer. A later entry wins. Layers share what is equal, so that a compiler meets it
+        once."""
+        common = {key: value for key, value in block.items() if key != "layers"}
+        of_layer = [common] * num_layers
+        for entry in block.get("layers", ()):
+            changes = {key: value for key, value in entry.items() if key != "layers"}
+            for layer in entry["layers"]:
+                if not 0 <= layer < num_layers:
+                    raise ValueError(f"linear_attention.layers: there is no layer {layer}")
+                of_layer[layer] = {**of_layer[layer], **changes}
+        kinds: dict[Self, Self] = {}
+        specs = [cls(**values) for values in of_layer]
+        return tuple(kinds.setdefault(spec, spec) for spec in specs)
+
+    def features(self, head_dim: int) -> int:
+        """How many a head has; 0 without a linear branch."""
+        if self.feature_map == "hedgehog":
+            return self.feature_size or 2 * head_dim
+        return 0 if self.feature_map == "none" else head_dim
 
     @property
     def num_taps(self) -> int:
@@ -100,8 +119,8 @@ class AttentionParameters:
 
     alpha: float = 1.0
     taps: np.ndarray | None = None  # [heads, taps]: taps[h, t] multiplies v of t rows ago
-    feature_map_q: np.ndarray | None = None  # [heads, head_dim, head_dim]
-    feature_map_k: np.ndarray | None = None  # [kv_heads, head_dim, head_dim]
+    feature_map_q: np.ndarray | None = None  # [heads, head_dim, features / 2]
+    feature_map_k: np.ndarray | None = None  # [kv_heads, head_dim, features / 2]
     linear_factor: np.ndarray | None = None  # [heads], a logarithm
     decay: np.ndarray | None = None  # [kv_heads], the factor itself, in (0, 1]
 

@@ -153,9 +153,20 @@ class AttentionTest(unittest.TestCase):
             {"group_size": 0, "feature_map": "none", "conv_kernel": 3},
             {"conv_kernel": 4},
             {"local": "relu"},
+            {"feature_size": 5},
+            {"feature_size": 6, "feature_map": "elu1"},
         ):
             with self.subTest(str(change)), self.assertRaises(ValueError):
                 AttentionSpec(**{**base, **change})
+
+    def test_layers_may_differ(self) -> None:
+        entries = [{"layers": [1, 3], "window_size": 16}, {"layers": [3], "feature_map": "none"}]
+        block = {"group_size": 8, "local": "softmax", "feature_map": "relu", "layers": entries}
+        specs = AttentionSpec.for_layers(block, 4)
+        self.assertEqual([spec.window_size for spec in specs], [8, 16, 8, 16])
+        self.assertEqual([spec.feature_map for spec in specs], ["relu", "relu", "relu", "none"])
+        with self.assertRaisesRegex(ValueError, "there is no layer 3"):
+            AttentionSpec.for_layers(block, 3)
 
     def _expect_close(
         self,

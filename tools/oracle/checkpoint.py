@@ -153,7 +153,7 @@ def draw_weights(shape: Shape) -> dict[str, np.ndarray]:
         tensors[prefix + "mlp.gate_proj.weight"] = matrix(ffn, hidden)
         tensors[prefix + "mlp.up_proj.weight"] = matrix(ffn, hidden)
         tensors[prefix + "mlp.down_proj.weight"] = matrix(hidden, ffn)
-        for name, values in _draw_attention(shape, rng).items():
+        for name, values in _draw_attention(shape, layer, rng).items():
             tensors[f"{prefix}self_attn.{name}"] = values
         for name in shape.biased:
             rows = len(tensors[f"{prefix}{name}.weight"])
@@ -161,11 +161,11 @@ def draw_weights(shape: Shape) -> dict[str, np.ndarray]:
     return {name: values.astype(np.float32) for name, values in tensors.items()}
 
 
-def _draw_attention(shape: Shape, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _draw_attention(shape: Shape, layer: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The tensors that only linearized attention has."""
     if shape.linear_attention is None:
         return {}
-    spec = AttentionSpec(**shape.linear_attention)
+    spec = AttentionSpec.for_layers(shape.linear_attention, shape.num_layers)[layer]
     heads, kv_heads, d = shape.heads, shape.kv_heads, shape.head_dim
     tensors = {}
     if spec.conv_kernel:
@@ -178,8 +178,9 @@ def _draw_attention(shape: Shape, rng: np.random.Generator) -> dict[str, np.ndar
         # Large enough to show beside the local branch, small enough for S to grow over 1,000 rows.
         tensors["global_factor"] = rng.choice([-1, 1]) * rng.uniform(0.1, 0.2, 1)
     if spec.feature_map == "hedgehog":
-        tensors["feature_map_q.weight"] = rng.standard_normal((heads, d, d)) / np.sqrt(d)
-        tensors["feature_map_k.weight"] = rng.standard_normal((kv_heads, d, d)) / np.sqrt(d)
+        half = spec.features(d) // 2
+        tensors["feature_map_q.weight"] = rng.standard_normal((heads, d, half)) / np.sqrt(d)
+        tensors["feature_map_k.weight"] = rng.standard_normal((kv_heads, d, half)) / np.sqrt(d)
     if spec.denominator == "joint":
         tensors["linear_factor"] = rng.uniform(-0.5, 1.5, heads)
     if spec.decay == "head":

@@ -21,14 +21,17 @@ from oracle import rope
 from oracle.attention import AttentionParameters, AttentionSpec, attention
 
 
+_SOFTMAX = {"group_size": 0, "local": "softmax", "feature_map": "none"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Weights by Hugging Face name. Every field may be replaced to see what a part contributes;
-    `attention` has an entry a layer."""
+    `specs` and `attention` have an entry a layer."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
-    spec: AttentionSpec
+    specs: tuple[AttentionSpec, ...]
     attention: tuple[AttentionParameters, ...]
     max_context: int = 0  # What "dynamic" scaling of positions is made for.
 
@@ -57,7 +60,8 @@ class Model:
             return self._linear(f"{prefix}{name}_proj", x).reshape(len(x), -1, head_dim)
 
         q, k, v = self._rotate(project("q")), self._rotate(project("k")), project("v")
-        output = attention(self.spec, self.attention[layer], q, k, v).reshape(len(x), -1)
+        output = attention(self.specs[layer], self.attention[layer], q, k, v)
+        output = output.reshape(len(x), -1)
         return self._linear(f"{prefix}o_proj", output)
 
     def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -90,10 +94,10 @@ def load(folder: pathlib.Path) -> Model:
 def build(config: Mapping[str, Any], stored: Mapping[str, np.ndarray]) -> Model:
     """A model of weights in memory."""
     weights = {name: tensor.astype(np.float64) for name, tensor in stored.items()}
-    spec = AttentionSpec.from_config(config)
-    layers = range(config["num_hidden_layers"])
-    parameters = tuple(_attention_parameters(spec, weights, layer) for layer in layers)
-    return Model(config, weights, spec, parameters)
+    block = config.get("linear_attention", _SOFTMAX)
+    specs = AttentionSpec.for_layers(block, config["num_hidden_layers"])
+    parameters = [_attention_parameters(spec, weights, i) for i, spec in enumerate(specs)]
+    return Model(config, weights, specs, tuple(parameters))
 
 
 def _attention_parameters(
