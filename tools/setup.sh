@@ -4,6 +4,7 @@
 #   tools/setup.sh build      compile the server: Bazel, g++ and the C++ libraries of third_party/
 #   tools/setup.sh model      fetch and convert the default model
 #   tools/setup.sh test       build and run the tests; makes the Python environment .venv
+#   tools/setup.sh programs   Chromium and Prometheus: without them, tests that run them are skipped
 #   tools/setup.sh sanitize   clang: sanitizers, fuzzing, clang-tidy
 #   tools/setup.sh format     clang-format alone
 #   tools/setup.sh dist       make a tarball
@@ -23,6 +24,7 @@ declare -A PACKAGES=(
            prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc zlib1g-dev"
   [model]="ca-certificates python3 python3-numpy python3-pip"
   [test]="ca-certificates libbenchmark-dev libgmock-dev libgtest-dev python3 python3-venv"
+  [programs]="chromium prometheus"
   [sanitize]="clang clang-format clang-tidy libclang-rt-14-dev"
   [format]="clang-format"
   [dist]="binutils patchelf"
