@@ -47,7 +47,7 @@ class ServerProcess:
                 self.process.kill()
                 raise RuntimeError(f"the server did not start; see {self.folder}/server.log")
             time.sleep(0.01)
-        self.port = int(port_file.read_text())
+        self.port = int(port_file.read_text().split()[0])
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status once it has ended."""
