@@ -2,6 +2,7 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -151,10 +152,13 @@ void ConnectionPoller::Run() {
       }
     }
     const bool last_round = none_returns_;  // Read before what was returned is taken.
-    Poll(static_cast<int>(kTick.count()));
-    TakeReturned();
-    const TimePoint now = Now();
-    if (now >= next_sweep_) Sweep(now);
+    try {
+      Poll(static_cast<int>(kTick.count()));
+      TakeReturned();
+      Sweep(Now());
+    } catch (const std::exception& error) {  // Out of memory or threads: the others live on.
+      spdlog::error("a connection was dropped: {}", error.what());
+    }
     if (stopping_ && last_round && waiting_.empty()) return;
   }
 }
@@ -279,6 +283,7 @@ void ConnectionPoller::Progress(int fd) {
 }
 
 void ConnectionPoller::Sweep(TimePoint now) {
+  if (now < next_sweep_) return;
   next_sweep_ = now + kTick;
   std::vector<int> late;
   for (const auto& [fd, connection] : waiting_) {

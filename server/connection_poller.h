@@ -69,6 +69,7 @@ class ConnectionPoller {
   void BeginStop();
   // Looks for what has come; the connection moves on where a request is ready or the client left.
   void Progress(int fd);
+  // Now and then: closes, or lets answer, those whose time is up.
   void Sweep(TimePoint now);
   void Watch(const HttpConnection& connection);
   Connection Remove(int fd);
