@@ -75,6 +75,7 @@ Json OpenAiBody(const v1::GenerateRequest& request) {
   Json body = Values(request);
   if (request.has_chat()) body["messages"] = OpenAiMessages(request.chat());
   if (request.has_prompt_token_ids()) body["prompt"] = Array(request.prompt_token_ids().ids());
+  if (request.has_speculation()) body["speculation"] = Values(request.speculation());
   if (request.stop_size() > 0) body["stop"] = Array(request.stop());
   if (request.stop_token_ids_size() > 0) body["stop_token_ids"] = Array(request.stop_token_ids());
   for (const auto& [id, bias] : request.logit_bias()) {
@@ -105,6 +106,8 @@ v1::Usage ToMessage(const Usage& usage) {
   message.set_prompt_tokens(usage.prompt_tokens);
   message.set_completion_tokens(usage.completion_tokens);
   message.set_cached_prompt_tokens(usage.cached_tokens);
+  message.set_accepted_draft_tokens(usage.accepted_draft_tokens);
+  message.set_rejected_draft_tokens(usage.rejected_draft_tokens);
   return message;
 }
 

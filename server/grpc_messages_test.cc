@@ -46,7 +46,8 @@ TEST(GrpcMessagesTest, NoFieldIsUnknownToTheParser) {
         model: "m" max_tokens: 5 min_tokens: 1 stop: "a" stop_token_ids: 7 ignore_eos: true
         temperature: 1 top_p: 1 top_k: 1 min_p: 0 presence_penalty: 0 frequency_penalty: 0
         repetition_penalty: 1 logit_bias { key: 3 value: 1 } seed: 1 n: 1 logprobs: 1
-        skip_special_tokens: true priority: 1)"));
+        skip_special_tokens: true priority: 1
+        speculation { drafter: "none" max_nodes: 4 acceptance: "exact" })"));
     const ApiKind kind = body.contains("messages") ? ApiKind::kChat : ApiKind::kCompletion;
     const auto parsed = ParseOpenAiRequest(kind, body, {.vocab_size = 10, .defaults = {}});
     ASSERT_TRUE(parsed.ok()) << parsed.status();

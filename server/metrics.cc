@@ -159,6 +159,8 @@ struct Metrics::Impl {
       CounterFamily("requests_rejected", "Requests refused before any work, by why.");
   Family<Counter>& http_requests =
       CounterFamily("http_requests", "HTTP responses by route, method and status.");
+  Family<Counter>& grpc_requests =
+      CounterFamily("grpc_requests", "gRPC calls answered, by method and status code.");
 
   Histogram& time_to_first_token =
       HistogramFamily("time_to_first_token_seconds", "From a request's arrival to its first token.")
@@ -198,6 +200,8 @@ struct Metrics::Impl {
           .Add({}, StepBuckets());
   Family<Histogram>& http_duration =
       HistogramFamily("http_request_duration_seconds", "From a request's header to its answer.");
+  Family<Histogram>& grpc_duration =
+      HistogramFamily("grpc_request_duration_seconds", "From a call's message to its end.");
 };
 
 Metrics::Metrics(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
@@ -269,6 +273,11 @@ void Metrics::OnHttpResponse(const std::string& handler, const std::string& meth
       .Increment();
   impl_->http_duration.Add({{"handler", handler}, {"method", method}}, HttpBuckets())
       .Observe(seconds);
+}
+
+void Metrics::OnGrpcResponse(const std::string& method, const std::string& code, double seconds) {
+  impl_->grpc_requests.Add({{"method", method}, {"code", code}}).Increment();
+  impl_->grpc_duration.Add({{"method", method}}, HttpBuckets()).Observe(seconds);
 }
 
 std::string Metrics::Text() const {

@@ -36,6 +36,9 @@ class Metrics : public SchedulerObserver {
   void OnHttpResponse(const std::string& handler, const std::string& method, int status,
                       double seconds);
 
+  // `code` is gRPC's name for it: "OK".
+  void OnGrpcResponse(const std::string& method, const std::string& code, double seconds);
+
   // The text exposition format.
   std::string Text() const;
 

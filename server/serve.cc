@@ -18,6 +18,7 @@
 
 #include "engine/base/clock.h"
 #include "server/api_keys.h"
+#include "server/grpc_server.h"
 #include "server/http_api.h"
 #include "server/http_server.h"
 #include "server/intake.h"
@@ -33,6 +34,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kPoll{20};
 constexpr Duration kAbortTimeout = std::chrono::seconds(5);
+constexpr Duration kGrpcPatience = std::chrono::seconds(2);  // For answers on their way.
 
 Duration Seconds(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
@@ -179,11 +181,38 @@ Metrics::Options MetricsOptions(const ServeConfig& config) {
           .device = config.engine().device()};
 }
 
-// Readers never see half a file.
-Status WritePortFile(const std::string& path, int port) {
+// Null where no gRPC is asked for.
+StatusOr<std::unique_ptr<GrpcServer>> StartGrpc(const ServeConfig& config, const Secrets& secrets,
+                                                Metrics* metrics, Intake& intake) {
+  if (!config.has_grpc_port()) return nullptr;
+  GrpcServer::Options options;
+  options.host = config.host();
+  options.port = config.grpc_port();
+  options.max_calls = config.max_connections();
+  options.max_message_bytes = config.max_body_bytes();
+  options.api_keys = secrets.api_keys.get();
+  options.tls_certificate_file = config.tls_cert();
+  options.tls_key_file = config.tls_key();
+  options.version = kVersion;
+  options.on_response = [metrics](const GrpcRecord& record) {
+    spdlog::info("gRPC {} {} id={} ms={:.1f}{}{}", record.method, record.code, record.id,
+                 1000 * ToSeconds(record.duration), record.note.empty() ? "" : " ", record.note);
+    metrics->OnGrpcResponse(record.method, record.code, ToSeconds(record.duration));
+  };
+  options.on_refused = [metrics](std::string_view reason) { metrics->OnRejected(reason); };
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server,
+                            GrpcServer::Start(options, intake, Clock::Real()));
+  spdlog::info("listening on {} port {} for gRPC", config.host(), server->port());
+  return server;
+}
+
+// The ports, one a line. Readers never see half a file.
+Status WritePortFile(const std::string& path, const HttpServer& server, const GrpcServer* grpc) {
   if (path.empty()) return OkStatus();
   const std::string unfinished = path + ".tmp";
-  std::ofstream(unfinished) << port << "\n";
+  std::string ports = fmt::format("{}\n", server.port());
+  if (grpc != nullptr) ports += fmt::format("{}\n", grpc->port());
+  std::ofstream(unfinished) << ports;
   if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
     return Internal("cannot write --port-file {}: {}", path, std::strerror(errno));
   }
@@ -269,6 +298,9 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
   TREELINE_RETURN_IF_ERROR(server.Start());
   if (separate_admin) TREELINE_RETURN_IF_ERROR(admin_server.Start());
 
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
+                            StartGrpc(config, secrets, metrics.get(), intake));
+
   spdlog::info("listening on {} port {}; loading the model", config.host(), server.port());
   TREELINE_ASSIGN_OR_RETURN(runtime,
                             AwaitLoading(signals, secrets, BeginLoading(config, load, metrics)));
@@ -276,7 +308,8 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
                                .sampling_defaults = runtime->model().sampling_defaults,
                                .created = std::time(nullptr)});
   api.Serve(*model);
-  TREELINE_RETURN_IF_ERROR(WritePortFile(config.port_file(), server.port()));
+  if (grpc != nullptr) grpc->Serve(*model);
+  TREELINE_RETURN_IF_ERROR(WritePortFile(config.port_file(), server, grpc.get()));
   spdlog::info("ready: {}://{}:{}/v1 serves {}", secrets.tls != nullptr ? "https" : "http",
                config.host(), server.port(), runtime->service().options().model_names.front());
 
@@ -286,6 +319,7 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
     // Everybody is told, unless the engine hangs in a step.
     if (!WaitUntilIdle(signals, secrets, kAbortTimeout, *runtime)) server.Abort();
   }
+  if (grpc != nullptr) grpc->Stop(kGrpcPatience);
   server.Stop();
   admin_server.Stop();
   spdlog::info("stopped");

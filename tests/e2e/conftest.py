@@ -24,6 +24,7 @@ START_TIMEOUT_S = 120.0
 class Server:
     process: subprocess.Popen[bytes]
     port: int
+    grpc_port: int | None  # Where --grpc-port was given.
 
     @property
     def url(self) -> str:
@@ -51,7 +52,8 @@ def start_server(folder: pathlib.Path, *flags: str, model: str | None = None) ->
             process.kill()
             pytest.fail(f"the server did not start:\n{log_path.read_text()}")
         time.sleep(0.02)
-    return Server(process, int(port_file.read_text()))
+    ports = [int(line) for line in port_file.read_text().split()]
+    return Server(process, ports[0], ports[1] if len(ports) > 1 else None)
 
 
 def stop_server(server: Server) -> int:
