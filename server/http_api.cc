@@ -4,16 +4,19 @@
 
 #include <algorithm>
 #include <ctime>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "engine/base/json.h"
-#include "server/json_fields.h"
 #include "server/openai_response.h"
+#include "server/openapi.h"
+#include "server/page/page.h"
 #include "server/sse.h"
 #include "server/status_codes.h"
+#include "server/tokenize_request.h"
 
 namespace treeline {
 
@@ -156,25 +159,13 @@ Json ModelJson(const HttpApi::Model& model, const std::string& name) {
 }
 
 StatusOr<Json> TokenizeBody(const GenerationService& service, const Json& body) {
-  JsonFields fields(body);
-  std::string model;
-  fields.String("model", &model);
-  bool add_special = true;
-  fields.Bool("add_special_tokens", &add_special);
-  std::string prompt;
-  fields.String("prompt", &prompt);
-  const Json* messages = fields.Find("messages");
-  TREELINE_RETURN_IF_ERROR(fields.status());
-  TREELINE_RETURN_IF_ERROR(service.CheckModel(model));
-  if ((messages == nullptr) == (fields.Find("prompt") == nullptr)) {
-    return FieldError("prompt", "send either prompt or messages");
-  }
+  TREELINE_ASSIGN_OR_RETURN(const TokenizeRequest request, ParseTokenizeRequest(body));
+  TREELINE_RETURN_IF_ERROR(service.CheckModel(request.model));
   std::vector<int32_t> tokens;
-  if (messages != nullptr) {
-    TREELINE_ASSIGN_OR_RETURN(const Json parsed, ParseMessages(*messages));
-    TREELINE_ASSIGN_OR_RETURN(tokens, service.TokenizeChat(parsed));
+  if (!request.messages.is_null()) {
+    TREELINE_ASSIGN_OR_RETURN(tokens, service.TokenizeChat(request.messages));
   } else {
-    TREELINE_ASSIGN_OR_RETURN(tokens, service.Tokenize(prompt, add_special));
+    TREELINE_ASSIGN_OR_RETURN(tokens, service.Tokenize(request.prompt, request.add_special_tokens));
   }
   return Json{{"count", tokens.size()},
               {"max_model_len", service.options().max_context},
@@ -182,16 +173,10 @@ StatusOr<Json> TokenizeBody(const GenerationService& service, const Json& body) 
 }
 
 StatusOr<Json> DetokenizeBody(const GenerationService& service, const Json& body) {
-  JsonFields fields(body);
-  std::string model;
-  fields.String("model", &model);
-  const Json* tokens = fields.Find("tokens");
-  TREELINE_RETURN_IF_ERROR(fields.status());
-  TREELINE_RETURN_IF_ERROR(service.CheckModel(model));
-  if (tokens == nullptr) return FieldError("tokens", "tokens is missing");
-  TREELINE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                            ParseTokenIds(*tokens, "tokens", service.options().vocab_size));
-  return Json{{"prompt", service.tokenizer().Decode(ids, /*skip_special=*/false)}};
+  TREELINE_ASSIGN_OR_RETURN(const DetokenizeRequest request,
+                            ParseDetokenizeRequest(body, service.options().vocab_size));
+  TREELINE_RETURN_IF_ERROR(service.CheckModel(request.model));
+  return Json{{"prompt", service.tokenizer().Decode(request.tokens, /*skip_special=*/false)}};
 }
 
 }  // namespace
@@ -215,7 +200,29 @@ void HttpApi::Register(HttpServer* server) {
   Route(server, "POST", "/v1/chat/completions", &HttpApi::Chat);
   Route(server, "POST", "/tokenize", &HttpApi::Tokenize);
   Route(server, "POST", "/detokenize", &HttpApi::Detokenize);
+  RegisterPage(server);
   RegisterProbes(server);
+}
+
+void HttpApi::RegisterPage(HttpServer* server) {
+  struct File {
+    const char* path;
+    const char* content;
+    const char* type;
+  };
+  for (const File& file : {File{"/", kPageHtml, "text/html; charset=utf-8"},
+                           File{"/page.css", kPageCss, "text/css; charset=utf-8"},
+                           File{"/page.js", kPageJs, "text/javascript; charset=utf-8"}}) {
+    server->Route("GET", file.path, HttpServer::RouteKind::kProbe,
+                  [file](HttpExchange& e) { e.ReplyText(file.content, file.type); });
+  }
+  server->Route("GET", "/openapi.json", HttpServer::RouteKind::kProbe, [this](HttpExchange& e) {
+    const Model* model = model_;
+    RequestLimits limits;
+    limits.vocab_size = model != nullptr ? model->service.options().vocab_size
+                                         : std::numeric_limits<int32_t>::max();
+    e.Reply(OpenApiDocument(options_.version, limits));
+  });
 }
 
 void HttpApi::RegisterProbes(HttpServer* server) {

@@ -32,7 +32,7 @@ class HttpApi {
   // `metrics` and `intake` outlive this.
   HttpApi(Options options, Metrics& metrics, Intake& intake);
 
-  // Adds the routes of the API, and of probes. This outlives the server's threads.
+  // Adds the routes of the API, of the page, and of probes. This outlives the server's threads.
   void Register(HttpServer* server);
   // Adds /metrics, /version, and the probes where they are not there already.
   void RegisterAdmin(HttpServer* server, bool with_probes);
@@ -47,6 +47,8 @@ class HttpApi {
   void Route(HttpServer* server, const std::string& method, const std::string& path,
              ModelHandler handler);
   void RegisterProbes(HttpServer* server);
+  // The page at "/", and the API's description.
+  void RegisterPage(HttpServer* server);
 
   void ListModels(const Model& model, HttpExchange& exchange);
   void GetModel(const Model& model, HttpExchange& exchange);

@@ -266,6 +266,25 @@ TEST_F(HttpApiTest, ModelsVersionHealth) {
   EXPECT_EQ(Get("/health")["status"], "ok");
 }
 
+TEST_F(HttpApiTest, ThePageAndTheDescription) {
+  for (const auto& [path, type, text] :
+       std::vector<std::tuple<const char*, const char*, const char*>>{
+           {"/", "text/html; charset=utf-8", "<title>Treeline</title>"},
+           {"/page.css", "text/css; charset=utf-8", "prefers-color-scheme"},
+           {"/page.js", "text/javascript; charset=utf-8", "v1/chat/completions"}}) {
+    client_->Get(path);
+    const TestClient::Response response = client_->Read();
+    EXPECT_EQ(response.status, 200) << path;
+    EXPECT_EQ(response.headers.at("content-type"), type);
+    EXPECT_THAT(response.body, HasSubstr(text));
+  }
+  const Json document = Get("/openapi.json");
+  const Json& chat = document["components"]["schemas"]["ChatRequest"]["properties"];
+  EXPECT_EQ(chat["stop_token_ids"]["items"]["maximum"], ByteTokenizer::kVocabSize - 1);
+  client_->Get("/page.html");  // "/" is no prefix.
+  EXPECT_EQ(client_->Read().status, 404);
+}
+
 TEST_F(HttpApiTest, ReadyMeansThatTheEngineSteps) {
   client_->Get("/ready");
   EXPECT_EQ(client_->Read().status, 503);

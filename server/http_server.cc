@@ -139,8 +139,8 @@ class HttpServer::Impl : public httplib::Server {
     Handler handler;
 
     bool Matches(const std::string& asked) const {
-      return path.back() == '/' ? asked.size() > path.size() && asked.starts_with(path)
-                                : asked == path;
+      const bool is_prefix = path.size() > 1 && path.back() == '/';
+      return is_prefix ? asked.size() > path.size() && asked.starts_with(path) : asked == path;
     }
   };
 

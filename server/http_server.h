@@ -112,7 +112,7 @@ class HttpServer {
   explicit HttpServer(Options options);
   ~HttpServer();  // Abort and Stop.
 
-  // REQUIRES: before Start. A path that ends in '/' stands for all paths below it.
+  // REQUIRES: before Start. A path that ends in '/' stands for all paths below it ("/" for itself).
   void Route(const std::string& method, const std::string& path, RouteKind kind, Handler handler);
 
   // Listens and serves. UNAVAILABLE where the address cannot be bound; INVALID_ARGUMENT where

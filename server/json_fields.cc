@@ -36,8 +36,22 @@ std::string Quote(const Json& value) {
   return text;
 }
 
+Json JsonFields::Properties(const Reader& read) {
+  const Json nothing = Json::object();
+  Json properties = Json::object();
+  JsonFields fields(nothing);
+  fields.properties_ = &properties;
+  read(&fields);
+  return properties;
+}
+
+void JsonFields::Describe(const std::string& name, const std::function<Json()>& schema) {
+  if (properties_ != nullptr) (*properties_)[name].update(schema());
+}
+
 const Json* JsonFields::Find(const std::string& name) {
   known_.insert(name);
+  Describe(name, [] { return Json::object(); });
   const auto found = object_.find(name);
   return found == object_.end() || found->is_null() ? nullptr : &*found;
 }
@@ -53,6 +67,7 @@ void JsonFields::Fail(const Status& status) {
 }
 
 void JsonFields::Bool(const std::string& name, bool* value) {
+  Describe(name, [] { return Json{{"type", {"boolean", "null"}}}; });
   const Json* found = Find(name);
   if (found == nullptr) return;
   if (!found->is_boolean()) return Fail(Wrong(name, "true or false", *found));
@@ -60,6 +75,9 @@ void JsonFields::Bool(const std::string& name, bool* value) {
 }
 
 void JsonFields::Number(const std::string& name, double min, double max, float* value) {
+  Describe(name, [=] {
+    return Json{{"type", {"number", "null"}}, {"minimum", min}, {"maximum", max}};
+  });
   const Json* found = Find(name);
   if (found == nullptr) return;
   const double number = found->is_number() ? found->get<double>() : 0;
@@ -71,6 +89,9 @@ void JsonFields::Number(const std::string& name, double min, double max, float* 
 
 void JsonFields::Integer(const std::string& name, int64_t min, int64_t max,
                          std::optional<int32_t>* value) {
+  Describe(name, [=] {
+    return Json{{"type", {"integer", "null"}}, {"minimum", min}, {"maximum", max}};
+  });
   const Json* found = Find(name);
   if (found == nullptr) return;
   const std::optional<int64_t> number = AsInteger(*found);
@@ -87,6 +108,9 @@ void JsonFields::Integer(const std::string& name, int64_t min, int64_t max, int3
 }
 
 void JsonFields::Seed(const std::string& name, std::optional<uint64_t>* value) {
+  Describe(name, [] {
+    return Json{{"type", {"integer", "null"}}, {"minimum", INT64_MIN}, {"maximum", UINT64_MAX}};
+  });
   const Json* found = Find(name);
   if (found == nullptr) return;
   if (found->is_number_unsigned()) {
@@ -99,18 +123,37 @@ void JsonFields::Seed(const std::string& name, std::optional<uint64_t>* value) {
 }
 
 void JsonFields::String(const std::string& name, std::string* value) {
+  Describe(name, [] { return Json{{"type", {"string", "null"}}}; });
   const Json* found = Find(name);
   if (found == nullptr) return;
   if (!found->is_string()) return Fail(Wrong(name, "a string", *found));
   *value = found->get_ref<const std::string&>();
 }
 
+void JsonFields::Object(const std::string& name, const Reader& read) {
+  Describe(name, [&] {
+    return Json{{"type", {"object", "null"}}, {"properties", Properties(read)}};
+  });
+  const Json* found = Find(name);
+  if (found == nullptr) return;
+  if (!found->is_object()) return Fail(Wrong(name, "an object", *found));
+  JsonFields fields(*found, prefix_ + name + ".");
+  read(&fields);
+  Fail(fields.status());
+  const std::vector<std::string> unknown = fields.Unknown();
+  unknown_.insert(unknown_.end(), unknown.begin(), unknown.end());
+}
+
 std::vector<std::string> JsonFields::Unknown() const {
-  std::vector<std::string> unknown;
+  std::vector<std::string> unknown = unknown_;
   for (const auto& [name, value] : object_.items()) {
     if (known_.count(name) == 0) unknown.push_back(prefix_ + name);
   }
   return unknown;
+}
+
+Json TokenIdSchema(int32_t vocab_size) {
+  return {{"type", "integer"}, {"minimum", 0}, {"maximum", vocab_size - 1}};
 }
 
 StatusOr<std::vector<int32_t>> ParseTokenIds(const Json& value, const std::string& name,

@@ -65,6 +65,14 @@ StatusOr<std::pair<int32_t, float>> ParseBias(const std::string& key, const Json
 }
 
 void ParseLogitBias(int32_t vocab_size, JsonFields* fields, SamplingParams* sampling) {
+  fields->Describe("logit_bias", [] {
+    return Json{
+        {"type", {"object", "null"}},
+        {"description", "Token ids, and what is added to their logits."},
+        {"propertyNames", {{"pattern", "^[0-9]+$"}}},
+        {"maxProperties", kMaxLogitBias},
+        {"additionalProperties", {{"type", "number"}, {"minimum", -100}, {"maximum", 100}}}};
+  });
   const Json* found = fields->Find("logit_bias");
   if (found == nullptr) return;
   if (!found->is_object() || found->size() > kMaxLogitBias) {
@@ -81,6 +89,13 @@ void ParseLogitBias(int32_t vocab_size, JsonFields* fields, SamplingParams* samp
 }
 
 void ParseStopStrings(JsonFields* fields, std::vector<std::string>* stops) {
+  fields->Describe("stop", [] {
+    const Json text = {{"type", "string"}, {"minLength", 1}, {"maxLength", kMaxStopBytes}};
+    return Json{{"anyOf",
+                 {text,
+                  {{"type", "array"}, {"items", text}, {"maxItems", kMaxStops}},
+                  {{"type", "null"}}}}};
+  });
   const Json* found = fields->Find("stop");
   if (found == nullptr) return;
   const Json list = found->is_array() ? *found : Json::array({*found});
@@ -103,6 +118,11 @@ void ParseStopStrings(JsonFields* fields, std::vector<std::string>* stops) {
 
 void ParseStopCriteria(int32_t vocab_size, JsonFields* fields, StopCriteria* stop) {
   ParseStopStrings(fields, &stop->stop_strings);
+  fields->Describe("stop_token_ids", [=] {
+    return Json{{"type", {"array", "null"}},
+                {"items", TokenIdSchema(vocab_size)},
+                {"maxItems", kMaxStopTokenIds}};
+  });
   if (const Json* found = fields->Find("stop_token_ids")) {
     auto ids = ParseTokenIds(*found, "stop_token_ids", vocab_size);
     if (!ids.ok()) return fields->Fail(ids.status());
@@ -120,6 +140,14 @@ void ParseStopCriteria(int32_t vocab_size, JsonFields* fields, StopCriteria* sto
 void ParseUnsupported(JsonFields* fields) {
   std::string user;
   fields->String("user", &user);
+  fields->Describe("response_format", [] {
+    return Json{{"type", {"object", "null"}},
+                {"properties", {{"type", {{"const", "text"}}}}},
+                {"required", {"type"}},
+                {"additionalProperties", false}};
+  });
+  fields->Describe("tools", [] { return Json{{"type", {"array", "null"}}, {"maxItems", 0}}; });
+  fields->Describe("tool_choice", [] { return Json{{"enum", {"none", nullptr}}}; });
   if (const Json* format = fields->Find("response_format")) {
     const Json text = {{"type", "text"}};
     if (*format != text) fields->Fail(NotSupported("response_format"));
@@ -134,32 +162,24 @@ void ParseUnsupported(JsonFields* fields) {
 
 void ParseStreaming(JsonFields* fields, OpenAiRequest* request) {
   fields->Bool("stream", &request->stream);
-  const Json* found = fields->Find("stream_options");
-  if (found == nullptr) return;
-  if (!found->is_object() || !request->stream) {
-    return fields->Fail(FieldError("stream_options",
-                                   "stream_options must be an object, and only goes with "
-                                   "\"stream\": true"));
+  fields->Object("stream_options", [request](JsonFields* options) {
+    options->Bool("include_usage", &request->include_usage);
+  });
+  if (fields->Find("stream_options") != nullptr && !request->stream) {
+    fields->Fail(FieldError("stream_options", "stream_options only goes with \"stream\": true"));
   }
-  JsonFields options(*found, "stream_options.");
-  options.Bool("include_usage", &request->include_usage);
-  fields->Fail(options.status());
-  request->unknown_fields = options.Unknown();
 }
 
 // "speculation": how this request is guessed ahead; without it as the server is set.
 void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
-  const Json* found = fields->Find("speculation");
-  if (found == nullptr) return;
-  if (!found->is_object()) {
-    return fields->Fail(FieldError("speculation", "speculation must be an object"));
-  }
-  JsonFields options(*found, "speculation.");
   std::string drafter = "auto", acceptance = "exact";
-  options.String("drafter", &drafter);
-  options.Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
-  options.String("acceptance", &acceptance);
-  fields->Fail(options.status());
+  fields->Object("speculation", [&](JsonFields* options) {
+    options->String("drafter", &drafter);
+    options->Describe("drafter", [] { return Json{{"enum", {"auto", "none", "ngram", nullptr}}}; });
+    options->Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
+    options->String("acceptance", &acceptance);
+    options->Describe("acceptance", [] { return Json{{"enum", {"exact", nullptr}}}; });
+  });
   if (drafter == "none") {
     request->drafting = Drafting::kNone;
   } else if (drafter == "medusa" || drafter == "draft_model") {
@@ -198,6 +218,17 @@ void CheckMinTokens(JsonFields* fields, const GenerationRequest& request) {
   }
 }
 
+Json PromptSchema(int32_t vocab_size) {
+  const Json text = {{"type", "string"}};
+  const Json ids = {{"type", "array"}, {"items", TokenIdSchema(vocab_size)}, {"minItems", 1}};
+  const Json prompts = {{"type", "array"},
+                        {"items", {{"anyOf", {text, ids}}}},
+                        {"minItems", 1},
+                        {"maxItems", kMaxPrompts}};
+  return {{"anyOf", {text, ids, prompts}},
+          {"description", "Text or token ids; several of these are answered as one."}};
+}
+
 // One prompt is a string or ids; several are an array of those.
 StatusOr<std::vector<Prompt>> ParsePrompts(const Json& value, int32_t vocab_size) {
   if (value.is_string()) return std::vector<Prompt>{value.get<std::string>()};
@@ -228,6 +259,7 @@ StatusOr<std::vector<Prompt>> ParsePrompts(const Json& value, int32_t vocab_size
 
 void ParseCompletion(const RequestLimits& limits, JsonFields* fields, OpenAiRequest* request) {
   GenerationRequest& generation = request->generation;
+  fields->Describe("prompt", [&] { return PromptSchema(limits.vocab_size); });
   if (const Json* prompt = fields->Find("prompt")) {
     auto prompts = ParsePrompts(*prompt, limits.vocab_size);
     fields->Fail(prompts.status());
@@ -238,6 +270,9 @@ void ParseCompletion(const RequestLimits& limits, JsonFields* fields, OpenAiRequ
   fields->Bool("echo", &request->echo);
   generation.default_max_tokens = kDefaultCompletionTokens;
   fields->Integer("max_tokens", request->echo ? 0 : 1, kMaxInt, &generation.max_tokens);
+  fields->Describe("max_tokens", [] {
+    return Json{{"minimum", 0}, {"description", "At least 1, unless the prompt is echoed."}};
+  });
   CheckMinTokens(fields, generation);
 
   std::optional<int32_t> logprobs;
@@ -281,6 +316,7 @@ StatusOr<Json> ParseContent(const Json& content, const std::string& param) {
 
 void ParseChat(JsonFields* fields, OpenAiRequest* request) {
   GenerationRequest& generation = request->generation;
+  fields->Describe("messages", MessagesSchema);
   if (const Json* messages = fields->Find("messages")) {
     auto parsed = ParseMessages(*messages);
     fields->Fail(parsed.status());
@@ -296,6 +332,15 @@ void ParseChat(JsonFields* fields, OpenAiRequest* request) {
   fields->Integer("top_logprobs", 0, kMaxTopLogprobs, &generation.top_logprobs);
   if (generation.top_logprobs > 0 && !generation.logprobs) {
     fields->Fail(FieldError("top_logprobs", "top_logprobs only goes with \"logprobs\": true"));
+  }
+}
+
+void ParseFields(const RequestLimits& limits, JsonFields* fields, OpenAiRequest* request) {
+  ParseCommon(limits, fields, request);
+  if (request->kind == ApiKind::kChat) {
+    ParseChat(fields, request);
+  } else {
+    ParseCompletion(limits, fields, request);
   }
 }
 
@@ -322,22 +367,39 @@ StatusOr<Json> ParseMessages(const Json& value) {
   return messages;
 }
 
+Json MessagesSchema() {
+  const Json part = {
+      {"type", "object"},
+      {"properties", {{"type", {{"const", "text"}}}, {"text", {{"type", "string"}}}}},
+      {"required", {"type", "text"}}};
+  const Json content = {
+      {"anyOf", {{{"type", "string"}}, {{"type", "array"}, {"items", part}}, {{"type", "null"}}}}};
+  const Json message = {{"type", "object"},
+                        {"properties", {{"role", {{"type", "string"}}}, {"content", content}}},
+                        {"required", {"role"}}};
+  return {{"type", "array"}, {"items", message}, {"minItems", 1}};
+}
+
 StatusOr<OpenAiRequest> ParseOpenAiRequest(ApiKind kind, const Json& body,
                                            const RequestLimits& limits) {
   if (!body.is_object()) return InvalidArgument("the request body must be a JSON object");
   OpenAiRequest request;
   request.kind = kind;
   JsonFields fields(body);
-  ParseCommon(limits, &fields, &request);
-  if (kind == ApiKind::kChat) {
-    ParseChat(&fields, &request);
-  } else {
-    ParseCompletion(limits, &fields, &request);
-  }
+  ParseFields(limits, &fields, &request);
   TREELINE_RETURN_IF_ERROR(fields.status());
-  const std::vector<std::string> unknown = fields.Unknown();
-  request.unknown_fields.insert(request.unknown_fields.end(), unknown.begin(), unknown.end());
+  request.unknown_fields = fields.Unknown();
   return request;
+}
+
+Json OpenAiRequestSchema(ApiKind kind, const RequestLimits& limits) {
+  OpenAiRequest request;
+  request.kind = kind;
+  Json properties =
+      JsonFields::Properties([&](JsonFields* fields) { ParseFields(limits, fields, &request); });
+  return {{"type", "object"},
+          {"properties", std::move(properties)},
+          {"required", {kind == ApiKind::kChat ? "messages" : "prompt"}}};
 }
 
 }  // namespace treeline

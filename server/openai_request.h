@@ -34,8 +34,13 @@ struct RequestLimits {
 StatusOr<OpenAiRequest> ParseOpenAiRequest(ApiKind kind, const Json& body,
                                            const RequestLimits& limits);
 
+// JSON Schema of the bodies that it takes, made by the same calls. (What depends on several fields
+// at once is not in it.)
+Json OpenAiRequestSchema(ApiKind kind, const RequestLimits& limits);
+
 // "messages": an array of {"role", "content"}; arrays of text parts become one string.
 StatusOr<Json> ParseMessages(const Json& value);
+Json MessagesSchema();
 
 }  // namespace treeline
 
