@@ -398,8 +398,11 @@ TEST_F(HttpApiTest, ReadyFailsWhileTheLoopStalls) {
   WaitUntilIdle();
   clock_.Advance(std::chrono::hours(1));
   Get("/ready");  // Nothing to do is no stall.
+  // The loop reads the clock as a round begins, so the step must have begun before time passes.
+  std::atomic<bool> in_step = false;
+  engine_.set_on_step([&](const Batch&) { in_step = true; });
   client_->Post("/v1/completions", R"({"prompt": "w", "max_tokens": 1})");
-  while (scheduler_->Idle()) std::this_thread::yield();
+  while (!in_step) std::this_thread::yield();
   TestClient probe(server_->port());
   const auto ready = [&] {
     probe.Get("/ready");
@@ -414,6 +417,8 @@ TEST_F(HttpApiTest, ReadyFailsWhileTheLoopStalls) {
   tokens_allowed_.release(1);
   EXPECT_EQ(client_->Read().status, 200);
   EXPECT_EQ(ready().status, 200);
+  WaitUntilIdle();
+  engine_.set_on_step([](const Batch&) {});
 }
 
 TEST_F(HttpApiTest, KeysHaveLimits) {
