@@ -69,10 +69,12 @@ class Load:
         self.mismatches: list[str] = []
 
     async def run_one(self, body: Body, expected: list[Any] | None = None) -> client.Answer | None:
+        start = time.monotonic()
         try:
             answer = await client.complete(self.host, self.port, body)
         except (OSError, client.Broken, asyncio.TimeoutError) as error:
-            self.failures.append(f"{type(error).__name__}: {error}")
+            elapsed = time.monotonic() - start
+            self.failures.append(f"{type(error).__name__} after {elapsed:.0f} s: {error}")
             return None
         if answer.status == 200 and not answer.done:
             self.failures.append(f"a stream ended early: {answer.error}")
