@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   message.set_role("user");
   message.set_content(argv[2]);
   request.set_max_tokens(200);
+  request.set_temperature(0);
 
   const auto reader = stub->Generate(&context, request);
   treeline::v1::GenerateResponse part;

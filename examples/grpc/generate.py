@@ -26,6 +26,7 @@ def main() -> None:
         chat=inference_pb2.Chat(
             messages=[inference_pb2.ChatMessage(role="user", content=question)]),
         max_tokens=200,
+        temperature=0,
     )
     with grpc.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
