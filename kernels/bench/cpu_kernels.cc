@@ -88,25 +88,32 @@ void RegisterMatMul() {
   }
 }
 
-// One layer's attention of `rows` more tokens after `context`. form 0: softmax; others: groups of
-// 128, 4 sinks, hedgehog, joint, decay, 32 taps, and a window that is 1: sliding over 128 tokens,
-// 2: of two groups.
+// One layer's attention of `rows` more tokens after `context`, with bf16 rings where `bf16`. form
+// 0: softmax; others: 4 sinks, 32 taps, and 1: groups of 128, hedgehog, joint, decay, a window that
+// slides over 128 tokens; 2: one of two groups; 3: a window of 66 groups of 64 and no S.
 void Attention(benchmark::State& state) {
   const int32_t rows = state.range(0), context = state.range(1);
   AttentionLayer layer;
   layer.heads = kHeads;
   layer.kv_heads = kKvHeads;
   layer.head_dim = kHeadDim;
-  if (state.range(2) > 0) {
-    const bool sliding = state.range(2) == 1;
-    layer.form.group_size = 128;
-    layer.form.window = sliding ? Window::kSliding : Window::kGroup;
-    layer.form.window_size = sliding ? 128 : 256;
+  const int64_t form = state.range(2);
+  layer.state_type = state.range(3) ? StateType::kBF16 : StateType::kF32;
+  if (form > 0) {
     layer.form.sinks = 4;
+    layer.form.conv_kernel = 63;
+  }
+  if (form == 1 || form == 2) {
+    layer.form.group_size = 128;
+    layer.form.window = form == 1 ? Window::kSliding : Window::kGroup;
+    layer.form.window_size = form == 1 ? 128 : 256;
     layer.form.decay = true;
     layer.form.feature_map = FeatureMap::kHedgehog;
     layer.form.denominator = Denominator::kJoint;
-    layer.form.conv_kernel = 63;
+  }
+  if (form == 3) {
+    layer.form.group_size = 64;
+    layer.form.window_size = 66 * 64;
   }
   layer.k_ring_rows = layer.form.k_ring_rows(context + rows);
   layer.v_ring_rows = layer.form.v_ring_rows(context + rows);
@@ -152,8 +159,8 @@ void Attention(benchmark::State& state) {
       benchmark::Counter(rows, benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(Attention)
-    ->ArgNames({"rows", "context", "form"})
-    ->ArgsProduct({{1, 512}, {0, 2048, 8192}, {0, 1, 2}})
+    ->ArgNames({"rows", "context", "form", "bf16"})
+    ->ArgsProduct({{1, 512}, {0, 2048, 8192}, {0, 1, 2, 3}, {0, 1}})
     ->UseRealTime();
 
 }  // namespace
