@@ -75,10 +75,10 @@ def post(server: Server, path: str, **body) -> dict:
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 7}])
 def test_a_stream_says_what_http_says(api, stub, grpc_server: Server, sampling: dict) -> None:
-    request = api[0].GenerateRequest(prompt=PROMPT, max_tokens=24, logprobs=2, **sampling)
-    parts = list(stub.Generate(request))
-    http = post(grpc_server, "/v1/completions", prompt=PROMPT, max_tokens=24, logprobs=2,
-                **sampling)
+    asked = {"prompt": PROMPT, "max_tokens": 24, "logprobs": 2, "ignore_eos": True,
+             "skip_special_tokens": False, **sampling}
+    parts = list(stub.Generate(api[0].GenerateRequest(**asked)))
+    http = post(grpc_server, "/v1/completions", **asked)
     choice = http["choices"][0]
     assert "".join(part.text for part in parts) == choice["text"]
     logprobs = [token.logprob for part in parts for token in part.logprobs]

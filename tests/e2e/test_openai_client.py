@@ -53,7 +53,10 @@ def test_chat_stream_says_the_same(client: openai.OpenAI) -> None:
     assert text == whole.choices[0].message.content
     first = chunks[0].choices[0].delta
     assert first.role == "assistant" and first.content  # No chunk with a role only.
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    # The second one's prompt may be cached and its tokens guessed; how many there are is the same.
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert [c.usage for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-2].choices[0].finish_reason == "stop"
 

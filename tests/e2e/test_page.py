@@ -93,7 +93,7 @@ def test_a_chat_streams_and_shows_what_was_guessed_ahead(page: chromium.Page) ->
 
 
 def test_escape_stops_a_generation(page: chromium.Page) -> None:
-    ask(page, "Count to one thousand.", 2000)
+    ask(page, "Write a very long story about the sea, with many chapters.", 4000)
     page.wait_for(f"{ANSWERS}?.textContent.length > 0")
     page.wait_for("document.querySelector('#running').textContent === '1'")
     page.press("Escape", 27)
