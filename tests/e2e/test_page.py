@@ -72,13 +72,13 @@ def ask(page: chromium.Page, question: str, max_tokens: int) -> None:
 
 def test_a_chat_streams_and_shows_what_was_guessed_ahead(page: chromium.Page) -> None:
     page.wait_for("document.querySelector('#model').textContent.includes('tokens')")
-    ask(page, "Repeat this ten times: one two three four five six seven.", 120)
+    ask(page, "Write a very long story about the sea, with many chapters.", 400)
     page.wait_for(f"{ANSWERS}?.textContent.length > 0")
     first = page.evaluate(f"{ANSWERS}.textContent")
     page.wait_for(f"{ANSWERS}.textContent.length > {len(first)}")  # It streams.
     page.wait_for("document.querySelector('#stop').disabled")
     answer = page.evaluate(f"{ANSWERS}.textContent")
-    assert answer.startswith(first) and "seven" in answer
+    assert answer.startswith(first)
     assert page.evaluate("document.querySelectorAll('.accepted').length") > 0
     assert "guessed ahead" in page.evaluate("document.querySelector('#speed').textContent")
     assert "tokens/s" in page.evaluate("document.querySelector('#speed').textContent")
