@@ -20,7 +20,8 @@ void Average(double value, double& average) {
 int32_t PromptPacer::MaxPromptTokens(int32_t num_decoding) const {
   if (step_time_ == 0 || num_decoding == 0) return std::numeric_limits<int32_t>::max();
   if (prompt_token_ < 0) return kFirstPromptTokens;
-  const double left = step_time_ - std::max(decode_step_, 0.0);
+  const double decodes = std::max(decode_step_, 0.0);
+  const double left = std::max(step_time_ - decodes, decodes);
   const double tokens = left / std::max(prompt_token_, 1e-9);
   return static_cast<int32_t>(std::clamp(tokens, 1.0, double{std::numeric_limits<int32_t>::max()}));
 }

@@ -11,11 +11,11 @@ namespace treeline {
 
 class PromptPacer {
  public:
-  // 0: steps may take as long as they like.
+  // 0: steps may take as long as they like. Where the decodes alone take half of step_time or more,
+  // prompts get as much time as they: a slow machine must not starve its prompts.
   explicit PromptPacer(Duration step_time) : step_time_(ToSeconds(step_time)) {}
 
-  // The tokens of prompts that the next step may run beside `num_decoding` sequences, at least 1:
-  // prompts must get on, however slow the machine.
+  // The tokens of prompts that the next step may run beside `num_decoding` sequences, at least 1.
   int32_t MaxPromptTokens(int32_t num_decoding) const;
 
   // What a step took that ran so much.

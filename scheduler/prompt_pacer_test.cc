@@ -45,10 +45,18 @@ TEST(PromptPacer, FollowsAMachineThatSlowsDown) {
   EXPECT_LE(pacer.MaxPromptTokens(4), 50);
 }
 
+// Bug: where a step of decodes took longer than the budget, prompts got on by a token a step.
+TEST(PromptPacer, SlowDecodesDoNotStarvePrompts) {
+  PromptPacer pacer(milliseconds(100));
+  pacer.Observe(0, 1, milliseconds(400));
+  pacer.Observe(16, 1, milliseconds(400 + 16 * 10));
+  EXPECT_NEAR(pacer.MaxPromptTokens(1), 40, 1);  // As long as the decodes.
+}
+
 TEST(PromptPacer, PromptsGetOnHoweverSlowTheMachine) {
   PromptPacer pacer(milliseconds(1));
   pacer.Observe(0, 1, milliseconds(400));
-  pacer.Observe(16, 1, milliseconds(4000));
+  pacer.Observe(1, 1, milliseconds(4000));
   EXPECT_EQ(pacer.MaxPromptTokens(1), 1);
 }
 

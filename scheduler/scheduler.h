@@ -54,7 +54,8 @@ class Scheduler {
     // Waiting for a slot; more are refused. At least 1 each; one request waits whatever its size.
     int32_t max_queued_requests = 256;
     int64_t max_queued_tokens = int64_t{1} << 20;  // Of prompts, each once a choice.
-    // What a step may take while sequences decode, so long as prompts get on at all; 0: no limit.
+    // What a step may take while sequences decode, or twice what they alone take (PromptPacer); 0:
+    // no limit.
     Duration step_time{0};
     // A request that has waited so long goes before one of 1 less that has just come; 0: priority
     // decides however long it takes.

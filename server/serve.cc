@@ -18,6 +18,7 @@
 
 #include "engine/base/clock.h"
 #include "server/api_keys.h"
+#include "server/flags.h"
 #include "server/grpc_server.h"
 #include "server/http_api.h"
 #include "server/http_server.h"
@@ -156,9 +157,8 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   scheduling.max_queued_tokens = config.max_queued_tokens();
   scheduling.step_time = Seconds(config.max_step_seconds());
   scheduling.priority_ageing = Seconds(config.priority_ageing_seconds());
-  if (config.prefix_cache_memory() != "0") {
-    scheduling.prefix_interval = config.prefix_cache_interval();
-  }
+  const bool keeps_prefixes = ParseBytes(config.prefix_cache_memory()).value_or(1) > 0;  // Or auto.
+  if (keeps_prefixes) scheduling.prefix_interval = config.prefix_cache_interval();
   if (config.drafter() != "none") scheduling.max_draft_nodes = config.max_draft_nodes();
   options.draft_where_it_pays = config.drafter() == "auto";
   options.request_timeout = Seconds(config.request_timeout_seconds());
