@@ -57,6 +57,17 @@ struct AddBiasParams {
   int32_t dim = 0;
 };
 
+// y = x + silu(y + bias), in place, for several heads over the same x: what a Medusa head does with
+// its product.
+struct ResidualSiluParams {
+  const float* x = nullptr;     // [rows, dim]
+  const float* bias = nullptr;  // [heads, dim]
+  float* y = nullptr;           // [rows, heads, dim]
+  int32_t rows = 0;
+  int32_t heads = 0;
+  int32_t dim = 0;
+};
+
 // y = x W^T, or y += x W^T.
 struct MatMulParams {
   const float* x = nullptr;  // [rows, k]

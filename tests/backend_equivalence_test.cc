@@ -235,6 +235,24 @@ TEST_P(BackendEquivalence, AddBias) {
   }
 }
 
+TEST_P(BackendEquivalence, ResidualSilu) {
+  constexpr double kTolerance = 2e-7;
+  for (const int32_t dim : {1, 24, 1000}) {
+    const int32_t rows = 7, heads = 3;
+    const std::vector<float> x = Random(rows * dim, rng_), bias = Random(heads * dim, rng_);
+    const std::vector<float> y = Random(rows * heads * dim, rng_);
+    std::vector<float> expected = y;
+    reference::ResidualSilu({x.data(), bias.data(), expected.data(), rows, heads, dim});
+    const auto run = [&](const std::vector<float>& by) {
+      const DeviceArray<float> device_x = Upload(x), device_bias = Upload(by), out = Upload(y);
+      backend_->ResidualSilu({device_x.data(), device_bias.data(), out.data(), rows, heads, dim});
+      return out.Read();
+    };
+    EXPECT_LE(Error(run(bias), expected), kTolerance) << dim;
+    EXPECT_GE(Error(run(WithFault(bias, 0)), expected), kClear * kTolerance) << dim;
+  }
+}
+
 TEST_P(BackendEquivalence, RoundToState) {
   const int32_t rows = 3, columns = 24, stride = 30;
   const std::vector<float> x = Random(rows * stride, rng_);

@@ -65,6 +65,7 @@ class Backend {
   virtual void RopeAngles(const RopeAnglesParams& params) = 0;
   virtual void Rope(const RopeParams& params) = 0;
   virtual void AddBias(const AddBiasParams& params) = 0;
+  virtual void ResidualSilu(const ResidualSiluParams& params) = 0;
   // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
   virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                             int32_t row_stride) = 0;

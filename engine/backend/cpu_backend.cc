@@ -155,6 +155,7 @@ class CpuBackend : public Backend {
   void RopeAngles(const RopeAnglesParams& params) override { cpu::RopeAngles(params, pool_); }
   void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
   void AddBias(const AddBiasParams& params) override { cpu::AddBias(params, pool_); }
+  void ResidualSilu(const ResidualSiluParams& params) override { cpu::ResidualSilu(params, pool_); }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                     int32_t row_stride) override {
     if (type == StateType::kF32) return;

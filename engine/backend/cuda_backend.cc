@@ -114,6 +114,9 @@ class CudaBackend : public Backend {
   void RopeAngles(const RopeAnglesParams& params) override { cuda::RopeAngles(params, *stream_); }
   void Rope(const RopeParams& params) override { cuda::Rope(params, *stream_); }
   void AddBias(const AddBiasParams& params) override { cuda::AddBias(params, *stream_); }
+  void ResidualSilu(const ResidualSiluParams& params) override {
+    cuda::ResidualSilu(params, *stream_);
+  }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                     int32_t row_stride) override {
     if (type == StateType::kF32) return;

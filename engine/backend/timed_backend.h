@@ -50,6 +50,7 @@ class TimedBackend : public Backend {
   void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate, const Matrix& up) override;
   void RmsNorm(const RmsNormParams& params) override { backend_->RmsNorm(params); }
   void AddBias(const AddBiasParams& params) override { backend_->AddBias(params); }
+  void ResidualSilu(const ResidualSiluParams& params) override { backend_->ResidualSilu(params); }
   void RopeAngles(const RopeAnglesParams& params) override { backend_->RopeAngles(params); }
   void Rope(const RopeParams& params) override { backend_->Rope(params); }
   void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,

@@ -116,6 +116,18 @@ void AddBias(const AddBiasParams& params, ThreadPool& pool) {
   });
 }
 
+void ResidualSilu(const ResidualSiluParams& params, ThreadPool& pool) {
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    const float* x = params.x + int64_t{row} * params.dim;
+    const int32_t size = params.heads * params.dim;
+    float* y = params.y + int64_t{row} * size;
+    for (int32_t i = 0; i < size; ++i) {
+      const float gate = y[i] + params.bias[i];
+      y[i] = x[i % params.dim] + gate / (1.0f + std::exp(-gate));
+    }
+  });
+}
+
 void RoundToBf16(std::span<float> values) {
   for (float& value : values) value = Bf16ToFloat(FloatToBf16(value));
 }

@@ -17,6 +17,7 @@ void RmsNorm(const RmsNormParams& params, ThreadPool& pool);
 void RopeAngles(const RopeAnglesParams& params, ThreadPool& pool);
 void Rope(const RopeParams& params, ThreadPool& pool);
 void AddBias(const AddBiasParams& params, ThreadPool& pool);
+void ResidualSilu(const ResidualSiluParams& params, ThreadPool& pool);
 
 // Rounds every value to the nearest bf16 (ties to even) and back.
 void RoundToBf16(std::span<float> values);

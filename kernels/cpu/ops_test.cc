@@ -96,5 +96,22 @@ TEST(AddBias, AddsTheVectorToEveryRow) {
   }
 }
 
+TEST(ResidualSilu, AddsEachHeadToItsRow) {
+  std::mt19937 rng(5);
+  ThreadPool pool(2);
+  for (const int32_t dim : kDims) {
+    for (const int32_t rows : kRows) {
+      constexpr int32_t kHeads = 3;
+      const auto x = RandomValues(size_t(rows) * dim, rng);
+      const auto bias = RandomValues(size_t(kHeads) * dim, rng);
+      auto actual = RandomValues(size_t(rows) * kHeads * dim, rng);
+      auto expected = actual;
+      cpu::ResidualSilu({x.data(), bias.data(), actual.data(), rows, kHeads, dim}, pool);
+      reference::ResidualSilu({x.data(), bias.data(), expected.data(), rows, kHeads, dim});
+      for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 2e-6) << i;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace treeline

@@ -71,6 +71,15 @@ __global__ void AddBiasKernel(AddBiasParams params) {
   }
 }
 
+__global__ void ResidualSiluKernel(ResidualSiluParams params) {
+  const int64_t element = GlobalThread();
+  const int64_t head = element / params.dim;  // Over the heads of all rows.
+  if (head >= int64_t{params.rows} * params.heads) return;
+  const int64_t i = element % params.dim;
+  const float gate = params.y[element] + params.bias[head % params.heads * params.dim + i];
+  params.y[element] = params.x[head / params.heads * params.dim + i] + gate / (1 + expf(-gate));
+}
+
 __global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32_t row_stride) {
   const int64_t element = GlobalThread();
   const int64_t row = element / columns;
@@ -98,6 +107,11 @@ void Rope(const RopeParams& params, Stream& stream) {
 void AddBias(const AddBiasParams& params, Stream& stream) {
   Launch(stream, "AddBias", AddBiasKernel, GridFor(int64_t{params.rows} * params.dim), kThreads, 0,
          params);
+}
+
+void ResidualSilu(const ResidualSiluParams& params, Stream& stream) {
+  Launch(stream, "ResidualSilu", ResidualSiluKernel,
+         GridFor(int64_t{params.rows} * params.heads * params.dim), kThreads, 0, params);
 }
 
 void RoundToBf16(float* x, int32_t rows, int32_t columns, int32_t row_stride, Stream& stream) {

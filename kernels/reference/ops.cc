@@ -54,6 +54,19 @@ void AddBias(const AddBiasParams& params) {
   }
 }
 
+void ResidualSilu(const ResidualSiluParams& params) {
+  for (int32_t row = 0; row < params.rows; ++row) {
+    for (int32_t head = 0; head < params.heads; ++head) {
+      for (int32_t i = 0; i < params.dim; ++i) {
+        float& y = params.y[(int64_t{row} * params.heads + head) * params.dim + i];
+        const double gate = double{y} + params.bias[int64_t{head} * params.dim + i];
+        y = static_cast<float>(params.x[int64_t{row} * params.dim + i] +
+                               gate / (1 + std::exp(-gate)));
+      }
+    }
+  }
+}
+
 namespace {
 
 double Dot(const float* a, const float* b, int32_t n) {

@@ -11,6 +11,7 @@ void RmsNorm(const RmsNormParams& params);
 void RopeAngles(const RopeAnglesParams& params);
 void Rope(const RopeParams& params);
 void AddBias(const AddBiasParams& params);
+void ResidualSilu(const ResidualSiluParams& params);
 // weight: [n, k].
 void MatMul(const MatMulParams& params, const float* weight, int32_t n, int32_t k);
 // gate, up: [n, k].
