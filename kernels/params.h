@@ -57,12 +57,13 @@ struct AddBiasParams {
   int32_t dim = 0;
 };
 
-// y = x + silu(y + bias), in place, for several heads over the same x: what a Medusa head does with
-// its product.
+// y = x + silu(gates + bias) for several heads over the same x: what a Medusa head does with its
+// product.
 struct ResidualSiluParams {
-  const float* x = nullptr;     // [rows, dim]
-  const float* bias = nullptr;  // [heads, dim]
-  float* y = nullptr;           // [rows, heads, dim]
+  const float* x = nullptr;      // [rows, dim]
+  const float* gates = nullptr;  // [rows, heads, dim]
+  const float* bias = nullptr;   // [heads, dim]
+  float* y = nullptr;            // [heads, rows, dim]
   int32_t rows = 0;
   int32_t heads = 0;
   int32_t dim = 0;

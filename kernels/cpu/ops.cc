@@ -117,13 +117,15 @@ void AddBias(const AddBiasParams& params, ThreadPool& pool) {
 }
 
 void ResidualSilu(const ResidualSiluParams& params, ThreadPool& pool) {
-  ForEachRow(params.rows, pool, [&](int32_t row) {
-    const float* x = params.x + int64_t{row} * params.dim;
-    const int32_t size = params.heads * params.dim;
-    float* y = params.y + int64_t{row} * size;
-    for (int32_t i = 0; i < size; ++i) {
-      const float gate = y[i] + params.bias[i];
-      y[i] = x[i % params.dim] + gate / (1.0f + std::exp(-gate));
+  ForEachRow(params.rows * params.heads, pool, [&](int32_t index) {
+    const int64_t row = index / params.heads, head = index % params.heads, dim = params.dim;
+    const float* x = params.x + row * dim;
+    const float* gates = params.gates + index * dim;
+    const float* bias = params.bias + head * dim;
+    float* y = params.y + (head * params.rows + row) * dim;
+    for (int64_t i = 0; i < dim; ++i) {
+      const float gate = gates[i] + bias[i];
+      y[i] = x[i] + gate / (1.0f + std::exp(-gate));
     }
   });
 }

@@ -104,10 +104,13 @@ TEST(ResidualSilu, AddsEachHeadToItsRow) {
       constexpr int32_t kHeads = 3;
       const auto x = RandomValues(size_t(rows) * dim, rng);
       const auto bias = RandomValues(size_t(kHeads) * dim, rng);
-      auto actual = RandomValues(size_t(rows) * kHeads * dim, rng);
-      auto expected = actual;
-      cpu::ResidualSilu({x.data(), bias.data(), actual.data(), rows, kHeads, dim}, pool);
-      reference::ResidualSilu({x.data(), bias.data(), expected.data(), rows, kHeads, dim});
+      const auto gates = RandomValues(size_t(rows) * kHeads * dim, rng);
+      std::vector<float> actual(gates.size()), expected(gates.size());
+      ResidualSiluParams params{x.data(), gates.data(), bias.data(), actual.data(),
+                                rows,     kHeads,       dim};
+      cpu::ResidualSilu(params, pool);
+      params.y = expected.data();
+      reference::ResidualSilu(params);
       for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 2e-6) << i;
     }
   }

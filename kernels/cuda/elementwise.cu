@@ -73,11 +73,12 @@ __global__ void AddBiasKernel(AddBiasParams params) {
 
 __global__ void ResidualSiluKernel(ResidualSiluParams params) {
   const int64_t element = GlobalThread();
-  const int64_t head = element / params.dim;  // Over the heads of all rows.
-  if (head >= int64_t{params.rows} * params.heads) return;
-  const int64_t i = element % params.dim;
-  const float gate = params.y[element] + params.bias[head % params.heads * params.dim + i];
-  params.y[element] = params.x[head / params.heads * params.dim + i] + gate / (1 + expf(-gate));
+  const int64_t i = element % params.dim, head = element / params.dim % params.heads;
+  const int64_t row = element / params.dim / params.heads;
+  if (row >= params.rows) return;
+  const float gate = params.gates[element] + params.bias[head * params.dim + i];
+  params.y[(head * params.rows + row) * params.dim + i] =
+      params.x[row * params.dim + i] + gate / (1 + expf(-gate));
 }
 
 __global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32_t row_stride) {

@@ -58,10 +58,11 @@ void ResidualSilu(const ResidualSiluParams& params) {
   for (int32_t row = 0; row < params.rows; ++row) {
     for (int32_t head = 0; head < params.heads; ++head) {
       for (int32_t i = 0; i < params.dim; ++i) {
-        float& y = params.y[(int64_t{row} * params.heads + head) * params.dim + i];
-        const double gate = double{y} + params.bias[int64_t{head} * params.dim + i];
-        y = static_cast<float>(params.x[int64_t{row} * params.dim + i] +
-                               gate / (1 + std::exp(-gate)));
+        const double gate =
+            double{params.gates[(int64_t{row} * params.heads + head) * params.dim + i]} +
+            params.bias[int64_t{head} * params.dim + i];
+        params.y[(int64_t{head} * params.rows + row) * params.dim + i] = static_cast<float>(
+            params.x[int64_t{row} * params.dim + i] + gate / (1 + std::exp(-gate)));
       }
     }
   }
