@@ -236,7 +236,7 @@ def _export(args: argparse.Namespace) -> None:
         spec = run.settings.linear_attention
         export.merged(trained, args.model, spec, args.out, args.float32)
     if run.checkpoint("medusa").exists():
-        medusa.save(run.medusa(), args.model.name, args.out / "medusa")
+        medusa.save(run.medusa(), args.model.name, args.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
 A merged folder is a Hugging Face folder with `linear_attention` in config.json. An adapter folder
 holds adapter_model.safetensors, low-rank updates by PEFT's names (W + lora_alpha / r * B A) and the
-attention's tensors by their own, and adapter_config.json, which carries `linear_attention`.
+attention's tensors by their own, and adapter_config.json, which carries `linear_attention`. The
+low-rank matrices are int8; NAME.scale, float32, holds what a row's integers are to be multiplied by.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def adapter(
     for name, linear in linears.items():
         for part, module in (("lora_A", linear.lora_A), ("lora_B", linear.lora_B)):
             value = module.weight.detach().float().cpu().numpy()
-            tensors[f"{_PEFT_PREFIX}{name}.{part}.weight"] = safetensors_io.to_bf16(value)
+            stored = f"{_PEFT_PREFIX}{name}.{part}.weight"
+            tensors[stored], tensors[f"{stored}.scale"] = quantised(value)
     tensors.update(_attention_tensors(model, "model."))
     safetensors_io.save(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     first = next(iter(linears.values()), None)
@@ -85,6 +87,13 @@ def adapter(
             "linear_attention": dict(linear_attention),
         },
     )
+
+
+def quantised(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 rows and the float32 scale of each: the row's largest value becomes 127."""
+    scale = np.abs(matrix).max(1) / np.float32(127)
+    integers = np.rint(matrix / np.where(scale == 0, 1, scale)[:, None])
+    return integers.astype(np.int8), scale.astype(np.float32)
 
 
 def _is_trained(linear: Linear) -> bool:

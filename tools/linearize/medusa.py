@@ -87,4 +87,4 @@ def save(heads: MedusaHeads, base_name: str, folder: pathlib.Path) -> None:
         "medusa_num_layers": 1,
         "shared_lm_head": True,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "medusa_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -254,9 +254,9 @@ def load(
 
 
 def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise ValueError(f"{folder}: no .safetensors file")
+        raise ValueError(f"{folder}: no model*.safetensors file")
     weights: dict[str, np.ndarray] = {}
     for file in files:
         weights.update(safetensors_io.load(file)[0])

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="tools/linearize needs PyTorch")
 
 from linearize import __main__ as command_line  # noqa: E402
-from linearize import corpus, loss, medusa, model, training  # noqa: E402
+from linearize import corpus, export, loss, medusa, model, training  # noqa: E402
 from oracle import model as oracle  # noqa: E402
 
 _BASE = pathlib.Path(__file__).parents[2] / "tests" / "testdata" / "checkpoints" / "softmax"
@@ -164,11 +164,11 @@ def test_medusa_heads_learn_and_are_exported(workplace: pathlib.Path) -> None:
     assert command_line.main([
         "export", "--model", str(_BASE), "--run", str(workplace / "run"), "--out", str(out),
     ]) == 0  # fmt: skip
-    tensors = model.safetensors_io.load(out / "medusa" / "medusa_lm_head.safetensors")[0]
+    tensors = model.safetensors_io.load(out / "medusa_lm_head.safetensors")[0]
     assert sorted(tensors) == [
         f"{k}.0.linear.{part}" for k in (0, 1) for part in ("bias", "weight")
     ]
-    assert json.loads((out / "medusa" / "config.json").read_text())["medusa_num_heads"] == 2
+    assert json.loads((out / "medusa_config.json").read_text())["medusa_num_heads"] == 2
 
 
 def test_medusa_heads_guess_within_their_document() -> None:
@@ -184,7 +184,7 @@ def test_medusa_heads_guess_within_their_document() -> None:
 
 def _check_adapter(adapter: pathlib.Path, merged: pathlib.Path) -> None:
     """Base plus adapter, by the names and the scale of PEFT, is the merged folder, but for the
-    adapter's bf16."""
+    adapter's int8."""
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["linear_attention"] == _FORM
     base, whole = model.read_weights(_BASE), model.read_weights(merged)
@@ -197,8 +197,21 @@ def _check_adapter(adapter: pathlib.Path, merged: pathlib.Path) -> None:
     for name in base:
         prefix = "base_model.model." + name.removesuffix(".weight")
         if f"{prefix}.lora_A.weight" in tensors:
-            a, b = tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"]
-            assert np.allclose(base[name] + scale * (b @ a), whole[name], rtol=0.01, atol=1e-3)
+            parts = (f"{prefix}.lora_B.weight", f"{prefix}.lora_A.weight")
+            assert all(tensors[part].dtype == np.int8 for part in parts)
+            b, a = (tensors[part] * tensors[f"{part}.scale"][:, None] for part in parts)
+            update = whole[name] - base[name]
+            assert np.abs(scale * (b @ a) - update).max() < 0.02 * np.abs(update).max()
             assert not np.array_equal(base[name], whole[name])
         else:
             assert np.array_equal(base[name], whole[name])
+
+
+def test_int8_rows_are_within_half_a_step() -> None:
+    matrix = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
+    matrix[2] = 0
+    matrix[3] *= 1e-6
+    integers, scale = export.quantised(matrix)
+    assert integers.dtype == np.int8 and scale.dtype == np.float32
+    assert (np.abs(integers).max(1) == [127, 127, 0, 127, 127]).all()
+    assert (np.abs(integers * scale[:, None] - matrix) <= 0.501 * scale[:, None]).all()
