@@ -6,13 +6,14 @@
 #   sudo tests/fresh_machine.sh FOLDER              FOLDER must not exist; it is kept
 #   sudo tests/fresh_machine.sh FOLDER 'COMMAND'    runs only that, in the clone
 #
-# Needs root, debootstrap and the network. The package clients' configuration of this machine (apt,
-# pip, certificates, name resolution) is copied in. Run by hand: it takes most of an hour.
+# Needs root, debootstrap and the network (tests/debian_root.sh). Run by hand: it takes most of an
+# hour.
 set -euo pipefail
 
 readonly ROOT=${1:?give the folder to make the new root in}
 readonly COMMAND=${2:-}
-readonly SOURCE=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
+readonly TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly SOURCE=$(dirname "$TESTS")
 readonly PORT=18080
 readonly URL=http://127.0.0.1:$PORT
 
@@ -22,16 +23,9 @@ fail() {
   exit 1
 }
 
-# Runs a command line in the clone, in a login-like environment of its own.
+# Runs a command line in the clone.
 inside() {
-  env -i HOME=/root TERM=dumb LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    "${PACKAGE_CLIENT_ENVIRONMENT[@]}" nice -n 10 chroot "$ROOT" bash -c "cd /root/treeline && $1"
-}
-
-mount_system() {
-  mount -t proc proc "$ROOT/proc"
-  mount -t sysfs -o ro sysfs "$ROOT/sys"
-  mount --rbind --make-rslave /dev "$ROOT/dev"
+  "$TESTS/debian_root.sh" run "$ROOT" "cd treeline && $1"
 }
 
 stop_server() {
@@ -45,37 +39,13 @@ stop_server() {
 cleanup() {
   stop_server
   inside 'command -v bazel >/dev/null && bazel shutdown' >/dev/null 2>&1 || true
-  local path
-  for path in dev sys proc; do
-    mountpoint -q "$ROOT/$path" && umount -R -l "$ROOT/$path"
-  done
-}
-
-copy_package_client_configuration() {
-  local path
-  rm -f "$ROOT/etc/apt/sources.list" # debootstrap's
-  for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/keyrings \
-    /etc/apt/trusted.gpg.d /etc/apt/apt.conf.d /etc/apt/preferences.d /etc/apt/auth.conf.d \
-    /etc/pip.conf /root/.config/pip /usr/local/share/ca-certificates /etc/ssl/certs \
-    /etc/resolv.conf /etc/hosts; do
-    [[ -e $path ]] || continue
-    mkdir -p "$ROOT$(dirname "$path")"
-    rm -rf "${ROOT:?}$path"
-    cp -rL --preserve=mode "$path" "$ROOT$path" 2>/dev/null || true # dangling links
-  done
-  # Hooks of programs that a fresh root does not have.
-  rm -f "$ROOT"/etc/apt/apt.conf.d/{20packagekit,50appstream}
-  mapfile -t PACKAGE_CLIENT_ENVIRONMENT < <(env |
-    grep -E '^(PIP_|SSL_CERT_|REQUESTS_CA_BUNDLE=|CURL_CA_BUNDLE=|(http|https|no)_proxy=)' |
-    grep -v '^PIP_FIND_LINKS=')
+  "$TESTS/debian_root.sh" unmount "$ROOT"
 }
 
 make_root() {
   say "making a Debian 12 root in $ROOT"
-  debootstrap --variant=minbase bookworm "$ROOT" >"$ROOT.log" 2>&1 ||
-    fail "debootstrap failed; see $ROOT.log"
-  copy_package_client_configuration
-  mount_system
+  "$TESTS/debian_root.sh" make "$ROOT"
+  "$TESTS/debian_root.sh" mount "$ROOT"
   # What the README asks a newcomer to install; curl is this script's own client.
   mkdir -p "$ROOT/root/treeline"
   inside 'apt-get -q update && DEBIAN_FRONTEND=noninteractive \
@@ -106,9 +76,6 @@ serve_and_ask() {
 }
 
 main() {
-  ((EUID == 0)) || fail "needs root (chroot and mounts)"
-  command -v debootstrap >/dev/null || fail "needs debootstrap: apt-get install debootstrap"
-  [[ $ROOT == /* ]] || fail "give an absolute path, not $ROOT"
   [[ ! -e $ROOT ]] || fail "$ROOT exists: remove it first, or name another folder"
   trap cleanup EXIT
   trap 'exit 130' INT TERM

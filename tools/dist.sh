@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Packs the CPU server into dist/treeline-linux-ARCH.tar.gz: the binary, the shared libraries it
 # needs beyond glibc and libstdc++ in lib/ (found through the binary's own rpath), their licences,
-# the example configurations and our licence. Then unpacks it elsewhere and starts it.
+# the example configurations and our licence. Then unpacks it elsewhere and starts it. Outside a git
+# checkout SOURCE_DATE_EPOCH tells the time of the files in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,7 +51,8 @@ patchelf --force-rpath --set-rpath '$ORIGIN/lib' "$STAGE/treeline"
 cp LICENSE "$STAGE/"
 mkdir "$STAGE/configs"
 cp configs/*.textproto "$STAGE/configs/"
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" \
+mtime=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$mtime" \
   -C "$(dirname "$STAGE")" -c "$NAME" | gzip -n >"$ARCHIVE"
 try_archive
 echo "$ARCHIVE ($(du -h "$ARCHIVE" | cut -f1))"
