@@ -30,13 +30,10 @@ enum class Outcome {
   kError,   // Anything else, a passed deadline too.
 };
 
-struct RequestTimes {
+struct RequestTimes : PhaseTimes {
   Outcome outcome = Outcome::kStop;
   Usage usage;
   int32_t max_tokens = 0;
-  Duration queue{};                   // Arrival to first slot.
-  std::optional<Duration> prefill;    // First slot to first token.
-  std::optional<Duration> decode;     // First token to last.
   std::optional<Duration> inference;  // First slot to last token.
   Duration end_to_end{};              // Arrival to end.
 };

@@ -410,7 +410,8 @@ std::vector<LoopScheduler::Group> LoopScheduler::TakeEnded() {
 
 void LoopScheduler::Finish(const SequenceGroup& group) {
   const TimePoint now = clock_.Now();
-  observer_.OnFinished(group.Times(now));
+  const RequestTimes times = group.Times(now);
+  observer_.OnFinished(times);
   {
     std::lock_guard lock(mutex_);
     --num_unfinished_;
@@ -419,7 +420,7 @@ void LoopScheduler::Finish(const SequenceGroup& group) {
     }
     last_finish_ = now;
   }
-  group.stream()->End(*group.end(), group.usage());
+  group.stream()->End(*group.end(), times.usage, times);
 }
 
 SchedulerGauges LoopScheduler::Gauges() const {

@@ -25,6 +25,12 @@ Usage TokenStream::usage() const {
   return usage_;
 }
 
+PhaseTimes TokenStream::times() const {
+  std::lock_guard lock(mutex_);
+  TREELINE_CHECK(ended_, "times() before the stream's end");
+  return times_;
+}
+
 void TokenStream::NotifyBy(std::function<void()> notify) {
   std::lock_guard lock(mutex_);
   notify_ = std::make_shared<const std::function<void()>>(std::move(notify));
@@ -46,7 +52,7 @@ void TokenStream::Push(TokenEvent event) {
   Wake(notify);
 }
 
-void TokenStream::End(const Status& status, const Usage& usage) {
+void TokenStream::End(const Status& status, const Usage& usage, const PhaseTimes& times) {
   Notify notify;
   {
     std::lock_guard lock(mutex_);
@@ -54,6 +60,7 @@ void TokenStream::End(const Status& status, const Usage& usage) {
     ended_ = true;
     status_ = status;
     usage_ = usage;
+    times_ = times;
     notify = notify_;
   }
   Wake(notify);

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 
 namespace treeline {
@@ -42,6 +43,13 @@ struct Usage {
   int32_t rejected_draft_tokens = 0;
 };
 
+// Where a request's time went.
+struct PhaseTimes {
+  Duration queue{};                 // Arrival to the first slot, or to an end without one.
+  std::optional<Duration> prefill;  // First slot to first token.
+  std::optional<Duration> decode;   // First token to last.
+};
+
 // What one step brought for one choice.
 struct TokenEvent {
   int32_t choice = 0;
@@ -60,8 +68,8 @@ class TokenStream {
   // -- The reader's side.
 
   enum class Wait { kEvent, kEnd, kTimeout };
-  // Waits for an event. kEvent fills *event. kEnd: no more will come; status() and usage()
-  // are final. kTimeout: nothing happened yet (time to write a ping or look at the socket).
+  // Waits for an event. kEvent fills *event. kEnd: no more will come; status(), usage() and
+  // times() are final. kTimeout: nothing happened yet (time to write a ping or look at the socket).
   Wait Next(std::chrono::milliseconds timeout, TokenEvent* event);
   // For a reader without a thread of its own: `notify` is called after every event and the end
   // that come from now on, by the scheduler's thread; it must not block. Set at most once.
@@ -69,6 +77,7 @@ class TokenStream {
   // OK where every choice finished; else why the request failed. REQUIRES: Next gave kEnd.
   Status status() const;
   Usage usage() const;
+  PhaseTimes times() const;
   // The client has gone: the request ends at the next step. Idempotent.
   void Cancel() { cancelled_.store(true, std::memory_order_release); }
 
@@ -77,7 +86,7 @@ class TokenStream {
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
   void Push(TokenEvent event);
   // Nothing may be pushed after. Only the first call counts.
-  void End(const Status& status, const Usage& usage);
+  void End(const Status& status, const Usage& usage, const PhaseTimes& times = {});
 
  private:
   using Notify = std::shared_ptr<const std::function<void()>>;
@@ -94,6 +103,7 @@ class TokenStream {
   bool ended_ = false;
   Status status_;
   Usage usage_;
+  PhaseTimes times_;
 };
 
 }  // namespace treeline

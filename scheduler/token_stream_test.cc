@@ -22,7 +22,8 @@ TEST(TokenStreamTest, GivesEventsInOrderThenTheEnd) {
   EXPECT_EQ(stream.Next(milliseconds(0), &event), Wait::kTimeout);
   stream.Push(TextEvent("a"));
   stream.Push(TextEvent("b"));
-  stream.End(OkStatus(), {.prompt_tokens = 3, .completion_tokens = 2});
+  stream.End(OkStatus(), {.prompt_tokens = 3, .completion_tokens = 2},
+             {.queue = milliseconds(4), .prefill = milliseconds(5), .decode = {}});
   EXPECT_EQ(stream.Next(milliseconds(0), &event), Wait::kEvent);
   EXPECT_EQ(event.text, "a");
   EXPECT_EQ(stream.Next(milliseconds(0), &event), Wait::kEvent);
@@ -32,6 +33,9 @@ TEST(TokenStreamTest, GivesEventsInOrderThenTheEnd) {
   EXPECT_TRUE(stream.status().ok());
   EXPECT_EQ(stream.usage().prompt_tokens, 3);
   EXPECT_EQ(stream.usage().completion_tokens, 2);
+  EXPECT_EQ(stream.times().queue, milliseconds(4));
+  EXPECT_EQ(stream.times().prefill, milliseconds(5));
+  EXPECT_EQ(stream.times().decode, std::nullopt);
 }
 
 TEST(TokenStreamTest, NotifiesOfEveryEventAndOfTheEnd) {
