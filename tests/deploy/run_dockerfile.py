@@ -166,7 +166,7 @@ class Builder:
         path = source_root / source.lstrip("/")
         if path.is_dir():  # Its content, as Docker has it.
             destination.mkdir(exist_ok=True)
-            path = path / "."
+            path = f"{path}/."
         subprocess.run(["cp", "-a", "--no-preserve=ownership", path, destination], check=True)
 
     def _run_command(self, stage: Stage, command: str) -> None:
@@ -269,7 +269,7 @@ def try_image(stage: Stage, model: pathlib.Path, more_flags: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path, help="must not exist; it is kept")
+    parser.add_argument("folder", type=pathlib.Path, help="empty or new; it is kept")
     parser.add_argument("--target", choices=["cpu", "cuda"], required=True)
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--cuda-toolkit", type=pathlib.Path)
@@ -279,7 +279,9 @@ def main() -> None:
         parser.error("needs root (chroot and mounts)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Unmounts.
     folder = arguments.folder.resolve()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(path.name not in ("debian", "debian.log") for path in folder.iterdir()):
+        parser.error(f"{folder} holds more than the Debian of an earlier run: remove it first")
     start = time.monotonic()
     builder = Builder(folder, arguments.cuda_toolkit, arguments.disk_cache)
     stage = builder.build(arguments.target)
