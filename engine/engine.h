@@ -10,6 +10,7 @@
 
 #include "engine/base/status.h"
 #include "engine/batch.h"
+#include "engine/speculative/head_guesses.h"
 #include "engine/state/state_slot.h"
 
 namespace treeline {
@@ -23,9 +24,10 @@ struct PrefixMatch {
 };
 
 struct EngineLimits {
-  int32_t vocab_size = 0;   // Token ids are [0, vocab_size).
-  int32_t max_context = 0;  // Tokens a sequence may hold, prompt and output.
-  int32_t num_slots = 0;    // Sequences that can hold state at once.
+  int32_t vocab_size = 0;       // Token ids are [0, vocab_size).
+  int32_t max_context = 0;      // Tokens a sequence may hold, prompt and output.
+  int32_t num_slots = 0;        // Sequences that can hold state at once.
+  int32_t num_draft_heads = 0;  // Of the model: heads that guess ahead (Draft).
 };
 
 class Engine {
@@ -46,6 +48,12 @@ class Engine {
   // Commits the accepted nodes of the draft tree that the last Step ran for this slot: a path
   // from the root, `path` holding node indices within that tree, in order.
   virtual Status Commit(const StateSlot& slot, std::span<const int32_t> path) = 0;
+
+  // What the model's draft heads guess to follow the tokens drawn at rows of the last Step's batch,
+  // a result a row. An engine without heads need not implement it.
+  virtual StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> /*rows*/) {
+    return Unimplemented("the model has no draft heads");
+  }
 
   // Makes the slot hold the longest kept prefix of `tokens`, where that is more than it holds.
   // REQUIRES: the slot holds a prefix of `tokens`.

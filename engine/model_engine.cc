@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace treeline {
 namespace {
@@ -12,6 +13,9 @@ constexpr size_t kLogitRows = 64;
 
 // A softmax context costs ring rows and a linearized one nothing, but positions are int32.
 constexpr int32_t kLongestContext = 1 << 24;
+
+// Of a head's guesses, those that a tree may use: less likely ones are right too seldom.
+constexpr int32_t kGuessesPerHead = 10;
 
 double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
@@ -95,6 +99,7 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
   model_options.weight_type = options.weight_type;
   model_options.state_type = options.state_type;
   model_options.max_context = engine->max_context_;
+  model_options.medusa_heads = options.medusa_heads;
   model_options.progress = options.progress;
   TREELINE_ASSIGN_OR_RETURN(engine->model_,
                             LoadModel(checkpoint, model_options, *engine->backend_));
@@ -131,12 +136,12 @@ std::vector<std::string> ModelEngine::Summary() const {
 }
 
 EngineLimits ModelEngine::limits() const {
-  return {config_.vocab_size, max_context_, pool_->num_slots()};
+  return {config_.vocab_size, max_context_, pool_->num_slots(), model_->num_draft_heads()};
 }
 
 StatusOr<StateSlot> ModelEngine::AcquireSlot() {
   StatusOr<StateSlot> slot = pool_->Acquire();
-  if (slot.ok()) drafts_[slot->index()] = Draft();  // Of the slot's last sequence.
+  if (slot.ok()) drafts_[slot->index()] = DraftRows();  // Of the slot's last sequence.
   return slot;
 }
 
@@ -200,7 +205,8 @@ Status ModelEngine::Validate(const Batch& batch) const {
 StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
   TREELINE_RETURN_IF_ERROR(Validate(batch));
   ModelStep step{batch, {}, {}, {}};
-  std::fill(drafts_.begin(), drafts_.end(), Draft());
+  std::fill(drafts_.begin(), drafts_.end(), DraftRows());
+  num_rows_ = 0;
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
     const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
     const int32_t length = pool_->length(slot);
@@ -212,6 +218,7 @@ StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
     }
   }
   TREELINE_RETURN_IF_ERROR(model_->Forward(step));
+  num_rows_ = batch.num_tokens();
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
     const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
     const int32_t end = batch.tree_offsets[i + 1];
@@ -244,7 +251,7 @@ StatusOr<std::vector<RowResult>> ModelEngine::Answer(const std::vector<RowReques
 }
 
 Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path) {
-  Draft& draft = drafts_[slot.index()];
+  DraftRows& draft = drafts_[slot.index()];
   std::vector<int32_t> rows;
   int32_t previous = -1;
   for (const int32_t node : path) {
@@ -259,8 +266,40 @@ Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path)
   TREELINE_RETURN_IF_ERROR(
       model_->Commit(pool_->data(slot.index()), pool_->length(slot.index()), rows));
   pool_->Advance(slot.index(), static_cast<int32_t>(rows.size()));
-  draft = Draft();
+  draft = DraftRows();
   return OkStatus();
+}
+
+StatusOr<std::vector<HeadGuesses>> ModelEngine::Draft(std::span<const int32_t> rows) {
+  for (const int32_t row : rows) {
+    if (row < 0 || row >= num_rows_) {
+      return InvalidArgument("draft: row {} of the last step's {}", row, num_rows_);
+    }
+  }
+  const size_t heads = model_->num_draft_heads(), vocab = config_.vocab_size;
+  const size_t rows_at_once = std::max<size_t>(1, kLogitRows / heads);
+  std::vector<HeadGuesses> guesses(rows.size(), HeadGuesses(heads));
+  std::atomic<bool> finite = true;
+  for (size_t first = 0; first < rows.size(); first += rows_at_once) {
+    const size_t count = std::min(rows_at_once, rows.size() - first);
+    TREELINE_ASSIGN_OR_RETURN(const float* device_logits,
+                              model_->DraftLogits(rows.subspan(first, count)));
+    if (logits_.size() < heads * count * vocab) logits_.resize(heads * count * vocab);
+    backend_->CopyToHost(logits_.data(), device_logits, heads * count * vocab * sizeof(float));
+    TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
+    backend_->host_threads().ParallelFor(heads * count, [&](int64_t i, int32_t thread) {
+      StatusOr<RowResult> best =
+          samplers_[thread].Sample(std::span<const float>(logits_).subspan(i * vocab, vocab),
+                                   {.top_logprobs = kGuessesPerHead});
+      if (best.ok()) {
+        guesses[first + i % count][i / count] = std::move(best->top_logprobs);
+      } else {
+        finite = false;
+      }
+    });
+  }
+  if (!finite) return Internal("a draft head's logits are not finite: its weights are damaged");
+  return guesses;
 }
 
 PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {

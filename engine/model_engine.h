@@ -31,6 +31,7 @@ class ModelEngine : public Engine {
     int32_t max_slots = 64;              // No more slots than this, whatever the memory.
     // Bytes for kept prefixes; 0: none are kept; no value: a quarter of what states may take.
     std::optional<size_t> prefix_cache_memory = 0;
+    std::string medusa_heads;  // Their file; empty: the model has none.
     // Softmax models may run past the context they were made for, where only their speed means
     // anything.
     bool any_context = false;
@@ -62,6 +63,7 @@ class ModelEngine : public Engine {
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 
@@ -84,12 +86,14 @@ class ModelEngine : public Engine {
   std::vector<Sampler> samplers_;  // One a thread.
   std::vector<float> logits_;      // On the host, of the rows being answered.
 
+  int32_t num_rows_ = 0;  // Of the last step; 0 where it failed.
+
   // Draft trees of the last step, which Commit may name.
-  struct Draft {
+  struct DraftRows {
     int32_t first_row = 0;
     std::vector<int32_t> parents;  // Empty: none.
   };
-  std::vector<Draft> drafts_;  // [num_slots]
+  std::vector<DraftRows> drafts_;  // [num_slots]
 };
 
 }  // namespace treeline

@@ -1,6 +1,9 @@
 #include "scheduler/batch_builder.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -10,34 +13,75 @@ namespace {
 struct Decode {
   SequenceGroup* group;
   Sequence* sequence;
-  std::optional<Sequence::Draft> draft;
+  std::optional<Sequence::Draft> draft{};
 };
 
 std::vector<Decode> Decodes(std::span<const std::unique_ptr<SequenceGroup>> groups) {
   std::vector<Decode> decodes;
   for (const auto& group : groups) {
     for (Sequence& sequence : group->sequences()) {
-      if (!sequence.running() || !sequence.decoding()) continue;
-      decodes.push_back({group.get(), &sequence, sequence.Guess()});
+      if (sequence.running() && sequence.decoding()) decodes.push_back({group.get(), &sequence});
     }
   }
   return decodes;
 }
 
-void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const StepCosts& costs,
-                StepPlan& plan) {
-  std::vector<std::vector<float>> probabilities;
+// What the draft heads say, by sequence; nothing where no sequence asks, or they fail: a guess less
+// costs no answer.
+std::map<const Sequence*, HeadGuesses> AskHeads(std::span<const Decode> decodes,
+                                                DraftHeadPolicy& policy, Engine& engine) {
+  std::vector<const Sequence*> sequences;
+  std::vector<int32_t> rows;
   for (const Decode& decode : decodes) {
-    probabilities.push_back(decode.draft ? decode.draft->probabilities : std::vector<float>());
+    const std::optional<int32_t> row = decode.sequence->RowForHeads();
+    if (!row) continue;
+    sequences.push_back(decode.sequence);
+    rows.push_back(*row);
+  }
+  std::map<const Sequence*, HeadGuesses> guesses;
+  if (rows.empty() || !policy.Ask()) return guesses;
+  StatusOr<std::vector<HeadGuesses>> answers = engine.Draft(rows);
+  if (!answers.ok()) {
+    spdlog::warn("the draft heads failed: {}", answers.status().ToString());
+    return guesses;
+  }
+  for (size_t i = 0; i < rows.size(); ++i) guesses[sequences[i]] = std::move((*answers)[i]);
+  return guesses;
+}
+
+// How many guesses of each decode to verify.
+std::vector<int32_t> CountGuesses(std::span<const Decode> decodes, int32_t num_heads_asked,
+                                  int32_t max_tokens, const StepCosts& costs,
+                                  DraftHeadPolicy& policy) {
+  std::vector<std::vector<float>> all, without_heads;
+  for (const Decode& decode : decodes) {
+    all.push_back(decode.draft ? decode.draft->probabilities : std::vector<float>());
+    without_heads.push_back(decode.draft ? decode.draft->without_heads : std::vector<float>());
   }
   const auto rows = static_cast<int32_t>(decodes.size());
-  const std::vector<int32_t> guesses = ChooseGuesses(probabilities, rows, max_tokens - rows, costs);
+  const int32_t most = max_tokens - rows;
+  if (num_heads_asked == 0) return ChooseGuesses(all, rows, most, costs).counts;
+  GuessChoice choice = ChooseGuesses(all, rows, most, costs, costs.HeadSeconds(num_heads_asked));
+  const GuessChoice otherwise = ChooseGuesses(without_heads, rows, most, costs);
+  policy.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
+  return std::move(choice.counts);
+}
+
+void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const StepCosts& costs,
+                DraftHeadPolicy& policy, Engine& engine, StepPlan& plan) {
+  const std::map<const Sequence*, HeadGuesses> heads = AskHeads(decodes, policy, engine);
+  for (Decode& decode : decodes) {
+    const auto guesses = heads.find(decode.sequence);
+    decode.draft = decode.sequence->Guess(guesses == heads.end() ? nullptr : &guesses->second);
+  }
+  const std::vector<int32_t> counts =
+      CountGuesses(decodes, static_cast<int32_t>(heads.size()), max_tokens, costs, policy);
   for (size_t i = 0; i < decodes.size(); ++i) {
     const auto& [group, sequence, draft] = decodes[i];
-    const bool is_draft = guesses[i] > 0;
-    const int32_t num_requests = is_draft ? sequence->AddDraftTo(plan.batch, *draft, guesses[i])
+    const bool is_draft = counts[i] > 0;
+    const int32_t num_requests = is_draft ? sequence->AddDraftTo(plan.batch, *draft, counts[i])
                                           : sequence->AddTo(plan.batch, 1);
-    plan.entries.push_back({group, sequence, 1 + guesses[i], num_requests, is_draft});
+    plan.entries.push_back({group, sequence, 1 + counts[i], num_requests, is_draft});
   }
 }
 
@@ -63,9 +107,10 @@ void AddPrompts(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t 
 }  // namespace
 
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, const StepCosts& costs, Engine& engine) {
+                    int32_t max_prompt_tokens, const StepCosts& costs, DraftHeadPolicy& heads,
+                    Engine& engine) {
   StepPlan plan;
-  AddDecodes(Decodes(groups), max_tokens, costs, plan);
+  AddDecodes(Decodes(groups), max_tokens, costs, heads, engine, plan);
   AddPrompts(groups, max_tokens, max_prompt_tokens, engine, plan);
   return plan;
 }

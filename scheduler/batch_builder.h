@@ -35,7 +35,8 @@ struct StepPlan {
 // keeps of it.
 // Sequences that decode may verify guesses besides, where by `costs` that makes tokens faster.
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, const StepCosts& costs, Engine& engine);
+                    int32_t max_prompt_tokens, const StepCosts& costs, DraftHeadPolicy& heads,
+                    Engine& engine);
 
 }  // namespace treeline
 

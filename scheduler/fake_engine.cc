@@ -102,10 +102,30 @@ StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
   const std::vector<Tokens> prefixes = RunTrees(batch);
   if (step_error_) return *std::exchange(step_error_, std::nullopt);
   std::vector<RowResult> results;
+  drawn_.clear();
   for (const RowRequest& request : batch.requests) {
     results.push_back(Answer(batch, request, prefixes[request.row]));
+    if (request.sampling == nullptr) continue;
+    drawn_[request.row] = prefixes[request.row];
+    drawn_[request.row].push_back(results.back().token);
   }
   return results;
+}
+
+StatusOr<std::vector<HeadGuesses>> FakeEngine::Draft(std::span<const int32_t> rows) {
+  on_draft_(rows);
+  if (draft_error_) return *std::exchange(draft_error_, std::nullopt);
+  std::vector<HeadGuesses> guesses;
+  for (const int32_t row : rows) {
+    const auto known = drawn_.find(row);
+    EXPECT_NE(known, drawn_.end()) << "nothing was drawn at row " << row;
+    if (known == drawn_.end()) return InvalidArgument("FakeEngine was asked nonsense");
+    HeadGuesses& heads = guesses.emplace_back();
+    for (int32_t head = 0; head < limits_.num_draft_heads; ++head) {
+      heads.push_back(head_guess_(known->second, head));
+    }
+  }
+  return guesses;
 }
 
 void FakeEngine::CheckShape(const Batch& batch) const {

@@ -41,6 +41,11 @@ class FakeEngine : public Engine, private StateSlotOwner {
   // The default: 10 or more, so that tests can give small ids a meaning of their own.
   int32_t HashToken(std::span<const int32_t> prefix, uint32_t choice) const;
   void set_next_token(NextToken next_token) { next_token_ = std::move(next_token); }
+  // What head `head` guesses to follow `known`, the tokens up to and with the one just drawn.
+  // Needed where limits().num_draft_heads > 0.
+  using HeadGuess = std::function<std::vector<std::pair<int32_t, float>>(
+      std::span<const int32_t> known, int32_t head)>;
+  void set_head_guess(HeadGuess guess) { head_guess_ = std::move(guess); }
   // In place of the function of the prefix.
   void set_draw(Draw draw) { draw_ = std::move(draw); }
   // The `count` tokens that a request for `prompt` must be given.
@@ -51,14 +56,18 @@ class FakeEngine : public Engine, private StateSlotOwner {
   static std::vector<std::pair<int32_t, float>> TopLogprobs(std::span<const int32_t> prefix,
                                                             int32_t count);
 
-  // Faults: of the next step, of the next slot, of every row of the sequences that begin with
-  // `first_token`.
+  // Faults: of the next step, of the draft heads, of the next slot, of every row of the sequences
+  // that begin with `first_token`.
   void FailNextStep(const Status& status) { step_error_ = status; }
+  void FailNextDraft(const Status& status) { draft_error_ = status; }
   void FailNextAcquire(const Status& status) { acquire_error_ = status; }
   void FailRowsOf(int32_t first_token, const Status& status) { row_errors_[first_token] = status; }
 
-  // Called as each step begins: to let time pass.
+  // Called as each step, or a call of Draft, begins: to let time pass.
   void set_on_step(std::function<void(const Batch&)> on_step) { on_step_ = std::move(on_step); }
+  void set_on_draft(std::function<void(std::span<const int32_t> rows)> on_draft) {
+    on_draft_ = std::move(on_draft);
+  }
 
   // The prefixes it was told to keep, in that order; none is ever dropped, unless a test does.
   std::vector<std::vector<int32_t>>& kept() { return kept_; }
@@ -73,6 +82,7 @@ class FakeEngine : public Engine, private StateSlotOwner {
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 
@@ -94,15 +104,19 @@ class FakeEngine : public Engine, private StateSlotOwner {
     return next_token_(prefix, request.random.choice);
   };
   std::optional<Status> step_error_;
+  std::optional<Status> draft_error_;
   std::optional<Status> acquire_error_;
   std::map<int32_t, Status> row_errors_;
   std::map<int32_t, Tokens> committed_;  // By slot in use.
-  struct Draft {
+  struct DraftTree {
     Tokens tokens, parents;
   };
-  std::map<int32_t, Draft> drafts_;  // Of the last step, by slot.
+  std::map<int32_t, DraftTree> drafts_;  // Of the last step, by slot.
+  std::map<int32_t, Tokens> drawn_;      // Of the last step, by row: the tokens with the one drawn.
+  HeadGuess head_guess_;
   std::vector<std::vector<Chain>> steps_;
   std::function<void(const Batch&)> on_step_ = [](const Batch&) {};
+  std::function<void(std::span<const int32_t>)> on_draft_ = [](std::span<const int32_t>) {};
   std::vector<Tokens> kept_;
 };
 

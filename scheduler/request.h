@@ -23,11 +23,12 @@ struct StopCriteria {
   std::vector<std::string> stop_strings;  // Not empty each; text ends before the first match.
 };
 
-// Guessing ahead and verifying (engine/speculative). Outputs are the same with it and without.
-enum class Drafting {
-  kAuto,  // As the server is set.
-  kNone,
+// Who guesses ahead (engine/speculative). Outputs are the same whoever does.
+struct Drafters {
+  bool ngram = true;
+  bool heads = true;  // The model's own, where it has some.
 };
+inline constexpr Drafters kNoDrafters{.ngram = false, .heads = false};
 
 struct Request {
   std::string id;
@@ -41,7 +42,7 @@ struct Request {
   bool prompt_logprobs = false;  // the same for the prompt's tokens (from the second on).
   bool skip_special_tokens = true;
 
-  Drafting drafting = Drafting::kAuto;
+  Drafters drafters{};  // Of those that the server lets guess.
   int32_t max_draft_nodes =
       TokenTree::kMaxNodes;  // Of a tree, its root too; at most as the server is set.
   // Waiting requests with less of it go first; waiting lessens it (Scheduler::Options).

@@ -124,6 +124,7 @@ class LoopScheduler final : public Scheduler {
   // Touched by the loop's thread only (or by the one that calls Step), in admission order.
   std::vector<Group> running_;
   PromptPacer pacer_;
+  DraftHeadPolicy draft_heads_;
 
   std::thread loop_;
 };
@@ -135,8 +136,13 @@ LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Token
       clock_(clock),
       observer_(observer),
       limits_(engine.limits()),
-      context_{tokenizer, options.eos_token_ids, limits_.max_context, options.prefix_interval,
-               options.max_draft_nodes},
+      context_{tokenizer,
+               options.eos_token_ids,
+               limits_.max_context,
+               options.prefix_interval,
+               options.max_draft_nodes,
+               {.ngram = options.drafters.ngram,
+                .heads = options.drafters.heads && limits_.num_draft_heads > 0}},
       last_loop_(clock.Now().time_since_epoch().count()),
       pacer_(options.step_time) {}
 
@@ -248,7 +254,7 @@ bool LoopScheduler::Round() {
   Admit(now);
   const StepPlan plan =
       BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
-                 options_.step_costs, engine_);
+                 options_.step_costs, draft_heads_, engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
 
   const std::vector<Group> ended = TakeEnded();

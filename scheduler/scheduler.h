@@ -62,6 +62,7 @@ class Scheduler {
     Duration priority_ageing = std::chrono::seconds(10);
     // Sequences guess ahead with trees of so many nodes, roots too; 0: they do not.
     int32_t max_draft_nodes = 0;
+    Drafters drafters{};
     StepCosts step_costs{};
     // Prompts' states are kept every so many tokens, and where they pay; 0: none are kept.
     int32_t prefix_interval = 0;

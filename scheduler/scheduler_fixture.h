@@ -129,7 +129,7 @@ class RecordingObserver : public SchedulerObserver {
 
 class SchedulerTest : public testing::Test {
  protected:
-  SchedulerTest() {
+  explicit SchedulerTest(const EngineLimits& limits = kLimits) : engine_(limits) {
     tokenizer_.SetSpecial(kEos);
     tokenizer_.SetPiece(kEos, "<eos>");
     Create(kBudget);
@@ -169,7 +169,7 @@ class SchedulerTest : public testing::Test {
   }
 
   FakeClock clock_;
-  FakeEngine engine_{kLimits};
+  FakeEngine engine_;
   FakeTokenizer tokenizer_{kVocabSize};
   RecordingObserver observer_;
   std::unique_ptr<Scheduler> scheduler_;

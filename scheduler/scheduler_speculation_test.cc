@@ -22,7 +22,9 @@ using Tokens = std::vector<int32_t>;
 
 class SpeculationTest : public SchedulerTest {
  protected:
-  SpeculationTest() { Create({.max_batch_tokens = 64, .max_draft_nodes = 16}); }
+  explicit SpeculationTest(const EngineLimits& limits = kLimits) : SchedulerTest(limits) {
+    Create({.max_batch_tokens = 64, .max_draft_nodes = 16});
+  }
 
   // A model that counts up from its last token and starts again after 29, or, where it is not to
   // be guessed, does what HashToken does one time in `surprise`.
@@ -53,7 +55,7 @@ TEST_F(SpeculationTest, ARepetitionTakesFewerSteps) {
 TEST_F(SpeculationTest, ARequestMayDoWithout) {
   CountUp();
   Request request = MakeRequest(Repeating(), 30);
-  request.drafting = Drafting::kNone;
+  request.drafters = kNoDrafters;
   Reader reader = Submit(request);
   RunToEnd();
   EXPECT_EQ(NumSteps(), 30);
@@ -103,7 +105,7 @@ TEST_F(SpeculationTest, MinTokensBanStopTokensAtEveryDepth) {
   request.stop.min_tokens = 10;
   Reader with = Submit(request);
   RunToEnd();
-  request.drafting = Drafting::kNone;
+  request.drafters = kNoDrafters;
   Reader without = Submit(request);
   RunToEnd();
   EXPECT_EQ(with.choice().tokens, without.choice().tokens);
@@ -136,6 +138,81 @@ TEST_F(SpeculationTest, GuessesStayWithinTheStep) {
     EXPECT_LE(tokens, 5);
   }
   RunToEnd();
+}
+
+// A model with heads of its own, three of them, that guess right but for the last one's best guess.
+class DraftHeadsTest : public SpeculationTest {
+ protected:
+  static constexpr EngineLimits kWithHeads{
+      .vocab_size = kVocabSize, .max_context = 100, .num_slots = 3, .num_draft_heads = 3};
+
+  DraftHeadsTest() : SpeculationTest(kWithHeads) {
+    engine_.set_head_guess([this](std::span<const int32_t> known, int32_t head) {
+      Tokens prefix(known.begin(), known.end());
+      for (int32_t i = 0; i < head; ++i) prefix.push_back(engine_.HashToken(prefix, 0));
+      const int32_t next = engine_.HashToken(prefix, 0);
+      std::vector<std::pair<int32_t, float>> guesses = {{next, std::log(0.8f)},
+                                                        {1, std::log(0.1f)}};
+      if (head == 2) std::swap(guesses[0].first, guesses[1].first);
+      return guesses;
+    });
+    engine_.set_on_draft([this](std::span<const int32_t> rows) {
+      asked_.push_back(static_cast<int32_t>(rows.size()));
+    });
+  }
+
+  std::vector<int32_t> asked_;  // Rows, call by call.
+};
+
+TEST_F(DraftHeadsTest, RightGuessesTakeFewerSteps) {
+  Reader reader = Submit(MakeRequest(Prompt(50, 5), 41));
+  RunToEnd();
+  EXPECT_EQ(reader.choice().tokens, engine_.Continuation(Prompt(50, 5), 41));
+  // The prompt draws one token, and then each step four: the last heads' second guess is right.
+  EXPECT_EQ(NumSteps(), 11);
+  EXPECT_EQ(asked_, std::vector<int32_t>(10, 1));
+  EXPECT_EQ(reader.stream().usage().accepted_draft_tokens, 30);
+}
+
+TEST_F(DraftHeadsTest, GuessForEverySequenceAtOnceAndNotForThoseThatDoWithout) {
+  Request without = MakeRequest(Prompt(150, 5), 30);
+  without.drafters.heads = false;
+  Reader a = Submit(MakeRequest(Prompt(50, 5), 30));
+  Reader b = Submit(MakeRequest(Prompt(100, 5), 30));
+  Reader c = Submit(without);
+  RunToEnd();
+  EXPECT_EQ(a.choice().tokens, engine_.Continuation(Prompt(50, 5), 30));
+  EXPECT_EQ(b.choice().tokens, engine_.Continuation(Prompt(100, 5), 30));
+  EXPECT_EQ(c.choice().tokens, engine_.Continuation(Prompt(150, 5), 30));
+  EXPECT_EQ(c.stream().usage().accepted_draft_tokens, 0);
+  EXPECT_EQ(asked_, std::vector<int32_t>(asked_.size(), 2));
+  EXPECT_LE(NumSteps(), 31);
+}
+
+TEST_F(DraftHeadsTest, AreNotAskedForWhatIsOfNoUse) {
+  Submit(MakeRequest(Prompt(50, 5), 2));  // The second token ends it: nothing follows it.
+  RunToEnd();
+  EXPECT_TRUE(asked_.empty());
+}
+
+TEST_F(DraftHeadsTest, AreSeldomAskedWhereTheyCostMoreThanTheyBring) {
+  Create({.max_batch_tokens = 64,
+          .max_draft_nodes = 16,
+          .step_costs = StepCosts({{1, 1}, {64, 64}}, {{1, 0.5}, {64, 0.5}})});
+  Reader reader = Submit(MakeRequest(Prompt(50, 5), 90));
+  RunToEnd();
+  EXPECT_EQ(reader.choice().tokens, engine_.Continuation(Prompt(50, 5), 90));
+  EXPECT_LE(asked_.size(), 7u);
+}
+
+TEST_F(DraftHeadsTest, AFaultOfTheirsCostsNoAnswer) {
+  engine_.set_on_draft([this](std::span<const int32_t>) {
+    engine_.FailNextDraft(MakeStatus(StatusCode::kInternal, "broken"));
+  });
+  Reader reader = Submit(MakeRequest(Prompt(50, 5), 30));
+  RunToEnd();
+  EXPECT_EQ(reader.choice().tokens, engine_.Continuation(Prompt(50, 5), 30));
+  EXPECT_EQ(NumSteps(), 30);
 }
 
 TEST_F(SpeculationTest, NothingIsGuessedWhereItDoesNotPay) {
@@ -180,7 +257,7 @@ TEST_F(SpeculationTest, OutputsAreThoseOfPlainDecoding) {
     for (int32_t& token : prompt) token = 20 + static_cast<int32_t>(rng() % 10);
     Request request = MakeRequest(prompt, 1 + static_cast<int32_t>(rng() % 40));
     request.num_choices = 1 + static_cast<int32_t>(rng() % 2);
-    if (rng() % 4 == 0) request.drafting = Drafting::kNone;
+    if (rng() % 4 == 0) request.drafters = kNoDrafters;
     readers.emplace_back(request, Submit(request));
     if (rng() % 8 == 0) readers.back().second.stream().Cancel();
     for (size_t n = rng() % 10; n > 0; --n) scheduler_->Step();
@@ -266,7 +343,7 @@ class DistributionTest : public SchedulerTest {
       request.sampling = sampling;
       request.sampling.seed = 1000 + i;
       request.stop.ignore_eos = true;
-      if (i % 5 == 0) request.drafting = Drafting::kNone;  // Mixed batches.
+      if (i % 5 == 0) request.drafters = kNoDrafters;  // Mixed batches.
       readers.emplace_back(scheduler->Submit(std::move(request)).value());
       if (i % 400 != 399 && i + 1 != samples) continue;
       while (!scheduler->Idle()) scheduler->Step();

@@ -97,9 +97,10 @@ int32_t Sequence::num_pending() const {
   return end - num_computed_;
 }
 
-int32_t Sequence::AddTo(Batch& batch, int32_t num_tokens) const {
+int32_t Sequence::AddTo(Batch& batch, int32_t num_tokens) {
   const std::span<const int32_t> prompt = request_.prompt;
   const int32_t first_row = batch.AddChain(slot_->index(), Pending().first(num_tokens));
+  drawn_at_ = first_row + num_tokens - 1;
   const size_t requests_before = batch.requests.size();
   for (int32_t i = 0; i < num_tokens; ++i) {
     const size_t next = num_computed_ + i + 1;  // Position of the token that this row predicts.
@@ -154,31 +155,57 @@ std::optional<TokenEvent> Sequence::Commit(int32_t num_tokens, std::span<RowResu
   return event;
 }
 
-std::optional<Sequence::Draft> Sequence::Guess() {
+int32_t Sequence::max_draft_depth() const {
   const int32_t known = static_cast<int32_t>(request_.prompt.size()) + num_generated();
-  const int32_t max_nodes = std::min(context_.max_draft_nodes, request_.max_draft_nodes);
   // A guess at the last token that may come is of use, one after it is not.
-  const int32_t max_depth =
-      std::min({kMaxDraftDepth, request_.stop.max_tokens - num_generated() - 1,
-                context_.max_context - known - 1});
-  if (request_.drafting == Drafting::kNone || max_nodes < 2 || max_depth < 1) return std::nullopt;
+  return std::min({kMaxDraftDepth, request_.stop.max_tokens - num_generated() - 1,
+                   context_.max_context - known - 1});
+}
+
+int32_t Sequence::max_draft_nodes() const {
+  return std::min(context_.max_draft_nodes, request_.max_draft_nodes);
+}
+
+std::optional<int32_t> Sequence::RowForHeads() const {
+  const bool asks = context_.drafters.heads && request_.drafters.heads;
+  if (!asks || max_draft_depth() < 1 || max_draft_nodes() < 2) return std::nullopt;
+  return drawn_at_;
+}
+
+// Shows the drafter the tokens it has not seen.
+void Sequence::ReadAhead() {
+  const std::span<const int32_t> prompt = request_.prompt;
   if (drafter_ == nullptr) {
     drafter_ = std::make_unique<NgramDrafter>(kMaxDraftDepth);
-    const std::span<const int32_t> prompt = request_.prompt;
     drafter_->Append(prompt.last(std::min(prompt.size(), kMaxDrafterPrompt)));
-    num_drafter_tokens_ = request_.prompt.size();
+    num_drafter_tokens_ = prompt.size();
   }
-  drafter_->Append(std::span(generated_).subspan(num_drafter_tokens_ - request_.prompt.size()));
-  num_drafter_tokens_ = known;
+  drafter_->Append(std::span(generated_).subspan(num_drafter_tokens_ - prompt.size()));
+  num_drafter_tokens_ = prompt.size() + generated_.size();
+}
 
-  Draft draft{DraftTreeBuilder(generated_.back(), max_depth), {}};
-  drafter_->Propose(draft.guesses);
-  draft.probabilities = draft.guesses.PathProbabilities();
-  draft.probabilities.resize(
-      std::min(draft.probabilities.size(), static_cast<size_t>(max_nodes - 1)));
+std::vector<float> Sequence::Probabilities(const DraftTreeBuilder& guesses) const {
+  std::vector<float> probabilities = guesses.PathProbabilities();
+  probabilities.resize(std::min(probabilities.size(), static_cast<size_t>(max_draft_nodes() - 1)));
   // Each starts with one guess borne out, so that no run of bad luck lasts for ever.
   const float trust = std::min(1.0f, (recently_accepted_ + 1) / (recently_expected_ + 1));
-  for (float& probability : draft.probabilities) probability *= trust;
+  for (float& probability : probabilities) probability *= trust;
+  return probabilities;
+}
+
+std::optional<Sequence::Draft> Sequence::Guess(const HeadGuesses* heads) {
+  const bool asks_ngram = context_.drafters.ngram && request_.drafters.ngram;
+  if ((!asks_ngram && heads == nullptr) || max_draft_depth() < 1 || max_draft_nodes() < 2) {
+    return std::nullopt;
+  }
+  Draft draft{DraftTreeBuilder(generated_.back(), max_draft_depth()), {}, {}};
+  if (asks_ngram) {
+    ReadAhead();
+    drafter_->Propose(draft.guesses);
+  }
+  draft.without_heads = Probabilities(draft.guesses);
+  if (heads != nullptr) Propose(*heads, max_draft_nodes() - 1, draft.guesses);
+  draft.probabilities = Probabilities(draft.guesses);
   recently_expected_ *= kFading;
   recently_accepted_ *= kFading;
   return draft;
@@ -189,6 +216,7 @@ int32_t Sequence::AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guess
   expected_ =
       std::accumulate(draft.probabilities.begin(), draft.probabilities.begin() + num_guesses, 0.0f);
   const int32_t first_row = batch.AddTree(slot_->index(), *tree_);
+  drawn_at_ = first_row;  // And further down the tree, once a path is accepted.
   drafted_.assign(1, {});
   for (int32_t node = 1; node < tree_->size(); ++node) {
     drafted_.push_back(drafted_[tree_->parents()[node]]);
@@ -216,6 +244,7 @@ TokenEvent Sequence::CommitDraft(std::span<RowResult> results, std::vector<int32
       if (right) node = child;
     }
   }
+  drawn_at_ += path->back();
   const auto num_computed = static_cast<int32_t>(path->size());
   num_computed_ += num_computed;
   accepted_draft_tokens_ += num_computed - 1;

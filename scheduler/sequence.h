@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "engine/speculative/draft_tree_builder.h"
 #include "engine/speculative/drafter.h"
+#include "engine/speculative/head_guesses.h"
 #include "engine/state/state_slot.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -39,6 +40,7 @@ struct SequenceContext {
   // prompts, where prompts were seen to part, and every so many tokens. 0: none are kept.
   int32_t prefix_interval = 0;
   int32_t max_draft_nodes = 0;  // Of a sequence's draft tree, its root too; 0: none are drafted.
+  Drafters drafters{};
 };
 
 class Sequence {
@@ -75,15 +77,20 @@ class Sequence {
   // Adds the next `num_tokens` pending tokens to the batch and asks for what their rows should
   // answer. The batch points into this sequence until Commit. Returns the number of row
   // requests added.
-  int32_t AddTo(Batch& batch, int32_t num_tokens) const;
+  int32_t AddTo(Batch& batch, int32_t num_tokens);
 
-  // What may follow, by this sequence's drafter, and the probabilities of the guesses as they
-  // have borne out here; none where it does not speculate. REQUIRES: decoding.
+  // The row of the last step at which the last token was drawn, where the model's draft heads are
+  // to guess what follows it. REQUIRES: decoding.
+  std::optional<int32_t> RowForHeads() const;
+  // What may follow, by those who guess for this sequence, and the probabilities of the guesses
+  // as they have borne out here; none where it does not speculate. `heads`: what the draft heads
+  // said at RowForHeads, or null. REQUIRES: decoding.
   struct Draft {
     DraftTreeBuilder guesses;
     std::vector<float> probabilities;  // Descending; no more than may be verified.
+    std::vector<float> without_heads;  // The same of the other guesses alone.
   };
-  std::optional<Draft> Guess();
+  std::optional<Draft> Guess(const HeadGuesses* heads);
   // As AddTo, for the last token and the best `num_guesses` of the draft. REQUIRES: at least 1.
   int32_t AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guesses);
 
@@ -107,6 +114,12 @@ class Sequence {
 
  private:
   bool keeps_prefixes() const;
+  // How many tokens ahead guesses are of use, and how many nodes their tree may have; below 1 and
+  // 2: none.
+  int32_t max_draft_depth() const;
+  int32_t max_draft_nodes() const;
+  void ReadAhead();
+  std::vector<float> Probabilities(const DraftTreeBuilder& guesses) const;
   std::span<const int32_t> Pending() const;
   // `drafted`: the tokens between those generated and this row.
   RowRequest SamplingRow(int32_t row, std::span<const int32_t> drafted = {}) const;
@@ -131,8 +144,9 @@ class Sequence {
   StopChecker stop_checker_;
   std::optional<FinishReason> finish_;
 
-  // Speculation. Null until the first Guess.
-  std::unique_ptr<Drafter> drafter_;
+  // Speculation.
+  int32_t drawn_at_ = 0;                       // The last step's row that drew the last token.
+  std::unique_ptr<Drafter> drafter_;           // Null until it is first asked.
   size_t num_drafter_tokens_ = 0;              // Known tokens that the drafter has seen.
   std::optional<TokenTree> tree_;              // Between AddDraftTo and CommitDraft,
   std::vector<std::vector<int32_t>> drafted_;  // [nodes] the guesses down to each,

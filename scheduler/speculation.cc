@@ -5,17 +5,45 @@
 
 namespace treeline {
 
-double StepCosts::Seconds(int32_t rows) const {
-  if (points_.empty()) return 1;
-  if (points_.size() == 1) return points_[0].seconds;
+namespace {
+
+// Steps without the heads between two with them, where they do not pay.
+constexpr int32_t kSkippedSteps = 16;
+// How much the newest speedup counts; and how badly they are thought of at most, so that they are
+// back soon where they pay again.
+constexpr double kNewest = 0.1;
+constexpr double kLeastGain = -0.01;
+
+double Interpolate(const std::vector<StepCosts::Point>& points, int32_t rows) {
+  if (points.size() == 1) return points[0].seconds;
   size_t next = 1;
-  while (next + 1 < points_.size() && points_[next].rows < rows) ++next;
-  const Point &a = points_[next - 1], &b = points_[next];
+  while (next + 1 < points.size() && points[next].rows < rows) ++next;
+  const StepCosts::Point &a = points[next - 1], &b = points[next];
   return a.seconds + (b.seconds - a.seconds) * (rows - a.rows) / (b.rows - a.rows);
 }
 
-std::vector<int32_t> ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
-                                   int32_t max_guesses, const StepCosts& costs) {
+}  // namespace
+
+double StepCosts::Seconds(int32_t rows) const {
+  return steps_.empty() ? 1 : Interpolate(steps_, rows);
+}
+
+double StepCosts::HeadSeconds(int32_t rows) const {
+  return heads_.empty() ? 0 : Interpolate(heads_, rows);
+}
+
+bool DraftHeadPolicy::Ask() {
+  if (gain_ < 0 && ++skipped_ <= kSkippedSteps) return false;
+  skipped_ = 0;
+  return true;
+}
+
+void DraftHeadPolicy::Observe(double speedup) {
+  gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
+}
+
+GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
+                          int32_t max_guesses, const StepCosts& costs, double drafting_seconds) {
   // A sequence's guesses descend, so the best of all of them are the first of each.
   std::vector<std::pair<float, size_t>> guesses;
   for (size_t s = 0; s < probabilities.size(); ++s) {
@@ -26,11 +54,12 @@ std::vector<int32_t> ChooseGuesses(std::span<const std::vector<float>> probabili
   guesses.resize(std::min(guesses.size(), static_cast<size_t>(std::max(0, max_guesses))));
 
   double tokens = static_cast<double>(probabilities.size());
-  double best_rate = tokens / costs.Seconds(rows);
+  double best_rate = tokens / (costs.Seconds(rows) + drafting_seconds);
   size_t best = 0;
   for (size_t i = 0; i < guesses.size(); ++i) {
     tokens += guesses[i].first;
-    const double rate = tokens / costs.Seconds(rows + static_cast<int32_t>(i) + 1);
+    const double seconds = costs.Seconds(rows + static_cast<int32_t>(i) + 1) + drafting_seconds;
+    const double rate = tokens / seconds;
     if (rate > best_rate) {
       best_rate = rate;
       best = i + 1;
@@ -38,7 +67,7 @@ std::vector<int32_t> ChooseGuesses(std::span<const std::vector<float>> probabili
   }
   std::vector<int32_t> counts(probabilities.size());
   for (size_t i = 0; i < best; ++i) ++counts[guesses[i].second];
-  return counts;
+  return {std::move(counts), best_rate};
 }
 
 }  // namespace treeline

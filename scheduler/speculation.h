@@ -9,29 +9,51 @@
 
 namespace treeline {
 
-// What a step takes by the number of its rows, as measured when the server started. Only
-// ratios count.
+// What a step takes by the number of its rows, and what the model's draft heads take by the
+// number of sequences they guess for, as measured when the server started. Only ratios count.
 class StepCosts {
  public:
   struct Point {
     int32_t rows;
     double seconds;
   };
-  // Rows ascend from 1. Without points a row more costs nothing.
-  explicit StepCosts(std::vector<Point> points = {}) : points_(std::move(points)) {}
+  // Rows ascend from 1. Without points a row more costs nothing, and heads cost nothing.
+  explicit StepCosts(std::vector<Point> steps = {}, std::vector<Point> heads = {})
+      : steps_(std::move(steps)), heads_(std::move(heads)) {}
 
   // On the straight line between two points, or on from the last two.
   double Seconds(int32_t rows) const;
+  double HeadSeconds(int32_t rows) const;
 
  private:
-  std::vector<Point> points_;
+  std::vector<Point> steps_, heads_;
 };
 
-// probabilities[s]: those that the guesses of sequence s are right, descending. Returns how many
-// guesses of each to verify, at most `max_guesses` in all, so that the expected tokens per second
-// of the step are greatest; without guesses it has `rows` rows, one a sequence or more.
-std::vector<int32_t> ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
-                                   int32_t max_guesses, const StepCosts& costs);
+// How many guesses of each sequence to verify, and what comes of it.
+struct GuessChoice {
+  std::vector<int32_t> counts;  // [sequences]
+  double tokens_per_second;     // Expected.
+};
+
+// probabilities[s]: those that the guesses of sequence s are right, descending. Chooses at most
+// `max_guesses` in all, so that the expected tokens per second of the step are greatest; without
+// guesses it has `rows` rows, one a sequence or more. `drafting_seconds` were spent on the guesses.
+GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
+                          int32_t max_guesses, const StepCosts& costs, double drafting_seconds = 0);
+
+// When to ask the model's draft heads: in every step while what they guess makes tokens faster,
+// else in one of so many, to see whether it would.
+class DraftHeadPolicy {
+ public:
+  // Whether to ask them in this step.
+  bool Ask();
+  // They were asked: tokens come so many times as fast as without them.
+  void Observe(double speedup);
+
+ private:
+  double gain_ = 0;      // Of recent speedups over 1, the old ones fading.
+  int32_t skipped_ = 0;  // Steps since they were asked.
+};
 
 }  // namespace treeline
 

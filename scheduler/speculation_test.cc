@@ -17,30 +17,33 @@ TEST(StepCosts, LieOnStraightLinesBetweenWhatWasMeasured) {
   EXPECT_DOUBLE_EQ(costs.Seconds(4), 8);
   EXPECT_DOUBLE_EQ(costs.Seconds(8), 12);
   EXPECT_DOUBLE_EQ(costs.Seconds(100), 104);
+  EXPECT_EQ(costs.HeadSeconds(4), 0);
+  EXPECT_DOUBLE_EQ(StepCosts({}, {{1, 2}, {5, 4}}).HeadSeconds(3), 3);
 }
 
 TEST(ChooseGuesses, TakesAllWhereRowsAreFree) {
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.1f}, {0.5f}}, 2, 63, StepCosts()),
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.1f}, {0.5f}}, 2, 63, StepCosts()).counts,
               ElementsAre(2, 1));
 }
 
 TEST(ChooseGuesses, TakesNoneWhereEveryRowCostsAStep) {
   const StepCosts costs({{1, 1}, {64, 64}});
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f}}, 1, 63, costs), ElementsAre(0));
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f}}, 1, 63, costs).counts, ElementsAre(0));
 }
 
 TEST(ChooseGuesses, TakesThoseThatPay) {
   // A row more costs a quarter of the first: guesses pay while they are surer than
   // 0.25 * (tokens so far) / (cost so far).
   const StepCosts costs({{1, 1}, {65, 17}});
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f, 0.5f, 0.2f, 0.1f}}, 1, 63, costs),
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f, 0.5f, 0.2f, 0.1f}}, 1, 63, costs).counts,
               ElementsAre(3));
 }
 
 TEST(ChooseGuesses, KeepsToItsLimitAndPrefersTheSurest) {
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.5f, 0.4f}, {0.9f, 0.1f}, {}}, 3, 2, StepCosts()),
-              ElementsAre(1, 1, 0));
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.5f}}, 1, 0, StepCosts()), ElementsAre(0));
+  EXPECT_THAT(
+      ChooseGuesses(Probabilities{{0.5f, 0.4f}, {0.9f, 0.1f}, {}}, 3, 2, StepCosts()).counts,
+      ElementsAre(1, 1, 0));
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.5f}}, 1, 0, StepCosts()).counts, ElementsAre(0));
 }
 
 // Against every way to choose.
@@ -69,9 +72,39 @@ TEST(ChooseGuesses, NoOtherChoiceIsFaster) {
     for (int a = 0; a <= 4; ++a) {
       for (int b = 0; b <= 4; ++b) best = std::max(best, rate(a, b));
     }
-    const auto chosen = ChooseGuesses(probabilities, 2, 63, costs);
-    EXPECT_NEAR(rate(chosen[0], chosen[1]), best, 1e-6 * best);
+    const GuessChoice chosen = ChooseGuesses(probabilities, 2, 63, costs);
+    EXPECT_NEAR(rate(chosen.counts[0], chosen.counts[1]), best, 1e-6 * best);
+    EXPECT_NEAR(chosen.tokens_per_second, best, 1e-6 * best);
   }
+}
+
+TEST(ChooseGuesses, TimeSpentOnGuessesMakesMoreOfThemWorthVerifying) {
+  // A row more costs half of the first: by itself a guess of 0.4 does not pay, but where drafting
+  // took as long as a step, it does.
+  const StepCosts costs({{1, 1}, {65, 33}});
+  const Probabilities probabilities{{0.4f}};
+  EXPECT_THAT(ChooseGuesses(probabilities, 1, 63, costs).counts, ElementsAre(0));
+  const GuessChoice choice = ChooseGuesses(probabilities, 1, 63, costs, 1);
+  EXPECT_THAT(choice.counts, ElementsAre(1));
+  EXPECT_NEAR(choice.tokens_per_second, 1.4 / 2.5, 1e-6);
+}
+
+TEST(DraftHeadPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
+  DraftHeadPolicy policy;
+  // A speedup of `speedup` for 1,000 steps: how often they are asked.
+  const auto asked = [&](double speedup) {
+    int count = 0;
+    for (int i = 0; i < 1000; ++i) {
+      if (!policy.Ask()) continue;
+      ++count;
+      policy.Observe(speedup);
+    }
+    return count;
+  };
+  EXPECT_EQ(asked(1.5), 1000);
+  EXPECT_LT(asked(0.7), 110);
+  EXPECT_GT(asked(0.7), 50);   // They are not forgotten,
+  EXPECT_GT(asked(1.5), 980);  // and back within a few steps.
 }
 
 }  // namespace

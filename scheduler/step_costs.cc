@@ -1,14 +1,16 @@
 #include "scheduler/step_costs.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 namespace treeline {
 namespace {
 
-// Every row draws, as the rows of a draft do.
-StatusOr<double> Time(Engine& engine, const Clock& clock, const StateSlot& slot, int32_t rows) {
+// A draft chain of so many nodes. Every row draws, as the rows of a draft do.
+StatusOr<double> TimeStep(Engine& engine, const Clock& clock, const StateSlot& slot, int32_t rows) {
   std::vector<int32_t> parents(rows);
   for (int32_t i = 0; i < rows; ++i) parents[i] = i - 1;
   TREELINE_ASSIGN_OR_RETURN(const TokenTree tree,
@@ -31,18 +33,34 @@ StatusOr<double> Time(Engine& engine, const Clock& clock, const StateSlot& slot,
   return ToSeconds(clock.Now() - start);
 }
 
+// The heads at all rows of the last step.
+StatusOr<double> TimeHeads(Engine& engine, const Clock& clock, int32_t rows) {
+  std::vector<int32_t> all(rows);
+  std::iota(all.begin(), all.end(), 0);
+  const TimePoint start = clock.Now();
+  TREELINE_RETURN_IF_ERROR(engine.Draft(all).status());
+  return ToSeconds(clock.Now() - start);
+}
+
 }  // namespace
 
 StatusOr<StepCosts> MeasureStepCosts(Engine& engine, const Clock& clock, int32_t max_nodes) {
   const int32_t most = std::min(max_nodes, engine.limits().max_context);
   TREELINE_ASSIGN_OR_RETURN(const StateSlot slot, engine.AcquireSlot());
-  std::vector<StepCosts::Point> points;
+  std::vector<StepCosts::Point> steps, heads;
   for (int32_t rows = 1; rows <= most; rows *= 2) {
-    TREELINE_ASSIGN_OR_RETURN(const double first, Time(engine, clock, slot, rows));
-    TREELINE_ASSIGN_OR_RETURN(const double second, Time(engine, clock, slot, rows));
-    points.push_back({rows, std::min(first, second)});
+    StepCosts::Point step{rows, std::numeric_limits<double>::infinity()}, head = step;
+    for (int round = 0; round < 2; ++round) {
+      TREELINE_ASSIGN_OR_RETURN(const double step_seconds, TimeStep(engine, clock, slot, rows));
+      step.seconds = std::min(step.seconds, step_seconds);
+      if (engine.limits().num_draft_heads == 0) continue;
+      TREELINE_ASSIGN_OR_RETURN(const double head_seconds, TimeHeads(engine, clock, rows));
+      head.seconds = std::min(head.seconds, head_seconds);
+    }
+    steps.push_back(step);
+    if (engine.limits().num_draft_heads > 0) heads.push_back(head);
   }
-  return StepCosts(std::move(points));
+  return StepCosts(std::move(steps), std::move(heads));
 }
 
 }  // namespace treeline

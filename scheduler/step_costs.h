@@ -1,4 +1,5 @@
-// Measures what a step of an engine takes by the number of its rows.
+// Measures what a step of an engine takes by the number of its rows, and what its draft heads
+// take.
 #ifndef TREELINE_SCHEDULER_STEP_COSTS_H_
 #define TREELINE_SCHEDULER_STEP_COSTS_H_
 

@@ -267,7 +267,7 @@ Request GenerationService::MakeRequest(const GenerationRequest& request,
   result.prompt_logprobs = request.prompt_logprobs;
   result.skip_special_tokens = request.skip_special_tokens;
   result.priority = request.priority;
-  result.drafting = request.drafting;
+  result.drafters = request.drafters;
   result.max_draft_nodes = request.max_draft_nodes;
   result.arrival = request.arrival;
   if (options_.request_timeout > Duration(0)) {

@@ -50,7 +50,7 @@ struct GenerationRequest {
   bool skip_special_tokens = true;
   // Of the scheduler's Request:
   int32_t priority = 0;
-  Drafting drafting = Drafting::kAuto;
+  Drafters drafters{};
   int32_t max_draft_nodes = TokenTree::kMaxNodes;
 
   TimePoint arrival;

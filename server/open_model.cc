@@ -8,6 +8,8 @@
 
 #include "engine/backend/cuda_backend.h"
 #include "engine/base/clock.h"
+#include "engine/base/file.h"
+#include "engine/model/adapter.h"
 #include "server/flags.h"
 
 namespace treeline {
@@ -43,7 +45,23 @@ std::optional<ChatTemplate> LoadChatTemplate(const Checkpoint& checkpoint) {
   return std::nullopt;
 }
 
+// Draft heads that lie beside the model, as its authors left them; empty where there are none.
+std::string MedusaHeadsBeside(const Checkpoint& checkpoint) {
+  for (const std::string& folder : checkpoint.folders()) {
+    const std::string file = folder + "/medusa_lm_head.safetensors";
+    if (FileExists(file)) return file;
+  }
+  return "";
+}
+
 }  // namespace
+
+StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const EngineConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint,
+                            Checkpoint::Open(config.model()));
+  if (!config.has_adapter()) return checkpoint;
+  return ApplyAdapter(std::move(checkpoint), config.adapter());
+}
 
 StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
   const bool on_gpu = config.device() == "cuda";
@@ -71,16 +89,19 @@ StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
 
 namespace {
 
-StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options options) {
+StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options options,
+                           bool drafts_by_heads) {
   const TimePoint start = Clock::Real().Now();
   options.progress = LogProgress();
   LoadedModel model;
-  model.name = ModelName(config.model());
+  model.name = ModelName(config);
   model.device = config.device();
-  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                            Checkpoint::Open(config.model()));
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(config));
   TREELINE_ASSIGN_OR_RETURN(model.tokenizer, checkpoint->LoadTokenizer());
   model.chat_template = LoadChatTemplate(*checkpoint);
+  if (drafts_by_heads && options.medusa_heads.empty()) {
+    options.medusa_heads = MedusaHeadsBeside(*checkpoint);
+  }
   TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(config));
   TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<ModelEngine> engine,
                             ModelEngine::Load(*checkpoint, options, std::move(backend)));
@@ -114,7 +135,7 @@ StatusOr<std::unique_ptr<Backend>> CreateBackend(const EngineConfig& config) {
 
 StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
-  return Open(config, std::move(options));
+  return Open(config, std::move(options), /*drafts_by_heads=*/false);
 }
 
 StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
@@ -125,7 +146,16 @@ StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
     if (!bytes.ok()) return Annotate(bytes.status(), "--prefix-cache-memory");
     options.prefix_cache_memory = static_cast<size_t>(*bytes);
   }
-  return Open(config.engine(), std::move(options));
+  const bool drafts_by_heads = config.drafter() == "auto" || config.drafter() == "medusa";
+  if (drafts_by_heads) options.medusa_heads = config.medusa_heads();
+  TREELINE_ASSIGN_OR_RETURN(LoadedModel model,
+                            Open(config.engine(), std::move(options), drafts_by_heads));
+  if (config.drafter() == "medusa" && model.engine->limits().num_draft_heads == 0) {
+    return InvalidArgument(
+        "--drafter medusa: there is no medusa_lm_head.safetensors beside the model; name its file "
+        "by --medusa-heads");
+  }
+  return model;
 }
 
 }  // namespace treeline

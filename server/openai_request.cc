@@ -170,24 +170,36 @@ void ParseStreaming(JsonFields* fields, OpenAiRequest* request) {
   }
 }
 
+// The values of speculation.drafter.
+StatusOr<Drafters> ParseDrafters(const std::string& name) {
+  if (name == "auto") return Drafters();
+  if (name == "none") return kNoDrafters;
+  if (name == "ngram") return Drafters{.ngram = true, .heads = false};
+  if (name == "medusa") return Drafters{.ngram = false, .heads = true};
+  if (name == "draft_model") {
+    return FieldError("speculation.drafter", "speculation.drafter {} is not supported yet", name);
+  }
+  return FieldError("speculation.drafter",
+                    "speculation.drafter must be one of auto, none, ngram, medusa");
+}
+
 // "speculation": how this request is guessed ahead; without it as the server is set.
 void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
   std::string drafter = "auto", acceptance = "exact";
   fields->Object("speculation", [&](JsonFields* options) {
     options->String("drafter", &drafter);
-    options->Describe("drafter", [] { return Json{{"enum", {"auto", "none", "ngram", nullptr}}}; });
+    options->Describe("drafter", [] {
+      return Json{{"enum", {"auto", "none", "ngram", "medusa", nullptr}}};
+    });
     options->Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
     options->String("acceptance", &acceptance);
     options->Describe("acceptance", [] { return Json{{"enum", {"exact", nullptr}}}; });
   });
-  if (drafter == "none") {
-    request->drafting = Drafting::kNone;
-  } else if (drafter == "medusa" || drafter == "draft_model") {
-    fields->Fail(
-        FieldError("speculation.drafter", "speculation.drafter {} is not supported yet", drafter));
-  } else if (drafter != "auto" && drafter != "ngram") {
-    fields->Fail(
-        FieldError("speculation.drafter", "speculation.drafter must be one of auto, none, ngram"));
+  const StatusOr<Drafters> drafters = ParseDrafters(drafter);
+  if (drafters.ok()) {
+    request->drafters = *drafters;
+  } else {
+    fields->Fail(drafters.status());
   }
   if (acceptance == "typical") {
     fields->Fail(FieldError("speculation.acceptance",

@@ -92,7 +92,8 @@ TEST(OpenAiRequestTest, EveryField) {
               ElementsAre(std::pair(5, -100.0f), std::pair(6, 1.5f)));
   EXPECT_EQ(generation.num_choices, 3);
   EXPECT_EQ(generation.priority, -1);
-  EXPECT_EQ(generation.drafting, Drafting::kNone);
+  EXPECT_FALSE(generation.drafters.ngram);
+  EXPECT_FALSE(generation.drafters.heads);
   EXPECT_EQ(generation.max_draft_nodes, 8);
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);

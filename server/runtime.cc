@@ -1,6 +1,7 @@
 #include "server/runtime.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <filesystem>
@@ -18,6 +19,18 @@ constexpr double kWorthwhile = 0.8;
 std::vector<std::string> NamesOf(const Runtime::Options& options, const LoadedModel& model) {
   if (options.served_model_names.empty()) return {model.name};
   return options.served_model_names;
+}
+
+// Who guesses ahead, for people.
+std::string Guessers(const Scheduler::Options& scheduling, const Engine& engine) {
+  const int32_t heads = engine.limits().num_draft_heads;
+  std::vector<std::string> names;
+  if (scheduling.drafters.ngram) names.push_back("n-grams");
+  if (heads > 0) {
+    names.push_back(fmt::format("{} Medusa heads ({:.1f} ms a step)", heads,
+                                1e3 * scheduling.step_costs.HeadSeconds(1)));
+  }
+  return fmt::format("{}", fmt::join(names, " and "));
 }
 
 // Measures what rows cost, and decides whether guessing ahead can pay.
@@ -41,14 +54,16 @@ Status PrepareDrafting(const Runtime::Options& options, Engine& engine,
     spdlog::info("speculation: off, since {}: guesses would have to be right nearly always",
                  measured);
   } else {
-    spdlog::info("speculation: n-gram guesses in trees of up to {} nodes; {}", most, measured);
+    spdlog::info("speculation: guesses by {} in trees of up to {} nodes; {}",
+                 Guessers(*scheduling, engine), most, measured);
   }
   return OkStatus();
 }
 
 }  // namespace
 
-std::string ModelName(const std::string& model) {
+std::string ModelName(const EngineConfig& config) {
+  const std::string& model = config.has_adapter() ? config.adapter() : config.model();
   std::filesystem::path path = std::filesystem::path(model).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // "models/x/"
   return (path.extension() == ".gguf" ? path.stem() : path.filename()).string();

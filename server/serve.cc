@@ -160,6 +160,7 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   const bool keeps_prefixes = ParseBytes(config.prefix_cache_memory()).value_or(1) > 0;  // Or auto.
   if (keeps_prefixes) scheduling.prefix_interval = config.prefix_cache_interval();
   if (config.drafter() != "none") scheduling.max_draft_nodes = config.max_draft_nodes();
+  scheduling.drafters.ngram = config.drafter() != "medusa";
   options.draft_where_it_pays = config.drafter() == "auto";
   options.request_timeout = Seconds(config.request_timeout_seconds());
   options.stall_timeout = Seconds(config.stall_timeout_seconds());
@@ -176,7 +177,7 @@ HttpApi::Options ApiOptions(const ServeConfig& config) {
 
 Metrics::Options MetricsOptions(const ServeConfig& config) {
   return {.model_name = config.served_model_name_size() > 0 ? config.served_model_name(0)
-                                                            : ModelName(config.engine().model()),
+                                                            : ModelName(config.engine()),
           .version = kVersion,
           .device = config.engine().device()};
 }

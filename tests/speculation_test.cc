@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/base/clock.h"
+#include "engine/base/file.h"
 #include "scheduler/fake_tokenizer.h"
 #include "scheduler/scheduler.h"
 #include "tests/engine_driver.h"
@@ -40,7 +41,10 @@ class Speculation : public testing::TestWithParam<const char*> {
     ModelEngine::Options options;
     options.matmul_kernel = "fp32";
     options.max_slots = 8;
-    engine_ = LoadEngine(std::string("tests/testdata/checkpoints/") + GetParam(), options);
+    const std::string folder = std::string("tests/testdata/checkpoints/") + GetParam();
+    const std::string heads = folder + "/medusa_lm_head.safetensors";
+    if (FileExists(heads)) options.medusa_heads = heads;
+    engine_ = LoadEngine(folder, options);
   }
 
   // What each request is given, all of them at once.
@@ -104,8 +108,8 @@ TEST_P(Speculation, GivesWhatPlainDecodingGives) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Speculation,
-                         testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
-                                         "window_wider", "window_narrower"),
+                         testing::Values("softmax", "released_mha", "released_gqa", "hybrid",
+                                         "window_equal", "window_wider", "window_narrower"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -2,7 +2,8 @@
 """Writes small random checkpoints and what a float64 model (oracle/model.py) predicts with them.
 
 Each folder is a complete Hugging Face model and holds oracle.json: per prompt the token ids, the
-log-probability of every token after the first, and the distribution after the last. The run stops
+log-probability of every token after the first, and the distribution after the last; where there are
+Medusa heads, their likeliest guesses after the last. The run stops
 where a part of the attention (convolution, linear branch, sinks, decay, ...) makes no difference to
 the predictions: a test against such a checkpoint would not notice its absence.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+import safetensors_io
 from oracle import checkpoint, model
 from oracle.attention import AttentionParameters, AttentionSpec
 
@@ -54,6 +56,7 @@ CHECKPOINTS = {
     # The convolution's tail (7 rows) is longer than a group.
     "released_gqa": checkpoint.Shape(
         64, 2, heads=4, kv_heads=2, released=True, tied=False, dtype="bfloat16", seed=3,
+        medusa_heads=2,
         linear_attention={"group_size": 4, **_RELEASED, "conv_kernel": 15},
     ),
     "window_equal": checkpoint.Shape(
@@ -97,7 +100,7 @@ CHECKPOINTS = {
     ),
     # Every layer another form: S with fewer features beside windows of groups and of rows alone.
     "hybrid": checkpoint.Shape(
-        48, 4, heads=6, kv_heads=2, dtype="bfloat16", seed=11,
+        48, 4, heads=6, kv_heads=2, dtype="bfloat16", seed=11, medusa_heads=3,
         linear_attention={
             "group_size": 8, "window": "group", "window_size": 16, "sinks": 4, "local": "softmax",
             "feature_map": "hedgehog", "feature_size": 6, "denominator": "joint", "decay": "head",
@@ -236,6 +239,18 @@ def make_oracle(loaded: model.Model, seed: int) -> dict[str, list]:
     return {"prompts": prompts}
 
 
+def _add_medusa_heads(folder: pathlib.Path, loaded: model.Model, oracle: dict[str, list]) -> None:
+    """To each prompt the 10 likeliest guesses of each head: [token, log-probability], best first."""
+    stored, _ = safetensors_io.load(folder / checkpoint.MEDUSA_FILE)
+    heads = {name: tensor.astype(np.float64) for name, tensor in stored.items()}
+    for prompt in oracle["prompts"]:
+        guesses = loaded.medusa_log_probabilities(prompt["tokens"], heads)
+        prompt["medusa"] = [
+            [[int(i), *_rounded(row[i : i + 1])] for i in np.argsort(-row, kind="stable")[:10]]
+            for row in guesses
+        ]
+
+
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), _DECIMALS) for value in values]
 
@@ -245,6 +260,8 @@ def make_checkpoint(folder: pathlib.Path, shape: checkpoint.Shape) -> None:
     checkpoint.write(folder, shape)
     loaded = dataclasses.replace(model.load(folder), max_context=shape.max_context)
     oracle = make_oracle(loaded, shape.seed)
+    if shape.medusa_heads:
+        _add_medusa_heads(folder, loaded, oracle)
     longest = oracle["prompts"][-1]
     effects = measure_effects(loaded, longest["tokens"])
     effects["tokens"] = float(np.std(longest["logprobs"]))

@@ -1,6 +1,7 @@
 #include "engine/model/llama.h"
 
 #include "engine/model/attention_weights.h"
+#include "engine/model/medusa_heads.h"
 
 namespace treeline {
 namespace {
@@ -52,7 +53,8 @@ class Llama : public Model {
         positions_(backend),
         rope_angles_(backend),
         draft_kv_(backend),
-        logits_(backend) {}
+        logits_(backend),
+        head_states_(backend) {}
 
   Status Load(const Checkpoint& checkpoint, const ModelOptions& options);
 
@@ -61,6 +63,8 @@ class Llama : public Model {
 
   Status Forward(const ModelStep& step) override;
   StatusOr<const float*> Logits(std::span<const int32_t> rows) override;
+  int32_t num_draft_heads() const override { return medusa_heads_ ? medusa_heads_->size() : 0; }
+  StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) override;
   Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) override;
 
  private:
@@ -84,6 +88,9 @@ class Llama : public Model {
                       std::vector<AttentionTree>& trees, int32_t rows);
   void MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows);
   void Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows);
+  // The final norm of `rows` of the last Forward: [rows.size(), hidden_size].
+  StatusOr<const float*> LastHidden(std::span<const int32_t> rows);
+  const Matrix& output() const { return lm_head_ ? *lm_head_ : *embedding_; }
   void Multiply(const MatMulParams& params, const Linear& linear);
 
   const ModelConfig config_;
@@ -98,12 +105,13 @@ class Llama : public Model {
   DeviceVector inverse_frequencies_;   // [head_dim / 2]
   float rope_scale_ = 1.0f;
   std::vector<LlamaLayer> layers_;
+  std::unique_ptr<MedusaHeads> medusa_heads_;  // Or null.
 
   Activations hidden_, normed_, qkv_, attention_, activated_, positions_, rope_angles_;
   // Keys and values of the last step's rows, where it had draft trees: [layers, rows, 2 kv_size].
   Activations draft_kv_;
   int32_t draft_rows_ = 0;  // Rows of the last step; 0 where it had no draft tree.
-  Activations logits_;
+  Activations logits_, head_states_;
 };
 
 // -- Loading.
@@ -198,6 +206,12 @@ Status Llama::Load(const Checkpoint& checkpoint, const ModelOptions& options) {
   rope_scale_ = rope.scale;
   layout_ = StateLayout(shapes);
   weight_bytes_ = reader.matrix_bytes();
+  if (!options.medusa_heads.empty()) {
+    TREELINE_ASSIGN_OR_RETURN(medusa_heads_,
+                              MedusaHeads::Load(options.medusa_heads, config_.hidden_size,
+                                                config_.vocab_size, options.weight_type, backend_));
+    weight_bytes_ += medusa_heads_->weight_bytes();
+  }
   return backend_.Synchronize();
 }
 
@@ -313,7 +327,7 @@ void Llama::Multiply(const MatMulParams& params, const Linear& linear) {
   backend_.AddBias({params.y, linear.bias.data(), params.rows, linear.weight->n()});
 }
 
-StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
+StatusOr<const float*> Llama::LastHidden(std::span<const int32_t> rows) {
   const int32_t count = static_cast<int32_t>(rows.size()), hidden = config_.hidden_size;
   // The rows side by side in the buffer of the layers' norms, which are over.
   TREELINE_ASSIGN_OR_RETURN(float* normed, normed_.Floats(size_t(count) * hidden));
@@ -321,8 +335,25 @@ StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
   for (int32_t i = 0; i < count; ++i) {
     Norm(x + int64_t{rows[i]} * hidden, final_norm_, normed + int64_t{i} * hidden, 1);
   }
-  TREELINE_ASSIGN_OR_RETURN(float* logits, logits_.Floats(size_t(count) * config_.vocab_size));
-  backend_.MatMul({normed, logits, count, false}, lm_head_ ? *lm_head_ : *embedding_);
+  return normed;
+}
+
+StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
+  TREELINE_ASSIGN_OR_RETURN(const float* hidden, LastHidden(rows));
+  TREELINE_ASSIGN_OR_RETURN(float* logits, logits_.Floats(rows.size() * config_.vocab_size));
+  backend_.MatMul({hidden, logits, static_cast<int32_t>(rows.size()), false}, output());
+  TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
+  return logits;
+}
+
+StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows) {
+  const int32_t count = static_cast<int32_t>(rows.size());
+  TREELINE_ASSIGN_OR_RETURN(const float* hidden, LastHidden(rows));
+  TREELINE_ASSIGN_OR_RETURN(float* scratch,
+                            head_states_.Floats(medusa_heads_->ScratchFloats(count)));
+  TREELINE_ASSIGN_OR_RETURN(
+      float* logits, logits_.Floats(size_t(medusa_heads_->size()) * count * config_.vocab_size));
+  medusa_heads_->Run(hidden, count, output(), scratch, logits);
   TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
   return logits;
 }

@@ -42,6 +42,11 @@ class Model {
   // The logits of `rows` of the last Forward, in device memory that the next call reuses:
   // [rows.size(), vocab_size].
   virtual StatusOr<const float*> Logits(std::span<const int32_t> rows) = 0;
+  // How many heads guess ahead; 0: the model has none.
+  virtual int32_t num_draft_heads() const = 0;
+  // Their logits at `rows` of the last Forward, as Logits: [num_draft_heads(), rows.size(),
+  // vocab_size]. REQUIRES: it has heads.
+  virtual StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) = 0;
   // Commits rows of a draft tree of the last Forward (indices into its batch) to the state at
   // `slot`, which holds `length` tokens.
   virtual Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) = 0;
@@ -50,7 +55,8 @@ class Model {
 struct ModelOptions {
   std::optional<WeightType> weight_type;  // None: as stored.
   StateType state_type = StateType::kF32;
-  int32_t max_context = 0;  // Rows of a softmax layer's rings.
+  int32_t max_context = 0;   // Rows of a softmax layer's rings.
+  std::string medusa_heads;  // Their file (engine/model/medusa_heads.h); empty: none.
   LoadProgress progress;
 };
 

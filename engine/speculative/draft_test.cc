@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
 #include "engine/speculative/draft_tree_builder.h"
+#include "engine/speculative/head_guesses.h"
 #include "engine/speculative/ngram_drafter.h"
 
 namespace treeline {
@@ -57,6 +59,51 @@ TEST(DraftTreeBuilder, AnyTreeIsValid) {
     const TokenTree tree = builder.Build(wanted);  // Create refuses what is not closed.
     EXPECT_EQ(tree.size(), 1 + std::min({wanted, builder.num_guesses(), 63}));
   }
+}
+
+TEST(HeadGuesses, TheLikeliestPathsOfAllCombinations) {
+  std::mt19937 rng(4);
+  for (int round = 0; round < 50; ++round) {
+    // Three heads of a few guesses each, and every path of them by brute force.
+    HeadGuesses heads(1 + rng() % 3);
+    for (auto& head : heads) {
+      float left = 1;
+      for (uint32_t i = 0; i <= rng() % 5; ++i) {
+        const float probability = left * static_cast<float>(1 + rng() % 9) / 10;
+        left -= probability;
+        head.emplace_back(static_cast<int32_t>(100 + i), std::log(probability));
+      }
+      std::sort(head.begin(), head.end(),
+                [](const auto& a, const auto& b) { return a.second > b.second; });
+    }
+    std::vector<float> expected, level = {1.0f};
+    for (const auto& head : heads) {
+      std::vector<float> next;
+      for (const float above : level) {
+        for (const auto& [token, logprob] : head) next.push_back(above * std::exp(logprob));
+      }
+      expected.insert(expected.end(), next.begin(), next.end());
+      level = next;
+    }
+    std::sort(expected.begin(), expected.end(), std::greater<>());
+    const size_t count = 1 + rng() % 20;
+    expected.resize(std::min(expected.size(), count));
+
+    DraftTreeBuilder tree(7, 8);
+    Propose(heads, static_cast<int32_t>(count), tree);
+    const std::vector<float> actual = tree.PathProbabilities();
+    ASSERT_EQ(actual.size(), expected.size());
+    for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-5) << i;
+  }
+}
+
+TEST(HeadGuesses, StayWithinTheDepth) {
+  DraftTreeBuilder tree(7, 2);
+  Propose({{{1, -0.1f}}, {{2, -0.1f}}, {{3, -0.1f}}}, 10, tree);
+  EXPECT_EQ(tree.Build(10).tokens(), Tokens({7, 1, 2}));
+  DraftTreeBuilder none(7, 2);
+  Propose({}, 10, none);
+  EXPECT_EQ(none.num_guesses(), 0);
 }
 
 Tokens Guess(const Tokens& tokens, int32_t max_depth = 8) {

@@ -40,7 +40,7 @@ class DraftTreeBuilder {
   // The guesses, the most probable first.
   std::vector<std::pair<float, int32_t>> Ranked() const;
 
-  const int32_t max_depth_;
+  int32_t max_depth_;
   std::vector<Node> nodes_;  // Parents before their children.
 };
 

@@ -33,6 +33,7 @@ _ARCHITECTURES = {
 }
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256 + len(_MERGES)
 _MAX_POSITIONS = 2048
+MEDUSA_FILE = "medusa_lm_head.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Shape:
     explicit_intermediate_size: int | None = None
     rope_scaling: dict[str, Any] | None = None
     max_context: int = 0  # With which it is to be run, where the default will not do.
+    medusa_heads: int = 0
     # Keys of config.json beyond those of every model, or in their place.
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -85,6 +87,9 @@ def write(folder: pathlib.Path, shape: Shape) -> None:
     if shape.dtype == "bfloat16":
         tensors = {name: safetensors_io.to_bf16(values) for name, values in tensors.items()}
     safetensors_io.save(folder / "model.safetensors", tensors, {"format": "pt"})
+    if shape.medusa_heads:
+        heads = {name: safetensors_io.to_bf16(x) for name, x in draw_medusa_heads(shape).items()}
+        safetensors_io.save(folder / MEDUSA_FILE, heads, {"format": "pt"})
     documents = {
         "config.json": config(shape),
         "tokenizer.json": tokenizer(),
@@ -186,6 +191,19 @@ def _draw_attention(shape: Shape, layer: int, rng: np.random.Generator) -> dict[
     if spec.decay == "head":
         tensors["decay"] = rng.uniform(0.5, 3.0, kv_heads)
     return tensors
+
+
+def draw_medusa_heads(shape: Shape) -> dict[str, np.ndarray]:
+    """Of models whose output matrix is the embedding they share it, of others they have their own."""
+    rng = np.random.default_rng(1000 + shape.seed)
+    size, tensors = shape.hidden_size, {}
+    for head in range(shape.medusa_heads):
+        tensors[f"{head}.0.linear.weight"] = rng.standard_normal((size, size)) * 2 / np.sqrt(size)
+        tensors[f"{head}.0.linear.bias"] = rng.standard_normal(size)
+        if not shape.tied:
+            output = rng.standard_normal((VOCAB_SIZE, size)) * 2 / np.sqrt(size)
+            tensors[f"{head}.1.weight"] = output
+    return {name: values.astype(np.float32) for name, values in tensors.items()}
 
 
 def tokenizer() -> dict[str, Any]:

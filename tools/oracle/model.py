@@ -37,14 +37,33 @@ class Model:
 
     def log_probabilities(self, tokens: list[int]) -> np.ndarray:
         """[n, vocabulary]: row i is the distribution of the token after tokens[0..i]."""
+        return log_softmax(self.hidden(tokens) @ self.output.T)
+
+    def medusa_log_probabilities(
+        self, tokens: list[int], heads: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """[heads, vocabulary]: what Medusa heads, by the names of their file, guess after tokens."""
+        hidden, rows = self.hidden(tokens)[-1], []
+        while f"{len(rows)}.0.linear.weight" in heads:
+            linear, head = f"{len(rows)}.0.linear", len(rows)
+            gate = heads[f"{linear}.weight"] @ hidden + heads[f"{linear}.bias"]
+            state = hidden + gate / (1 + np.exp(-gate))
+            rows.append(heads.get(f"{head}.1.weight", self.output) @ state)
+        return log_softmax(np.array(rows))
+
+    @property
+    def output(self) -> np.ndarray:
+        """[vocabulary, hidden size]"""
+        tied = self.config["tie_word_embeddings"]
+        return self.weights["model.embed_tokens.weight" if tied else "lm_head.weight"]
+
+    def hidden(self, tokens: list[int]) -> np.ndarray:
+        """[n, hidden size]: the last hidden states, normed."""
         x = self.weights["model.embed_tokens.weight"][tokens]
         for layer in range(self.config["num_hidden_layers"]):
             x = x + self._attention_block(layer, self._norm(f"layers.{layer}.input_layernorm", x))
             x = x + self._mlp(layer, self._norm(f"layers.{layer}.post_attention_layernorm", x))
-        head = "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head"
-        logits = self._norm("norm", x) @ self.weights[f"{head}.weight"].T
-        logits = logits - logits.max(axis=1, keepdims=True)
-        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return self._norm("norm", x)
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
         mean_square = (x * x).mean(axis=-1, keepdims=True)
@@ -80,6 +99,12 @@ class Model:
         prefix = f"model.layers.{layer}.mlp."
         gate, up = self._linear(f"{prefix}gate_proj", x), self._linear(f"{prefix}up_proj", x)
         return self._linear(f"{prefix}down_proj", gate / (1 + np.exp(-gate)) * up)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """By rows."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def load(folder: pathlib.Path) -> Model:

@@ -1,0 +1,109 @@
+#include "engine/model/medusa_heads.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "engine/model/safetensors.h"
+#include "engine/model/tensor.h"
+
+namespace treeline {
+namespace {
+
+// Public files have up to 5; more are a mistake.
+constexpr int32_t kMaxHeads = 16;
+
+using Tensors = std::map<std::string, TensorView>;
+
+StatusOr<const TensorView*> Find(const std::string& file, const Tensors& tensors,
+                                 const std::string& name, const std::vector<int64_t>& shape) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) return InvalidArgument("{}: tensor {} is missing", file, name);
+  const TensorView& view = found->second;
+  if (view.shape != shape || !HoldsWeights(view.type)) {
+    return InvalidArgument("{}: tensor {}: shape [{}]; the model needs [{}] of F64, F32, F16, BF16",
+                           file, name, fmt::join(view.shape, ", "), fmt::join(shape, ", "));
+  }
+  return &view;
+}
+
+std::string WeightName(int32_t head) { return fmt::format("{}.0.linear.weight", head); }
+std::string BiasName(int32_t head) { return fmt::format("{}.0.linear.bias", head); }
+std::string OutputName(int32_t head) { return fmt::format("{}.1.weight", head); }
+
+}  // namespace
+
+StatusOr<std::unique_ptr<MedusaHeads>> MedusaHeads::Load(const std::string& file, int32_t hidden,
+                                                         int32_t vocab,
+                                                         std::optional<WeightType> weight_type,
+                                                         Backend& backend) {
+  TREELINE_ASSIGN_OR_RETURN(const SafetensorsFile heads_file, SafetensorsFile::Open(file));
+  const Tensors& tensors = heads_file.tensors();
+  int32_t size = 0;
+  while (size <= kMaxHeads && tensors.contains(WeightName(size))) ++size;
+  const bool has_outputs = tensors.contains(OutputName(0));
+  const size_t expected = size_t(size) * (has_outputs ? 3 : 2);
+  if (size == 0 || size > kMaxHeads || tensors.size() != expected) {
+    return InvalidArgument(
+        "{}: {} tensors; 1 to {} Medusa heads of one layer have 0.0.linear.weight, 0.0.linear.bias "
+        "and either all or none 0.1.weight, and so on",
+        file, tensors.size(), kMaxHeads);
+  }
+
+  std::vector<const TensorView*> weights;
+  std::vector<float> biases(size_t(size) * hidden);
+  for (int32_t head = 0; head < size; ++head) {
+    TREELINE_ASSIGN_OR_RETURN(const TensorView* weight,
+                              Find(file, tensors, WeightName(head), {hidden, hidden}));
+    weights.push_back(weight);
+    TREELINE_ASSIGN_OR_RETURN(const TensorView* bias,
+                              Find(file, tensors, BiasName(head), {hidden}));
+    CopyToFloat(*bias, std::span(biases).subspan(size_t(head) * hidden, hidden));
+  }
+
+  // Held as the model is; four bits would save little and cost guesses.
+  WeightType type = weight_type.value_or(WeightType::kBF16);
+  if (type == WeightType::kInt4) type = WeightType::kInt8;
+  std::unique_ptr<MedusaHeads> heads(new MedusaHeads(size, hidden, vocab, backend));
+  TREELINE_ASSIGN_OR_RETURN(
+      heads->blocks_,
+      backend.CreateMatrix(type, size * hidden, hidden, [&](int32_t row, std::span<float> values) {
+        CopyRowToFloat(*weights[row / hidden], row % hidden, values);
+      }));
+  heads->weight_bytes_ = heads->blocks_->bytes();
+  TREELINE_ASSIGN_OR_RETURN(heads->biases_.buffer, backend.Allocate(biases.size() * sizeof(float)));
+  backend.CopyToDevice(heads->biases_.buffer.get(), biases.data(), biases.size() * sizeof(float));
+  for (int32_t head = 0; has_outputs && head < size; ++head) {
+    TREELINE_ASSIGN_OR_RETURN(const TensorView* output,
+                              Find(file, tensors, OutputName(head), {vocab, hidden}));
+    TREELINE_ASSIGN_OR_RETURN(
+        std::unique_ptr<Matrix> matrix,
+        backend.CreateMatrix(type, vocab, hidden, [&](int32_t row, std::span<float> values) {
+          CopyRowToFloat(*output, row, values);
+        }));
+    heads->weight_bytes_ += matrix->bytes();
+    heads->outputs_.push_back(std::move(matrix));
+  }
+  TREELINE_RETURN_IF_ERROR(backend.Synchronize());
+  return heads;
+}
+
+void MedusaHeads::Run(const float* hidden, int32_t rows, const Matrix& output, float* scratch,
+                      float* logits) const {
+  float* gates = scratch;
+  float* states = scratch + int64_t{rows} * size_ * hidden_;  // [size, rows, hidden]
+  backend_.MatMul({hidden, gates, rows, false}, *blocks_);
+  backend_.ResidualSilu({hidden, gates, biases_.data(), states, rows, size_, hidden_});
+  if (outputs_.empty()) {
+    backend_.MatMul({states, logits, size_ * rows, false}, output);
+    return;
+  }
+  for (int32_t head = 0; head < size_; ++head) {
+    const int64_t first_row = int64_t{head} * rows;
+    backend_.MatMul({states + first_row * hidden_, logits + first_row * vocab_, rows, false},
+                    *outputs_[head]);
+  }
+}
+
+}  // namespace treeline
