@@ -150,8 +150,9 @@ StatusOr<std::unique_ptr<std::ofstream>> OpenFile(const std::string& path) {
 }  // namespace
 
 Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
-  if (config.has_random_weights() && config.engine().has_model()) {
-    return InvalidArgument("--random-weights takes the place of --model; give one of them");
+  if (config.has_random_weights() &&
+      (config.engine().has_model() || config.engine().has_adapter())) {
+    return InvalidArgument("--random-weights takes the place of --model and --adapter");
   }
   TREELINE_ASSIGN_OR_RETURN(const ThroughputOptions measure, WhatToMeasure(config));
   const bool json_to_out = config.json() == "-";
@@ -169,7 +170,7 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   const bool random_weights = config.has_random_weights();
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                             random_weights ? MakeRandomCheckpoint(config.random_weights())
-                                           : Checkpoint::Open(config.engine().model()));
+                                           : OpenCheckpoint(config.engine()));
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelEngine> engine,
                             ModelEngine::Load(*checkpoint, options, std::move(timed_backend)));
 

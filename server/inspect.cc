@@ -29,6 +29,7 @@ Json Describe(const Checkpoint& checkpoint, const ModelEngine::Options& options)
           {"vocab_size", model.vocab_size},
           {"max_position_embeddings", model.max_position_embeddings},
           {"attention", ToString(model.attention)},
+          {"folders", checkpoint.folders()},
           {"weight_file_bytes", checkpoint.weight_bytes()},
           {"context", context},
           {"state_bytes_per_sequence", LayoutFor(model, options.state_type, context).bytes()},
@@ -41,7 +42,7 @@ Json Describe(const Checkpoint& checkpoint, const ModelEngine::Options& options)
 Status Inspect(const InspectConfig& config, std::ostream& out) {
   TREELINE_ASSIGN_OR_RETURN(const ModelEngine::Options options, EngineOptions(config.engine()));
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                            Checkpoint::Open(config.engine().model()));
+                            OpenCheckpoint(config.engine()));
   const Json description = Describe(*checkpoint, options);
   if (config.json()) {
     out << description.dump() << "\n";

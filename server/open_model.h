@@ -1,4 +1,5 @@
-// A model's folder or GGUF file, loaded for use: the only place that knows which engine runs it.
+// A model's folder or GGUF file, with its adapter, loaded for use: the only place that knows which
+// engine runs it.
 #ifndef TREELINE_SERVER_OPEN_MODEL_H_
 #define TREELINE_SERVER_OPEN_MODEL_H_
 
@@ -6,6 +7,7 @@
 
 #include "engine/backend/backend.h"
 #include "engine/base/status.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model_engine.h"
 #include "proto/config.pb.h"
 #include "server/runtime.h"
@@ -14,6 +16,9 @@ namespace treeline {
 
 // INVALID_ARGUMENT naming the flag with a bad value.
 StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config);
+
+// The model that --model and --adapter name. Errors name the file.
+StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const EngineConfig& config);
 
 // What runs the model: the backend that --device names. Errors name the flag.
 StatusOr<std::unique_ptr<Backend>> CreateBackend(const EngineConfig& config);

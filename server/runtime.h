@@ -15,6 +15,7 @@
 #include "engine/sampling/params.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "proto/config.pb.h"
 #include "scheduler/observer.h"
 #include "scheduler/scheduler.h"
 #include "server/generation_service.h"
@@ -23,7 +24,7 @@ namespace treeline {
 
 // What is read from a model's folder.
 struct LoadedModel {
-  std::string name;  // The folder's.
+  std::string name;  // Its ModelName.
   std::string device;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -32,8 +33,9 @@ struct LoadedModel {
   std::vector<int32_t> eos_token_ids;
 };
 
-// The name of a model's folder, or of its file without ".gguf".
-std::string ModelName(const std::string& path);
+// What clients call the model where --served-model-name does not say: its folder's name, or its
+// file's without ".gguf"; with an adapter, which makes it another model, the adapter's.
+std::string ModelName(const EngineConfig& config);
 
 class Runtime {
  public:

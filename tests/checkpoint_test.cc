@@ -10,6 +10,7 @@
 
 #include "engine/base/file.h"
 #include "engine/base/json.h"
+#include "engine/model/adapter.h"
 #include "kernels/cpu/matmul_kernel.h"
 #include "tests/engine_driver.h"
 
@@ -266,6 +267,42 @@ TEST(Gguf, NamesTensorsAsTheFileDoes) {
   const Status status = OpenEngine(path).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(Message(status).find(path + ": the checkpoint has no tensor blk.1.ffn_down.weight"),
+            std::string::npos)
+      << status;
+}
+
+// tests/testdata/adapter/README.md.
+TEST(Adapter, LinearizesItsBaseAsTheFloat64ModelDoes) {
+  const std::string folder = "tests/testdata/adapter";
+  const StatusOr<Json> oracle = ParseJsonFile(folder + "/oracle.json");
+  ASSERT_TRUE(oracle.ok()) << oracle.status();
+  ModelEngine::Options options = Exact();
+  options.weight_type = WeightType::kF32;  // As exact as the sum.
+  const auto engine = LoadEngine(folder, options);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_LE(LargestError(*engine, *oracle), kTolerance);
+
+  auto gguf = Checkpoint::Open("tests/testdata/gguf/softmax.gguf");
+  ASSERT_TRUE(gguf.ok()) << gguf.status();
+  const auto adapted = ApplyAdapter(*std::move(gguf), folder);
+  ASSERT_TRUE(adapted.ok()) << adapted.status();
+  const auto of_gguf = ModelEngine::Load(**adapted, options);
+  ASSERT_TRUE(of_gguf.ok()) << of_gguf.status();
+  EXPECT_LE(LargestError(**of_gguf, *oracle), kTolerance);
+}
+
+TEST(Adapter, MustHoldWhatItsAttentionNeeds) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(testing::TempDir()) / "no_taps";
+  fs::create_directories(folder);
+  fs::copy_file("tests/testdata/adapter/adapter_model.safetensors",
+                folder / "adapter_model.safetensors", fs::copy_options::overwrite_existing);
+  Json config = *ParseJsonFile("tests/testdata/adapter/adapter_config.json");
+  config["linear_attention"]["conv_kernel"] = 15;  // Its tensors are those of 7.
+  std::ofstream(folder / "adapter_config.json") << config;
+  const Status status = OpenEngine(folder).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(status).find("no_taps: tensor model.layers.0.self_attn.dwconv.weight: shape"),
             std::string::npos)
       << status;
 }

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "engine/model/adapter.h"
 #include "engine/model/gguf_checkpoint.h"
 #include "engine/model/safetensors.h"
 
@@ -16,6 +17,7 @@ class FolderCheckpoint : public Checkpoint {
       : Checkpoint(std::move(path), std::move(config), weights.tensors()),
         weights_(std::move(weights)) {}
 
+  std::vector<std::string> folders() const override { return {path()}; }
   StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
     return Tokenizer::Load(path());
   }
@@ -25,6 +27,14 @@ class FolderCheckpoint : public Checkpoint {
   const SafetensorsFolder weights_;  // Owns the files that the tensors lie in.
 };
 
+StatusOr<std::unique_ptr<Checkpoint>> OpenModel(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error)) return OpenGgufCheckpoint(path);
+  TREELINE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(path));
+  TREELINE_ASSIGN_OR_RETURN(SafetensorsFolder weights, SafetensorsFolder::Open(path));
+  return std::make_unique<FolderCheckpoint>(path, std::move(config), std::move(weights));
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(std::string path, ModelConfig config,
@@ -32,11 +42,10 @@ Checkpoint::Checkpoint(std::string path, ModelConfig config,
     : path_(std::move(path)), config_(std::move(config)), tensors_(std::move(tensors)) {}
 
 StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
-  std::error_code error;
-  if (std::filesystem::is_regular_file(path, error)) return OpenGgufCheckpoint(path);
-  TREELINE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(path));
-  TREELINE_ASSIGN_OR_RETURN(SafetensorsFolder weights, SafetensorsFolder::Open(path));
-  return std::make_unique<FolderCheckpoint>(path, std::move(config), std::move(weights));
+  if (!IsAdapterFolder(path)) return OpenModel(path);
+  TREELINE_ASSIGN_OR_RETURN(const std::string base_path, FindBaseModel(path));
+  TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> base, OpenModel(base_path));
+  return ApplyAdapter(std::move(base), path);
 }
 
 const TensorView* Checkpoint::Find(const std::string& name) const {
@@ -46,7 +55,7 @@ const TensorView* Checkpoint::Find(const std::string& name) const {
 
 int64_t Checkpoint::weight_bytes() const {
   int64_t bytes = 0;
-  for (const auto& [name, view] : tensors_) bytes += static_cast<int64_t>(view.bytes.size());
+  for (const auto& [name, view] : tensors_) bytes += view.stored_bytes();
   return bytes;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -244,6 +245,37 @@ StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<const std
   }
   TREELINE_RETURN_IF_ERROR(CheckTiling(tensors, data, file));
   return tensors;
+}
+
+Status JoinRowScales(const std::string& file, std::map<std::string, TensorView>* tensors) {
+  for (auto& [name, view] : *tensors) {
+    if (view.type != TensorType::kI8 || view.shape.empty()) continue;
+    const auto scales = tensors->find(name + ".scale");
+    if (scales == tensors->end()) continue;
+    if (scales->second.type != TensorType::kF32 ||
+        scales->second.shape != std::vector<int64_t>{view.shape[0]}) {
+      return InvalidArgument("{}: tensor \"{}\": {} rows of int8 need as many F32 values", file,
+                             scales->first, view.shape[0]);
+    }
+    std::vector<float> values(view.shape[0]);
+    CopyToFloat(scales->second, values);
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); })) {
+      return InvalidArgument("{}: tensor \"{}\": a value is not finite", file, scales->first);
+    }
+    view.type = TensorType::kI8Rows;
+    view.row_scales = scales->second.bytes;
+    tensors->erase(scales);
+  }
+  return OkStatus();
+}
+
+SafetensorsFile::SafetensorsFile(MappedFile file, std::map<std::string, TensorView> tensors)
+    : file_(std::move(file)), tensors_(std::move(tensors)) {}
+
+StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
+  TREELINE_ASSIGN_OR_RETURN(OpenedFile opened, OpenFile(path));
+  TREELINE_RETURN_IF_ERROR(JoinRowScales(path, &opened.tensors));
+  return SafetensorsFile(std::move(opened.file), std::move(opened.tensors));
 }
 
 StatusOr<SafetensorsFolder> SafetensorsFolder::Open(const std::string& model_dir) {

@@ -1,6 +1,6 @@
 // Reading safetensors files: one file, or a folder's shards through
 // model.safetensors.index.json. Files are mapped; tensors are views into them, valid while the
-// SafetensorsFolder lives, moved or not.
+// SafetensorsFile or SafetensorsFolder lives, moved or not.
 #ifndef TREELINE_ENGINE_MODEL_SAFETENSORS_H_
 #define TREELINE_ENGINE_MODEL_SAFETENSORS_H_
 
@@ -23,6 +23,26 @@ namespace treeline {
 // tensor.
 StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<const std::byte> bytes,
                                                              const std::string& file);
+
+// Makes one tensor of each pair "NAME", int8 [rows, ...], and "NAME.scale", F32 [rows]: NAME in
+// int8 rows. That is how Treeline's own files hold int8. INVALID_ARGUMENT naming `file` and the
+// tensor for scales of another type or shape, and for values that are not finite.
+Status JoinRowScales(const std::string& file, std::map<std::string, TensorView>* tensors);
+
+// The tensors of one file, row scales joined. Immutable, move-only; safe from any thread.
+class SafetensorsFile {
+ public:
+  // NOT_FOUND, or INVALID_ARGUMENT for a malformed file.
+  static StatusOr<SafetensorsFile> Open(const std::string& path);
+
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+
+ private:
+  SafetensorsFile(MappedFile file, std::map<std::string, TensorView> tensors);
+
+  MappedFile file_;
+  std::map<std::string, TensorView> tensors_;
+};
 
 // All tensors of a model folder. Immutable, move-only; safe from any thread.
 class SafetensorsFolder {

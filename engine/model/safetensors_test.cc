@@ -186,6 +186,44 @@ TEST(ParseSafetensors, RefusesHostileHeaders) {
   }
 }
 
+// int8 [2, 2] and what should be its scales; of `data` the last 8 bytes are theirs.
+StatusOr<std::map<std::string, TensorView>> WithScales(const std::string& scales,
+                                                       const std::string& data) {
+  const std::string header =
+      R"({"x":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]},"x.scale":)" + scales + "}";
+  static std::string file;  // What the views show.
+  file = File(header, data);
+  auto tensors = Parse(file);
+  if (!tensors.ok()) return tensors;
+  TREELINE_RETURN_IF_ERROR(JoinRowScales("x.safetensors", &*tensors));
+  return tensors;
+}
+
+TEST(JoinRowScales, MakesOneTensorOfRowsAndScales) {
+  const std::string scale_bytes = std::string("\0\0\0\x3f\0\0\0\x40", 8);  // 0.5, 2.
+  const auto tensors = WithScales(R"({"dtype":"F32","shape":[2],"data_offsets":[4,12]})",
+                                  std::string("\x01\xff\x02\x7f", 4) + scale_bytes);
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_EQ(tensors->size(), 1u);
+  std::vector<float> values(4);
+  CopyToFloat(tensors->at("x"), values);
+  EXPECT_EQ(values, (std::vector<float>{0.5f, -0.5f, 4.0f, 254.0f}));
+}
+
+TEST(JoinRowScales, RefusesScalesThatDoNotFit) {
+  for (const char* scales : {R"({"dtype":"F32","shape":[1,2],"data_offsets":[4,12]})",
+                             R"({"dtype":"F16","shape":[4],"data_offsets":[4,12]})",
+                             R"({"dtype":"F64","shape":[1],"data_offsets":[4,12]})"}) {
+    const Status status = WithScales(scales, Bytes(12)).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << scales;
+    EXPECT_NE(Message(status).find("x.scale"), std::string::npos) << status;
+  }
+  const Status infinite = WithScales(R"({"dtype":"F32","shape":[2],"data_offsets":[4,12]})",
+                                     Bytes(4) + std::string("\0\0\x80\x7f\0\0\0\0", 8))
+                              .status();
+  EXPECT_NE(Message(infinite).find("x.scale\": a value is not finite"), std::string::npos);
+}
+
 TEST(ParseSafetensors, RefusesADeepHeader) {
   const std::string deep = "{\"t\":" + std::string(100'000, '[') + std::string(100'000, ']') + "}";
   const Status status = Parse(File(deep, "")).status();

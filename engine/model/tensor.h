@@ -16,6 +16,8 @@ enum class TensorType {
   kF16,
   kBF16,
   kI8,
+  // int8 times a factor of its row: TensorView::row_scales.
+  kI8Rows,
   kOther,
   // Blocks of quantised weights, as GGUF stores them: engine/model/quantized_blocks.h.
   kQ40,
@@ -34,6 +36,8 @@ enum class TensorType {
 bool HoldsWeights(TensorType type);
 bool IsQuantized(TensorType type);
 
+struct LowRankUpdate;
+
 // A tensor's bytes inside a mapped file, row-major, little-endian, at any alignment (formats
 // promise none). Valid while what it came from lives, moved or not.
 struct TensorView {
@@ -43,9 +47,24 @@ struct TensorView {
   // Above 0: dimension 0 is that many heads, and within a head the file stores the two halves of
   // each rotated pair side by side (0, d/2, 1, d/2 + 1, ...). Reading puts them back in order.
   int32_t interleaved_heads = 0;
+  // Of kI8Rows: fp32 [shape[0]].
+  std::span<const std::byte> row_scales{};
+  // Null, or what reading adds to the values of this matrix.
+  const LowRankUpdate* update = nullptr;
 
   // 1 for a scalar, whose shape is empty.
   int64_t num_elements() const;
+  // Bytes in files, those of scales and updates among them.
+  int64_t stored_bytes() const;
+};
+
+// scale * B A, of which one row at a time is computed, in fp32. A and B are fp64, fp32, fp16, bf16
+// or int8 rows, not interleaved and without updates of their own.
+struct LowRankUpdate {
+  TensorView a;  // [rank, columns]
+  TensorView b;  // [rows, rank]
+  float scale = 1;
+  const LowRankUpdate* next = nullptr;  // Another update of the same matrix.
 };
 
 // Copies all values. REQUIRES: out.size() == view.num_elements() and HoldsWeights(view.type).

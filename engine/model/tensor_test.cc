@@ -56,6 +56,47 @@ TEST(CopyToFloat, PutsInterleavedRowsBackInOrder) {
   EXPECT_EQ(row, 11);
 }
 
+TEST(CopyToFloat, MultipliesRowsOfInt8ByTheirScales) {
+  const std::vector<int8_t> stored = {127, -128, 0, 1, -1, 2};
+  const std::vector<float> scales = {0.5f, -2.0f};
+  TensorView view{TensorType::kI8Rows, {2, 3}, std::as_bytes(std::span(stored))};
+  view.row_scales = std::as_bytes(std::span(scales));
+  std::vector<float> values(6);
+  CopyToFloat(view, values);
+  EXPECT_EQ(values, (std::vector<float>{63.5f, -64, 0, -2, 2, -4}));
+  EXPECT_EQ(view.stored_bytes(), 6 + 8);
+}
+
+TEST(CopyToFloat, AddsLowRankUpdates) {
+  // Columns that fill no whole vector, and ones that do and leave some over.
+  for (const int64_t columns : {1, 15, 16, 37}) {
+    constexpr int64_t kRows = 3, kRank = 2;
+    std::vector<float> w(kRows * columns), a(kRank * columns), b(kRows * kRank);
+    for (size_t i = 0; i < w.size(); ++i) w[i] = 0.25f * i;
+    for (size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i % 7) - 3;
+    for (size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i % 5) - 2;
+    const auto view = [](const std::vector<float>& values, int64_t rows) {
+      const auto count = static_cast<int64_t>(values.size());
+      return TensorView{TensorType::kF32, {rows, count / rows}, std::as_bytes(std::span(values))};
+    };
+    const LowRankUpdate second{view(a, kRank), view(b, kRows), -0.5f, nullptr};
+    const LowRankUpdate first{view(a, kRank), view(b, kRows), 2.0f, &second};
+    TensorView updated = view(w, kRows);
+    updated.update = &first;
+    std::vector<float> values(w.size());
+    CopyToFloat(updated, values);
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t column = 0; column < columns; ++column) {
+        float expected = w[row * columns + column];  // Small integers and quarters: exact.
+        for (int64_t r = 0; r < kRank; ++r) {
+          expected += 1.5f * b[row * kRank + r] * a[r * columns + column];
+        }
+        ASSERT_EQ(values[row * columns + column], expected) << row << ", " << column;
+      }
+    }
+  }
+}
+
 TEST(CopyRowToFloat, ReadsRowsOfBlocks) {
   // Two rows of one Q8_0 block: scales 0.5 and 2 (fp16), weights -16..15.
   std::vector<std::byte> bytes;

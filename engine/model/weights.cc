@@ -11,7 +11,8 @@ namespace {
 // The smallest type that holds every part as well as the checkpoint does.
 WeightType NaturalType(const std::vector<const TensorView*>& parts) {
   const bool all_bf16 = std::all_of(parts.begin(), parts.end(), [](const TensorView* part) {
-    return part->type == TensorType::kBF16 || IsQuantized(part->type);
+    return part->type == TensorType::kBF16 || part->type == TensorType::kI8Rows ||
+           IsQuantized(part->type);
   });
   return all_bf16 ? WeightType::kBF16 : WeightType::kF32;
 }
@@ -42,7 +43,7 @@ StatusOr<const TensorView*> WeightReader::FindWithShape(const std::string& name,
                            fmt::join(view->shape, ", "), fmt::join(shape, ", "));
   }
   if (read_.insert(name).second) {
-    bytes_done_ += view->bytes.size();
+    bytes_done_ += view->stored_bytes();
     if (progress_) progress_(bytes_done_, bytes_total_);
   }
   return view;
