@@ -315,6 +315,8 @@ PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const in
 void ModelEngine::KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
   if (prefix_cache_->max_bytes() == 0 || prefix_cache_->Contains(tokens)) return;
   StatusOr<StateSnapshot> snapshot = pool_->Snapshot(slot);
+  // The device may be full before the cache is.
+  while (!snapshot.ok() && prefix_cache_->DropOldest()) snapshot = pool_->Snapshot(slot);
   if (snapshot.ok()) prefix_cache_->Insert(tokens, *std::move(snapshot));
 }
 

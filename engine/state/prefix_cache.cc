@@ -86,7 +86,13 @@ bool PrefixCache::Insert(std::span<const int32_t> tokens, StateSnapshot snapshot
   node->has_snapshot = true;
   node->use = used_.insert(used_.begin(), node);
   // It fits alone, so it is never the one that goes.
-  while (bytes_ > max_bytes_) Drop(used_.back());
+  while (bytes_ > max_bytes_) DropOldest();
+  return true;
+}
+
+bool PrefixCache::DropOldest() {
+  if (used_.empty()) return false;
+  Drop(used_.back());
   return true;
 }
 

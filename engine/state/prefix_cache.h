@@ -40,6 +40,8 @@ class PrefixCache {
   // Keeps the state after `tokens`, in place of one it may have. False where it alone is larger
   // than max_bytes. REQUIRES: snapshot.length() == tokens.size(), at least 1.
   bool Insert(std::span<const int32_t> tokens, StateSnapshot snapshot);
+  // Drops the least recently used snapshot; false where there is none.
+  bool DropOldest();
   // There is a snapshot of exactly these tokens.
   bool Contains(std::span<const int32_t> tokens);
 
