@@ -33,6 +33,7 @@ struct RowRequest {
   std::span<const int32_t> generated{};  // For all three penalties,
   std::span<const int32_t> drafted{};    // as are the draft's tokens from there to this row.
   std::span<const int32_t> banned{};     // Tokens that must not be drawn (min_tokens).
+  std::span<const int32_t> guesses{};    // Tokens of which RowResult::typical is wanted.
 
   std::span<const int32_t> score{};  // Tokens whose log-probabilities are wanted.
   int32_t top_logprobs = 0;          // How many of the most probable tokens are wanted.
@@ -44,6 +45,8 @@ struct RowResult {
   Status status{};     // Not OK: this row has no result (its logits are not finite); others stand.
   int32_t token = -1;  // The sampled token; -1 where none was asked for.
   float logprob = 0;   // Its log-probability.
+  // As RowRequest::guesses: whether each would pass for a draw by Medusa's typical acceptance.
+  std::vector<bool> typical{};
   std::vector<float> scores{};                            // As RowRequest::score.
   std::vector<std::pair<int32_t, float>> top_logprobs{};  // Best first; ties by lower id.
 };

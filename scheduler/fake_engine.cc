@@ -199,6 +199,7 @@ RowResult FakeEngine::Answer(const Batch& batch, const RowRequest& request,
   result.token = draw_(batch, request, prefix);
   while (Contains(request.banned, result.token)) ++result.token;
   result.logprob = Logprob(prefix, result.token);
+  if (!request.guesses.empty()) result.typical = typical_(request, prefix);
   return result;
 }
 

@@ -56,6 +56,11 @@ class FakeEngine : public Engine, private StateSlotOwner {
   static std::vector<std::pair<int32_t, float>> TopLogprobs(std::span<const int32_t> prefix,
                                                             int32_t count);
 
+  // Which of request.guesses would pass as typical, needed where there are any.
+  using Typical =
+      std::function<std::vector<bool>(const RowRequest& request, std::span<const int32_t> prefix)>;
+  void set_typical(Typical typical) { typical_ = std::move(typical); }
+
   // Faults: of the next step, of the draft heads, of the next slot, of every row of the sequences
   // that begin with `first_token`.
   void FailNextStep(const Status& status) { step_error_ = status; }
@@ -103,6 +108,7 @@ class FakeEngine : public Engine, private StateSlotOwner {
   Draw draw_ = [this](const Batch&, const RowRequest& request, std::span<const int32_t> prefix) {
     return next_token_(prefix, request.random.choice);
   };
+  Typical typical_;
   std::optional<Status> step_error_;
   std::optional<Status> draft_error_;
   std::optional<Status> acquire_error_;

@@ -23,7 +23,8 @@ struct StopCriteria {
   std::vector<std::string> stop_strings;  // Not empty each; text ends before the first match.
 };
 
-// Who guesses ahead (engine/speculative). Outputs are the same whoever does.
+// Who guesses ahead (engine/speculative). Outputs are the same whoever does, but for typical
+// acceptance.
 struct Drafters {
   bool ngram = true;
   bool heads = true;  // The model's own, where it has some.
@@ -43,6 +44,9 @@ struct Request {
   bool skip_special_tokens = true;
 
   Drafters drafters{};  // Of those that the server lets guess.
+  // Guesses pass where they are typical of the model, drawn or not: more of them, but outputs are
+  // no longer distributed as the model's.
+  bool typical_acceptance = false;
   int32_t max_draft_nodes =
       TokenTree::kMaxNodes;  // Of a tree, its root too; at most as the server is set.
   // Waiting requests with less of it go first; waiting lessens it (Scheduler::Options).

@@ -189,6 +189,36 @@ TEST_F(DraftHeadsTest, GuessForEverySequenceAtOnceAndNotForThoseThatDoWithout) {
   EXPECT_LE(NumSteps(), 31);
 }
 
+// Whatever is drawn, typical guesses are taken, the longest path of them: here all that end in
+// the digits 1 to 4, of which 1 and 2 lead further than 3.
+TEST_F(DraftHeadsTest, TypicalAcceptanceTakesTheLongestPath) {
+  engine_.set_head_guess([](std::span<const int32_t>, int32_t head) {
+    std::vector<std::pair<int32_t, float>> guesses = {{203, std::log(0.5f)}, {201, std::log(0.4f)}};
+    if (head > 0) guesses = {{202, std::log(0.6f)}, {209, std::log(0.3f)}};
+    return guesses;
+  });
+  engine_.set_typical([](const RowRequest& request, std::span<const int32_t> prefix) {
+    std::vector<bool> typical;
+    for (const int32_t guess : request.guesses) {
+      typical.push_back(guess == 203 || guess == 201 || (prefix.back() == 201 && guess == 202));
+    }
+    return typical;
+  });
+  Request request = MakeRequest(Prompt(50, 5), 4);
+  request.typical_acceptance = true;
+  request.logprobs = true;
+  Reader reader = Submit(request);
+  RunToEnd();
+  const Tokens& tokens = reader.choice().tokens;
+  const int32_t first = engine_.HashToken(Prompt(50, 5), 0);
+  Tokens prefix = Prompt(50, 5);
+  prefix.insert(prefix.end(), {first, 201, 202});
+  EXPECT_EQ(tokens, Tokens({first, 201, 202, engine_.HashToken(prefix, 0)}));
+  prefix.pop_back();
+  EXPECT_EQ(reader.choice().logprobs[2].logprob, FakeEngine::Logprob(prefix, 202));
+  EXPECT_EQ(NumSteps(), 2);
+}
+
 TEST_F(DraftHeadsTest, AreNotAskedForWhatIsOfNoUse) {
   Submit(MakeRequest(Prompt(50, 5), 2));  // The second token ends it: nothing follows it.
   RunToEnd();
@@ -328,10 +358,12 @@ class DistributionTest : public SchedulerTest {
   // deviations.
   double Deviation(const SamplingParams& sampling, int samples) {
     FakeEngine engine({.vocab_size = kWords, .max_context = 100, .num_slots = 16});
-    engine.set_draw(
-        [&](const Batch& batch, const RowRequest& request, std::span<const int32_t> prefix) {
-          return DrawAt(batch, request, prefix);
-        });
+    engine.set_draw([&](const Batch&, const RowRequest& request, std::span<const int32_t> prefix) {
+      return sampler_.Sample(ToyLogits(prefix), request).value().token;
+    });
+    engine.set_typical([&](const RowRequest& request, std::span<const int32_t> prefix) {
+      return sampler_.Sample(ToyLogits(prefix), request).value().typical;
+    });
     FakeTokenizer tokenizer(kWords);
     const Scheduler::Options options{
         .max_batch_tokens = 200, .max_queued_requests = 1 << 20, .max_draft_nodes = 12};
@@ -343,6 +375,7 @@ class DistributionTest : public SchedulerTest {
       request.sampling = sampling;
       request.sampling.seed = 1000 + i;
       request.stop.ignore_eos = true;
+      request.typical_acceptance = typical_;
       if (i % 5 == 0) request.drafters = kNoDrafters;  // Mixed batches.
       readers.emplace_back(scheduler->Submit(std::move(request)).value());
       if (i % 400 != 399 && i + 1 != samples) continue;
@@ -385,25 +418,6 @@ class DistributionTest : public SchedulerTest {
     }
   }
 
-  // By the real sampler; or, for what is no verification, a guess that is probable enough.
-  int32_t DrawAt(const Batch& batch, const RowRequest& request, std::span<const int32_t> prefix) {
-    const std::vector<float> logits = ToyLogits(prefix);
-    if (typical_) {
-      const auto next =
-          ToyDistribution(prefix, request.sampling->temperature, request.sampling->top_p);
-      for (int32_t row = request.row + 1; row < batch.num_tokens(); ++row) {
-        const auto tree =
-            std::upper_bound(batch.tree_offsets.begin(), batch.tree_offsets.end(), request.row) -
-            batch.tree_offsets.begin() - 1;
-        const int32_t first = batch.tree_offsets[tree];
-        const bool is_child =
-            row < batch.tree_offsets[tree + 1] && batch.parents[row] == request.row - first;
-        if (is_child && next[batch.token_ids[row]] > 0.09) return batch.token_ids[row];
-      }
-    }
-    return sampler_.Sample(logits, request).value().token;
-  }
-
   Sampler sampler_;
   bool typical_ = false;
 };
@@ -416,7 +430,7 @@ TEST_F(DistributionTest, IsTheModels) {
   EXPECT_GT(observer_.num_accepted, 20'000);
 }
 
-TEST_F(DistributionTest, WouldShowWhatIsNotLossless) {
+TEST_F(DistributionTest, ShowsThatTypicalAcceptanceIsNotLossless) {
   typical_ = true;
   EXPECT_GT(Deviation({.temperature = 1}, 10'000), 50);
 }

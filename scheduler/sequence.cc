@@ -218,12 +218,16 @@ int32_t Sequence::AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guess
   const int32_t first_row = batch.AddTree(slot_->index(), *tree_);
   drawn_at_ = first_row;  // And further down the tree, once a path is accepted.
   drafted_.assign(1, {});
+  guesses_.assign(tree_->size(), {});
   for (int32_t node = 1; node < tree_->size(); ++node) {
-    drafted_.push_back(drafted_[tree_->parents()[node]]);
-    drafted_.back().push_back(tree_->tokens()[node]);
+    const int32_t parent = tree_->parents()[node], token = tree_->tokens()[node];
+    drafted_.push_back(drafted_[parent]);
+    drafted_.back().push_back(token);
+    guesses_[parent].push_back(token);
   }
   for (int32_t node = 0; node < tree_->size(); ++node) {
-    batch.requests.push_back(SamplingRow(first_row + node, drafted_[node]));
+    RowRequest& row = batch.requests.emplace_back(SamplingRow(first_row + node, drafted_[node]));
+    if (request_.typical_acceptance) row.score = row.guesses = guesses_[node];
   }
   return tree_->size();
 }
@@ -233,16 +237,16 @@ TokenEvent Sequence::CommitDraft(std::span<RowResult> results, std::vector<int32
   TokenEvent event;
   event.choice = choice_;
   path->clear();
-  for (int32_t node = 0; node >= 0 && !finish_;) {
+  const std::vector<int32_t> right = RightChildren(tree, results);
+  for (int32_t node = 0; node >= 0 && !finish_; node = right[node]) {
     path->push_back(node);
-    TakeToken(results[node], event);
-    const int32_t parent = node;
-    node = -1;
-    for (int32_t child = parent + 1; child < tree.size() && node < 0; ++child) {
-      const bool right =
-          tree.parents()[child] == parent && tree.tokens()[child] == results[parent].token;
-      if (right) node = child;
+    RowResult& result = results[node];
+    if (right[node] >= 0 && request_.typical_acceptance) {
+      result.token = tree.tokens()[right[node]];
+      const auto guess = std::find(guesses_[node].begin(), guesses_[node].end(), result.token);
+      result.logprob = result.scores[guess - guesses_[node].begin()];
     }
+    TakeToken(result, event);
   }
   drawn_at_ += path->back();
   const auto num_computed = static_cast<int32_t>(path->size());
@@ -253,6 +257,26 @@ TokenEvent Sequence::CommitDraft(std::span<RowResult> results, std::vector<int32
   recently_accepted_ += static_cast<float>(num_computed - 1);
   event.finish = finish_;
   return event;
+}
+
+std::vector<int32_t> Sequence::RightChildren(const TokenTree& tree,
+                                             std::span<const RowResult> results) const {
+  std::vector<int32_t> right(tree.size(), -1), height(tree.size(), 0), num_children(tree.size(), 0);
+  std::vector<int32_t> index(tree.size());  // Among the node's siblings.
+  for (int32_t node = 1; node < tree.size(); ++node) {
+    index[node] = num_children[tree.parents()[node]]++;
+  }
+  // From the leaves up. Of paths as long as each other the first is the more probable.
+  for (int32_t node = tree.size() - 1; node > 0; --node) {
+    const int32_t parent = tree.parents()[node];
+    const bool is_right = request_.typical_acceptance
+                              ? results[parent].typical[index[node]]
+                              : results[parent].token == tree.tokens()[node];
+    if (!is_right || height[node] + 1 < height[parent]) continue;
+    height[parent] = height[node] + 1;
+    right[parent] = node;
+  }
+  return right;
 }
 
 void Sequence::TakeToken(RowResult& result, TokenEvent& event) {

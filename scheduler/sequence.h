@@ -100,8 +100,8 @@ class Sequence {
   // there is one; event->finish ends the sequence.
   std::optional<TokenEvent> Commit(int32_t num_tokens, std::span<RowResult> results);
   // The same for AddDraftTo's: the draw at each node is what plain decoding would draw there, so
-  // the child that guessed it is right, and its own draw comes next. `path` is what the engine
-  // must commit.
+  // the child that guessed it is right, and its own draw comes next; with typical acceptance,
+  // the longest path of typical guesses is. `path` is what the engine must commit.
   TokenEvent CommitDraft(std::span<RowResult> results, std::vector<int32_t>* path);
 
   int32_t num_generated() const { return static_cast<int32_t>(generated_.size()); }
@@ -125,6 +125,9 @@ class Sequence {
   RowRequest SamplingRow(int32_t row, std::span<const int32_t> drafted = {}) const;
   // Adds the drawn token, its text and perhaps the end to the event.
   void TakeToken(RowResult& result, TokenEvent& event);
+  // [nodes] the child that is right, if the node is; -1: none.
+  std::vector<int32_t> RightChildren(const TokenTree& tree,
+                                     std::span<const RowResult> results) const;
   bool IsStopToken(int32_t token) const;
 
   const Request& request_;
@@ -150,6 +153,7 @@ class Sequence {
   size_t num_drafter_tokens_ = 0;              // Known tokens that the drafter has seen.
   std::optional<TokenTree> tree_;              // Between AddDraftTo and CommitDraft,
   std::vector<std::vector<int32_t>> drafted_;  // [nodes] the guesses down to each,
+  std::vector<std::vector<int32_t>> guesses_;  // [nodes] and those below each,
   float expected_ = 0;                         // and how many were thought right.
   // Sums over the drafts so far, the old ones fading: how far probabilities can be trusted here.
   float recently_expected_ = 0, recently_accepted_ = 0;

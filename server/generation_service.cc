@@ -268,6 +268,7 @@ Request GenerationService::MakeRequest(const GenerationRequest& request,
   result.skip_special_tokens = request.skip_special_tokens;
   result.priority = request.priority;
   result.drafters = request.drafters;
+  result.typical_acceptance = request.typical_acceptance;
   result.max_draft_nodes = request.max_draft_nodes;
   result.arrival = request.arrival;
   if (options_.request_timeout > Duration(0)) {

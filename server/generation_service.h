@@ -51,6 +51,7 @@ struct GenerationRequest {
   // Of the scheduler's Request:
   int32_t priority = 0;
   Drafters drafters{};
+  bool typical_acceptance = false;
   int32_t max_draft_nodes = TokenTree::kMaxNodes;
 
   TimePoint arrival;

@@ -193,7 +193,7 @@ void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
     });
     options->Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
     options->String("acceptance", &acceptance);
-    options->Describe("acceptance", [] { return Json{{"enum", {"exact", nullptr}}}; });
+    options->Describe("acceptance", [] { return Json{{"enum", {"exact", "typical", nullptr}}}; });
   });
   const StatusOr<Drafters> drafters = ParseDrafters(drafter);
   if (drafters.ok()) {
@@ -201,11 +201,11 @@ void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
   } else {
     fields->Fail(drafters.status());
   }
-  if (acceptance == "typical") {
+  request->typical_acceptance = acceptance == "typical";
+  if (acceptance != "exact" && acceptance != "typical") {
     fields->Fail(FieldError("speculation.acceptance",
-                            "speculation.acceptance typical is not supported yet"));
-  } else if (acceptance != "exact") {
-    fields->Fail(FieldError("speculation.acceptance", "speculation.acceptance must be exact"));
+                            "speculation.acceptance must be exact or typical (which changes what "
+                            "is drawn)"));
   }
 }
 

@@ -77,7 +77,7 @@ TEST(OpenAiRequestTest, EveryField) {
          "logit_bias": {"5": -100, "6": 1.5}, "ignore_eos": true, "min_tokens": 2,
          "user": "u", "priority": -1, "response_format": {"type": "text"}, "tools": [],
          "tool_choice": "none", "skip_special_tokens": false,
-         "speculation": {"drafter": "none", "max_nodes": 8, "acceptance": "exact"})");
+         "speculation": {"drafter": "none", "max_nodes": 8, "acceptance": "typical"})");
   const GenerationRequest& generation = request.generation;
   EXPECT_EQ(generation.model, "m");
   EXPECT_EQ(generation.max_tokens, 7);
@@ -94,6 +94,7 @@ TEST(OpenAiRequestTest, EveryField) {
   EXPECT_EQ(generation.priority, -1);
   EXPECT_FALSE(generation.drafters.ngram);
   EXPECT_FALSE(generation.drafters.heads);
+  EXPECT_TRUE(generation.typical_acceptance);
   EXPECT_EQ(generation.max_draft_nodes, 8);
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);
@@ -234,7 +235,7 @@ TEST(OpenAiRequestTest, BadValuesNameTheirField) {
                     fmt::format(R"({{"prompt": "x", "stop_token_ids": [{}]}})", many_ids)),
             "stop_token_ids");
   for (const auto& [name, value] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"drafter", "\"oracle\""}, {"max_nodes", "65"}, {"acceptance", "\"typical\""}}) {
+           {"drafter", "\"oracle\""}, {"max_nodes", "65"}, {"acceptance", "\"maybe\""}}) {
     const std::string body =
         fmt::format(R"({{"prompt": "x", "speculation": {{"{}": {}}}}})", name, value);
     EXPECT_EQ(ParamOf(ApiKind::kCompletion, body), std::string("speculation.") + name) << body;

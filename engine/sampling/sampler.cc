@@ -13,6 +13,7 @@ namespace treeline {
 namespace {
 
 constexpr float kLargest = std::numeric_limits<float>::max();
+constexpr double kTypicalEpsilon = 0.09, kTypicalDelta = 0.3;
 
 // The values of block `block` in a row of `size`: [first, second).
 std::pair<size_t, size_t> BlockRange(size_t block, size_t size) {
@@ -65,6 +66,7 @@ StatusOr<RowResult> Sampler::Sample(std::span<const float> logits, const RowRequ
   if (request.sampling != nullptr) {
     TREELINE_ASSIGN_OR_RETURN(result.token, Draw(request));
     result.logprob = logprob(result.token);
+    if (!request.guesses.empty()) result.typical = Typical(Process(request), request);
   }
   return result;
 }
@@ -80,6 +82,25 @@ const Sampler::Row& Sampler::Process(const RowRequest& request) {
   penalties_.Apply(params, request.prompt, generated_, adjusted_);
   processed_.Set(adjusted_);
   return processed_;
+}
+
+std::vector<bool> Sampler::Typical(const Row& row, const RowRequest& request) {
+  std::vector<bool> typical;
+  const float temperature = request.sampling->temperature;
+  if (temperature == 0) {
+    const int32_t best = row.BestId();
+    for (const int32_t guess : request.guesses) typical.push_back(guess == best);
+    return typical;
+  }
+  const double total = Weigh(row, temperature, /*keep_weights=*/true);
+  double entropy = std::log(total);
+  for (const float weight : weights_) {
+    if (weight > 0) entropy -= weight / total * std::log(weight);
+  }
+  const double threshold = std::min(kTypicalEpsilon, kTypicalDelta * std::exp(-entropy));
+  for (const int32_t guess : request.guesses)
+    typical.push_back(weights_[guess] > threshold * total);
+  return typical;
 }
 
 StatusOr<int32_t> Sampler::Draw(const RowRequest& request) {

@@ -52,6 +52,10 @@ class Sampler {
 
   // The row after bias, bans and penalties.
   const Row& Process(const RowRequest& request);
+  // Cai et al., "Medusa" (2024), section 3.3: a guess x passes where its probability, with
+  // temperature and before any truncation, is above min(epsilon, delta exp(-entropy)), by the
+  // released code's 0.09 and 0.3; of temperature 0, the most probable token alone.
+  std::vector<bool> Typical(const Row& row, const RowRequest& request);
   StatusOr<int32_t> Draw(const RowRequest& request);
 
   // Weighs the whole row; its total. Fills weights_ only where they are wanted.

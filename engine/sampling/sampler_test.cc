@@ -356,6 +356,45 @@ TEST_F(SamplerTest, PenaltiesUseTheRequestsTokens) {
       2);
 }
 
+// min(0.09, 0.3 exp(-entropy)) by its definition, flat rows to peaked ones.
+TEST_F(SamplerTest, TypicalGuessesAreThoseAboveTheThreshold) {
+  std::vector<int32_t> guesses(50);
+  std::iota(guesses.begin(), guesses.end(), 0);
+  int passed = 0, refused = 0;
+  for (const float scale : {0.1f, 1.0f, 4.0f}) {
+    for (const float temperature : {0.5f, 1.0f, 1.5f}) {
+      for (uint32_t seed = 0; seed < 20; ++seed) {
+        const std::vector<float> logits = RandomLogits(guesses.size(), scale, seed);
+        const SamplingParams params{.temperature = temperature, .top_p = 0.5f};
+        const auto distribution = ReferenceDistribution(logits, {.temperature = temperature});
+        double entropy = 0;
+        for (const auto& [id, probability] : distribution) {
+          entropy -= probability * std::log(probability);
+        }
+        const double threshold = std::min(0.09, 0.3 * std::exp(-entropy));
+        const std::vector<bool> typical =
+            Sample(logits, {.sampling = &params, .guesses = guesses}).typical;
+        ASSERT_EQ(typical.size(), guesses.size());
+        for (const int32_t guess : guesses) {
+          const double probability = distribution.at(guess);
+          if (std::abs(probability / threshold - 1) < 1e-5) continue;  // Too close to call.
+          EXPECT_EQ(typical[guess], probability > threshold);
+          ++(typical[guess] ? passed : refused);
+        }
+      }
+    }
+  }
+  EXPECT_GT(passed, 100);
+  EXPECT_GT(refused, 100);
+}
+
+TEST_F(SamplerTest, OfTemperatureZeroTheBestGuessAloneIsTypical) {
+  const SamplingParams params{.temperature = 0};
+  const std::vector<int32_t> guesses = {0, 2, 1};
+  EXPECT_EQ(Sample({1, 3, 2.9f}, {.sampling = &params, .guesses = guesses}).typical,
+            std::vector<bool>({false, false, true}));
+}
+
 TEST_F(SamplerTest, DamagedLogitsAreAnError) {
   const SamplingParams params;
   const float nan = std::numeric_limits<float>::quiet_NaN();

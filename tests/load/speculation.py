@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""What guessing ahead brings, beside plain decoding on the same server in turns: seconds, guesses
-that were right, and that the answers are the same.
+"""What guessing ahead brings, beside plain decoding on the same server in turns: tokens a second,
+tokens a step, and that the answers are the same.
 
     tests/load/speculation.py --binary build/treeline --model FOLDER --questions FILE.jsonl \
-        --category rag --count 20 [-- SERVER FLAGS]
+        --category rag --count 20 --drafter ngram --nodes 8,16 [-- SERVER FLAGS]
 
-Questions are JSON lines with `category` and `turns` (MT-Bench, Spec-Bench); first turns are asked.
+Questions are JSON lines with `category` and `turns` (MT-Bench, Spec-Bench); first turns are asked,
+--streams of them at a time. A small model repeats itself, which is easy to guess, so tokens a step
+are also counted over the steps that bring something new: not all of it inside a run of 8 tokens
+that came before.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import dataclasses
 import http.client
 import json
 import pathlib
@@ -21,47 +26,113 @@ from typing import Any
 
 from serving import ServerProcess
 
+_RUN = 8
 
-def ask(port: int, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Seconds, and the answer."""
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one request was given, and what it took to decode it."""
+
+    seconds: float
+    steps: list[list[str]]  # The tokens of each event: one a step.
+    accepted: int
+    rejected: int
+
+    @property
+    def tokens(self) -> list[str]:
+        return [token for step in self.steps for token in step]
+
+
+def ask(port: int, body: dict[str, Any]) -> Answer:
+    """Streams an answer; the seconds are those from its first token to its last."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    start = time.monotonic()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body),
+    extra = {"stream": True, "stream_options": {"include_usage": True}, "logprobs": True}
+    connection.request("POST", "/v1/chat/completions", json.dumps({**body, **extra}),
                        {"Content-Type": "application/json"})
     response = connection.getresponse()
-    answer = json.loads(response.read())
-    connection.close()
     if response.status != 200:
-        sys.exit(f"a request failed: {answer}")
-    return time.monotonic() - start, answer
+        sys.exit(f"a request failed: {response.read().decode()}")
+    steps, times, usage = [], [], {}
+    for line in response:
+        if not line.startswith(b"data: {"):
+            continue
+        event = json.loads(line[6:])
+        usage = event.get("usage") or usage
+        logprobs = event["choices"][0].get("logprobs") if event["choices"] else None
+        if logprobs and logprobs["content"]:
+            steps.append([entry["token"] for entry in logprobs["content"]])
+            times.append(time.monotonic())
+    connection.close()
+    details = usage["completion_tokens_details"]
+    return Answer(times[-1] - times[0], steps, details["accepted_prediction_tokens"],
+                  details["rejected_prediction_tokens"])
 
 
-def compare(port: int, questions: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    seconds = {"auto": 0.0, "none": 0.0}
-    tokens = accepted = rejected = different = 0
-    for i, question in enumerate(questions):
-        body = {**options, "messages": [{"role": "user", "content": question}]}
-        # The prompt's state is kept from here on, so that decoding alone is timed.
+def repeated(tokens: list[str]) -> list[bool]:
+    """For each token: it ends or lies inside a run of _RUN tokens that came before."""
+    seen: set[tuple[str, ...]] = set()
+    inside = [False] * len(tokens)
+    for end in range(_RUN, len(tokens) + 1):
+        run = tuple(tokens[end - _RUN:end])
+        if run in seen:
+            inside[end - _RUN:end] = [True] * _RUN
+        seen.add(run)
+    return inside
+
+
+def new_steps(answer: Answer) -> list[int]:
+    """The lengths of the steps after the first, but for those of repeated tokens only."""
+    inside, lengths, position = repeated(answer.tokens), [], 0
+    for i, step in enumerate(answer.steps):
+        if i > 0 and not all(inside[position:position + len(step)]):
+            lengths.append(len(step))
+        position += len(step)
+    return lengths
+
+
+def compare(port: int, questions: list[str], options: dict[str, Any], drafter: str, nodes: int,
+            streams: int) -> dict[str, Any]:
+    drafting = {"drafter": drafter, "max_nodes": nodes}
+    answers: dict[str, list[Answer]] = {}
+    seconds = {}
+    bodies = [{**options, "messages": [{"role": "user", "content": q}]} for q in questions]
+    with concurrent.futures.ThreadPoolExecutor(streams) as pool:
+        # Prompts' states are kept from here on, so that decoding alone is timed.
         for _ in range(2):
-            ask(port, {**body, "max_tokens": 1})
-        answers = {}
-        for drafter in ("auto", "none") if i % 2 else ("none", "auto"):
-            took, answers[drafter] = ask(port, {**body, "speculation": {"drafter": drafter}})
-            seconds[drafter] += took
-        texts = {answer["choices"][0]["message"]["content"] for answer in answers.values()}
-        different += len(texts) - 1
-        usage = answers["auto"]["usage"]
-        tokens += usage["completion_tokens"]
-        accepted += usage["completion_tokens_details"]["accepted_prediction_tokens"]
-        rejected += usage["completion_tokens_details"]["rejected_prediction_tokens"]
+            list(pool.map(lambda body: ask(port, {**body, "max_tokens": 1}), bodies))
+        if streams == 1:
+            pairs = []
+            for i, body in enumerate(bodies):  # In turns: whatever slows the machine slows both.
+                pair = {}
+                for name in (drafter, "none") if i % 2 else ("none", drafter):
+                    speculation = drafting if name != "none" else {"drafter": "none"}
+                    pair[name] = ask(port, {**body, "speculation": speculation})
+                pairs.append(pair)
+            for name in (drafter, "none"):
+                answers[name] = [pair[name] for pair in pairs]
+                seconds[name] = sum(answer.seconds for answer in answers[name])
+        else:
+            for name, speculation in (("none", {"drafter": "none"}), (drafter, drafting)):
+                start = time.monotonic()
+                answers[name] = list(pool.map(
+                    lambda body: ask(port, {**body, "speculation": speculation}), bodies))
+                seconds[name] = time.monotonic() - start
+    drafted = answers[drafter]
+    tokens = sum(len(answer.tokens) for answer in drafted)
+    decoded = tokens - len(drafted)  # The first of an answer is the prompt's.
+    accepted = sum(answer.accepted for answer in drafted)
+    lengths = [length for answer in drafted for length in new_steps(answer)]
     return {
         "questions": len(questions),
+        "nodes": nodes,
         "tokens": tokens,
-        "different_answers": different,
+        "different_answers": sum(a.tokens != b.tokens for a, b in zip(drafted, answers["none"])),
         "accepted": accepted,
-        "rejected": rejected,
-        "tokens_a_step": tokens / (tokens - accepted),
-        "speedup": seconds["none"] / seconds["auto"],
+        "rejected": sum(answer.rejected for answer in drafted),
+        "tokens_a_step": decoded / (decoded - accepted),
+        "tokens_a_step_of_new_text": sum(lengths) / max(1, len(lengths)),
+        "plain_tokens_per_second": decoded / seconds["none"],
+        "speedup": seconds["none"] / seconds[drafter],
     }
 
 
@@ -75,6 +146,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="of each category")
     parser.add_argument("--output", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0)
+    parser.add_argument("--drafter", default="auto", help="as in a request's speculation")
+    parser.add_argument("--nodes", default="64", help="of a sequence's tree; several: 8,16,64")
+    parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("flags", nargs="*", help="of the server")
     args = parser.parse_args()
     entries = [json.loads(line) for line in args.questions.read_text().splitlines()]
@@ -86,8 +160,10 @@ def main() -> None:
             for category in args.category or [None]:
                 questions = [entry["turns"][0] for entry in entries
                              if category in (None, entry["category"])]
-                result = compare(server.port, questions[:args.count], options)
-                print(json.dumps({"category": category, **result}), flush=True)
+                for nodes in args.nodes.split(","):
+                    result = compare(server.port, questions[:args.count], options, args.drafter,
+                                     int(nodes), args.streams)
+                    print(json.dumps({"category": category, **result}), flush=True)
         finally:
             server.terminate()
 
