@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
+#include <tuple>
 
 namespace treeline {
 namespace {
@@ -16,6 +16,14 @@ constexpr int32_t kLongestContext = 1 << 24;
 
 // Of a head's guesses, those that a tree may use: less likely ones are right too seldom.
 constexpr int32_t kGuessesPerHead = 10;
+
+// What the device can answer itself: greedy draws of the model's own distribution.
+bool NeedsBestTokensOnly(const RowRequest& request) {
+  const SamplingParams* sampling = request.sampling;
+  return request.score.empty() && request.guesses.empty() && request.banned.empty() &&
+         request.top_logprobs <= kMaxTopTokens &&
+         (sampling == nullptr || (sampling->temperature == 0 && !sampling->AltersLogits()));
+}
 
 double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
@@ -231,21 +239,93 @@ StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
   return Answer(batch.requests);
 }
 
-StatusOr<std::vector<RowResult>> ModelEngine::Answer(const std::vector<RowRequest>& requests) {
-  std::vector<RowResult> results(requests.size());
+StatusOr<std::vector<RankedTokens>> ModelEngine::BestTokens(const float* device_logits,
+                                                            int32_t rows, int32_t k) {
+  const size_t count = size_t(rows) * k;
+  static_assert(sizeof(int32_t) == sizeof(float));
+  if (top_capacity_ < count) {
+    TREELINE_ASSIGN_OR_RETURN(top_tokens_, backend_->Allocate(2 * count * sizeof(float)));
+    top_capacity_ = count;
+  }
+  TopTokensParams params;
+  params.logits = device_logits;
+  params.ids = static_cast<int32_t*>(top_tokens_.get());
+  params.logprobs = static_cast<float*>(top_tokens_.get()) + count;
+  params.rows = rows;
+  params.n = config_.vocab_size;
+  params.k = k;
+  backend_->TopTokens(params);
+  std::vector<int32_t> ids(count);
+  std::vector<float> logprobs(count);
+  backend_->CopyToHost(ids.data(), params.ids, count * sizeof(int32_t));
+  backend_->CopyToHost(logprobs.data(), params.logprobs, count * sizeof(float));
+  TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
+  std::vector<RankedTokens> best(rows);
+  for (size_t i = 0; i < count; ++i) {
+    if (ids[i] >= 0) best[i / k].emplace_back(ids[i], logprobs[i]);
+  }
+  return best;
+}
+
+Status ModelEngine::AnswerByBestTokens(std::span<const RowRequest> requests,
+                                       std::span<const size_t> which,
+                                       std::vector<RowResult>& results) {
+  int32_t k = 1;
+  std::vector<int32_t> rows;
+  for (const size_t i : which) {
+    rows.push_back(requests[i].row);
+    k = std::max(k, requests[i].top_logprobs);
+  }
+  TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->Logits(rows));
+  TREELINE_ASSIGN_OR_RETURN(const std::vector<RankedTokens> best,
+                            BestTokens(logits, static_cast<int32_t>(rows.size()), k));
+  for (size_t i = 0; i < which.size(); ++i) {
+    RowResult& result = results[which[i]];
+    if (best[i].empty()) {
+      result.status = DamagedLogits();
+      continue;
+    }
+    const RowRequest& request = requests[which[i]];
+    result.top_logprobs.assign(
+        best[i].begin(), best[i].begin() + std::min<size_t>(best[i].size(), request.top_logprobs));
+    if (request.sampling != nullptr) std::tie(result.token, result.logprob) = best[i][0];
+  }
+  return OkStatus();
+}
+
+Status ModelEngine::AnswerBySampling(std::span<const RowRequest> requests,
+                                     std::span<const size_t> which,
+                                     std::vector<RowResult>& results) {
+  std::vector<int32_t> rows;
+  for (const size_t i : which) rows.push_back(requests[i].row);
   const size_t vocab = config_.vocab_size;
-  for (size_t first = 0; first < requests.size(); first += kLogitRows) {
-    const size_t count = std::min(kLogitRows, requests.size() - first);
-    std::vector<int32_t> rows;
-    for (size_t i = 0; i < count; ++i) rows.push_back(requests[first + i].row);
-    TREELINE_ASSIGN_OR_RETURN(const float* device_logits, model_->Logits(rows));
-    if (logits_.size() < count * vocab) logits_.resize(count * vocab);
-    backend_->CopyToHost(logits_.data(), device_logits, count * vocab * sizeof(float));
-    backend_->host_threads().ParallelFor(count, [&](int64_t i, int32_t thread) {
-      StatusOr<RowResult> result = samplers_[thread].Sample(
-          std::span<const float>(logits_).subspan(i * vocab, vocab), requests[first + i]);
-      results[first + i] = result.ok() ? *std::move(result) : RowResult{.status = result.status()};
-    });
+  TREELINE_ASSIGN_OR_RETURN(const float* device_logits, model_->Logits(rows));
+  if (logits_.size() < rows.size() * vocab) logits_.resize(rows.size() * vocab);
+  backend_->CopyToHost(logits_.data(), device_logits, rows.size() * vocab * sizeof(float));
+  TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
+  backend_->host_threads().ParallelFor(rows.size(), [&](int64_t i, int32_t thread) {
+    StatusOr<RowResult> result = samplers_[thread].Sample(
+        std::span<const float>(logits_).subspan(i * vocab, vocab), requests[which[i]]);
+    results[which[i]] = result.ok() ? *std::move(result) : RowResult{.status = result.status()};
+  });
+  return OkStatus();
+}
+
+StatusOr<std::vector<RowResult>> ModelEngine::Answer(std::span<const RowRequest> requests) {
+  std::vector<size_t> best, sampled;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    (NeedsBestTokensOnly(requests[i]) ? best : sampled).push_back(i);
+  }
+  std::vector<RowResult> results(requests.size());
+  for (size_t first = 0; first < best.size(); first += kLogitRows) {
+    TREELINE_RETURN_IF_ERROR(AnswerByBestTokens(
+        requests, std::span(best).subspan(first, std::min(kLogitRows, best.size() - first)),
+        results));
+  }
+  for (size_t first = 0; first < sampled.size(); first += kLogitRows) {
+    TREELINE_RETURN_IF_ERROR(AnswerBySampling(
+        requests, std::span(sampled).subspan(first, std::min(kLogitRows, sampled.size() - first)),
+        results));
   }
   return results;
 }
@@ -276,29 +356,20 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::Draft(std::span<const int32_t> r
       return InvalidArgument("draft: row {} of the last step's {}", row, num_rows_);
     }
   }
-  const size_t heads = model_->num_draft_heads(), vocab = config_.vocab_size;
+  const size_t heads = model_->num_draft_heads();
   const size_t rows_at_once = std::max<size_t>(1, kLogitRows / heads);
   std::vector<HeadGuesses> guesses(rows.size(), HeadGuesses(heads));
-  std::atomic<bool> finite = true;
   for (size_t first = 0; first < rows.size(); first += rows_at_once) {
     const size_t count = std::min(rows_at_once, rows.size() - first);
-    TREELINE_ASSIGN_OR_RETURN(const float* device_logits,
-                              model_->DraftLogits(rows.subspan(first, count)));
-    if (logits_.size() < heads * count * vocab) logits_.resize(heads * count * vocab);
-    backend_->CopyToHost(logits_.data(), device_logits, heads * count * vocab * sizeof(float));
-    TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
-    backend_->host_threads().ParallelFor(heads * count, [&](int64_t i, int32_t thread) {
-      StatusOr<RowResult> best =
-          samplers_[thread].Sample(std::span<const float>(logits_).subspan(i * vocab, vocab),
-                                   {.top_logprobs = kGuessesPerHead});
-      if (best.ok()) {
-        guesses[first + i % count][i / count] = std::move(best->top_logprobs);
-      } else {
-        finite = false;
-      }
-    });
+    TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->DraftLogits(rows.subspan(first, count)));
+    TREELINE_ASSIGN_OR_RETURN(
+        std::vector<RankedTokens> best,
+        BestTokens(logits, static_cast<int32_t>(heads * count), kGuessesPerHead));
+    for (size_t i = 0; i < best.size(); ++i) {
+      if (best[i].empty()) return DamagedLogits();
+      guesses[first + i % count][i / count] = std::move(best[i]);
+    }
   }
-  if (!finite) return Internal("a draft head's logits are not finite: its weights are damaged");
   return guesses;
 }
 

@@ -73,7 +73,16 @@ class ModelEngine : public Engine {
   Status ChooseContext();
   void CreatePrefixCache(size_t state_memory);
   Status Validate(const Batch& batch) const;
-  StatusOr<std::vector<RowResult>> Answer(const std::vector<RowRequest>& requests);
+  StatusOr<std::vector<RowResult>> Answer(std::span<const RowRequest> requests);
+  // Answer those requests whose indices `which` lists, kLogitRows at most: the logits stay on the
+  // device, or come to the host, where the sampler is.
+  Status AnswerByBestTokens(std::span<const RowRequest> requests, std::span<const size_t> which,
+                            std::vector<RowResult>& results);
+  Status AnswerBySampling(std::span<const RowRequest> requests, std::span<const size_t> which,
+                          std::vector<RowResult>& results);
+  // The k most probable tokens of each of these rows of logits; none where a row is damaged.
+  StatusOr<std::vector<RankedTokens>> BestTokens(const float* device_logits, int32_t rows,
+                                                 int32_t k);
 
   const Options options_;
   ModelConfig config_;
@@ -85,6 +94,8 @@ class ModelEngine : public Engine {
   std::unique_ptr<PrefixCache> prefix_cache_;
   std::vector<Sampler> samplers_;  // One a thread.
   std::vector<float> logits_;      // On the host, of the rows being answered.
+  Buffer top_tokens_;              // On the device: BestTokens' ids, then log-probabilities.
+  size_t top_capacity_ = 0;        // Of each.
 
   int32_t num_rows_ = 0;  // Of the last step; 0 where it failed.
 

@@ -31,6 +31,19 @@ struct BlockWeightsParams {
   int32_t n = 0;
 };
 
+// The k largest logits of each row, best first, of equals the lower id: their ids and
+// log-probabilities, -1 and -infinity where fewer are above -infinity. A row with NaN or +infinity,
+// or with nothing above -infinity, has NaN for its log-probabilities.
+struct TopTokensParams {
+  const float* logits = nullptr;  // [rows, n]
+  int32_t* ids = nullptr;         // [rows, k]
+  float* logprobs = nullptr;      // [rows, k]
+  int32_t rows = 0;
+  int32_t n = 0;
+  int32_t k = 0;  // At least 1, at most kMaxTopTokens.
+};
+constexpr int32_t kMaxTopTokens = 32;
+
 }  // namespace treeline
 
 #endif  // TREELINE_KERNELS_VOCABULARY_PARAMS_H_

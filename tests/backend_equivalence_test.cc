@@ -8,6 +8,7 @@
 
 #include "kernels/reference/attention.h"
 #include "kernels/reference/ops.h"
+#include "kernels/reference/vocabulary.h"
 #include "tests/device_sequences.h"
 
 namespace treeline {
@@ -256,6 +257,48 @@ TEST_P(BackendEquivalence, ResidualSilu) {
   }
 }
 
+TEST_P(BackendEquivalence, CopyRows) {
+  const int32_t rows = 5, columns = 7, from_stride = 11, to_stride = 9;
+  const std::vector<float> from = Random(rows * from_stride, rng_);
+  std::vector<float> expected = Random(rows * to_stride, rng_);
+  const DeviceArray<float> device_from = Upload(from), to = Upload(expected);
+  for (int32_t row = 0; row < rows; ++row) {
+    std::copy_n(from.begin() + row * from_stride, columns, expected.begin() + row * to_stride);
+  }
+  backend_->CopyRows(to.data(), to_stride, device_from.data(), from_stride, rows, columns);
+  EXPECT_EQ(to.Read(), expected);  // No tolerance; what lies between the rows stays.
+}
+
+TEST_P(BackendEquivalence, TopTokens) {
+  constexpr double kTolerance = 2e-5;
+  for (const int32_t n : {1, 31, 1000, 49152, 128256}) {
+    for (const int32_t k : {1, 10, kMaxTopTokens}) {
+      const int32_t rows = 5;
+      std::vector<float> logits = Random(rows * n, rng_);
+      for (float& logit : logits) logit = std::round(400 * logit) / 40;  // With some equals.
+      logits[n / 2] = -std::numeric_limits<float>::infinity();
+      logits[2 * n + n / 3] = std::numeric_limits<float>::quiet_NaN();
+      logits[3 * n + n / 3] = std::numeric_limits<float>::infinity();
+      std::vector<int32_t> expected_ids(rows * k);
+      std::vector<float> expected(rows * k);
+      reference::TopTokens({logits.data(), expected_ids.data(), expected.data(), rows, n, k});
+      const DeviceArray<float> device_logits = Upload(logits), logprobs = Poisoned(rows * k);
+      const DeviceArray<int32_t> ids(*backend_, std::vector<int32_t>(rows * k, -7));
+      backend_->TopTokens({device_logits.data(), ids.data(), logprobs.data(), rows, n, k});
+      EXPECT_EQ(ids.Read(), expected_ids) << n << " " << k;
+      const std::vector<float> actual = logprobs.Read();
+      for (int32_t i = 0; i < rows * k; ++i) {
+        if (std::isfinite(expected[i])) {
+          EXPECT_NEAR(actual[i], expected[i], kTolerance) << n << " " << k << " " << i;
+        } else {
+          EXPECT_EQ(std::isnan(actual[i]), std::isnan(expected[i])) << i;
+          EXPECT_FALSE(std::isfinite(actual[i])) << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BackendEquivalence, RoundToState) {
   const int32_t rows = 3, columns = 24, stride = 30;
   const std::vector<float> x = Random(rows * stride, rng_);
@@ -386,7 +429,8 @@ TEST_P(BackendEquivalence, AttentionOfRandomForms) {
   for (const int32_t g : {1, 3, 8, 64}) {
     for (const int32_t w : {1, g - 1, g, g + 1, 2 * g}) {
       for (int trial = 0; trial < (w < 1 ? 0 : 3); ++trial) {
-        const AttentionForm form = RandomForm(g, w, rng_);
+        AttentionForm form = RandomForm(g, w, rng_);
+        if (form.feature_map == FeatureMap::kHedgehog) form.feature_size = Pick(rng_, {0, 6, 32});
         RandomLayer random(form, 0, rng_, Pick(rng_, {8, 24, 64}));
         if (trial == 2) random.layer.state_type = StateType::kBF16;
         CheckForm(*backend_, random, rng_, ToleranceOf(random.layer));
@@ -395,15 +439,54 @@ TEST_P(BackendEquivalence, AttentionOfRandomForms) {
   }
 }
 
+// Layers of a hybrid model: few features, and a wide window without S.
+AttentionForm FewFeaturesForm() {
+  AttentionForm form = GroupWindowForm(64);
+  form.feature_size = 32;
+  return form;
+}
+AttentionForm WideWindowForm() {
+  AttentionForm form = GroupWindowForm(64);
+  form.window_size = 5 * 64;
+  form.feature_map = FeatureMap::kNone;
+  form.denominator = Denominator::kNone;
+  form.decay = false;
+  return form;
+}
+
 TEST_P(BackendEquivalence, AttentionOfTheFormsThatAreServed) {
   for (const int32_t dim : {64, 128}) {
     for (const StateType type : {StateType::kF32, StateType::kBF16}) {
-      for (const AttentionForm& form : {ShippedForm(128), GroupWindowForm(64), ReleasedForm(64)}) {
+      for (const AttentionForm& form : {ShippedForm(128), GroupWindowForm(64), ReleasedForm(64),
+                                        FewFeaturesForm(), WideWindowForm()}) {
         RandomLayer random(form, 0, rng_, dim);
         random.layer.state_type = type;
         CheckForm(*backend_, random, rng_, ToleranceOf(random.layer));
       }
     }
+  }
+}
+
+// As many rows at once as keep a whole GPU busy.
+TEST_P(BackendEquivalence, AttentionOfALongChunk) {
+  constexpr int32_t kRows = 3000;
+  for (const AttentionForm& form : {ShippedForm(128), GroupWindowForm(64), ReleasedForm(64)}) {
+    RandomLayer random(form, 0, rng_, 64);
+    AttentionLayer& layer = random.layer;
+    layer.state_type = StateType::kBF16;
+    const Rows rows(layer, kRows, rng_);
+    DeviceSequences sequences(*backend_, random, 1);
+    const std::vector<float> out = sequences.Step({{0, rows, {}}});
+    const int32_t row_size = layer.heads * layer.head_dim;
+    std::vector<float> actual;
+    std::vector<double> expected;
+    for (int32_t row = 11; row < kRows; row += 271) {
+      const std::vector<double> last =
+          reference::LastRow(layer, row + 1, rows.q.data(), rows.k.data(), rows.v.data());
+      expected.insert(expected.end(), last.begin(), last.end());
+      actual.insert(actual.end(), out.begin() + row * row_size, out.begin() + (row + 1) * row_size);
+    }
+    EXPECT_LE(Error(actual, expected), ToleranceOf(layer)) << Describe(form);
   }
 }
 

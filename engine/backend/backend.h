@@ -18,6 +18,7 @@
 #include "engine/base/status.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/params.h"
+#include "kernels/vocabulary_params.h"
 
 namespace treeline {
 
@@ -46,6 +47,9 @@ class Backend {
   // Memory aligned to 64 bytes, contents undefined. RESOURCE_EXHAUSTED naming the size.
   virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
+  // `rows` rows of `columns` floats, which lie so many floats apart; on the device.
+  virtual void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride,
+                        int32_t rows, int32_t columns) = 0;
   virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
   virtual void CopyToHost(void* to, const void* from, size_t bytes) = 0;
 
@@ -69,6 +73,7 @@ class Backend {
   // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
   virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
                             int32_t row_stride) = 0;
+  virtual void TopTokens(const TopTokensParams& params) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
   virtual void Commit(const CommitParams& params) = 0;
 

@@ -16,6 +16,7 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/matmul_choice.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/vocabulary.h"
 
 namespace treeline {
 namespace {
@@ -107,6 +108,12 @@ class CpuBackend : public Backend {
     return Buffer(data, std::free);
   }
   void Copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride, int32_t rows,
+                int32_t columns) override {
+    for (int64_t row = 0; row < rows; ++row) {
+      std::memcpy(to + row * to_stride, from + row * from_stride, columns * sizeof(float));
+    }
+  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
@@ -162,6 +169,12 @@ class CpuBackend : public Backend {
     for (int32_t row = 0; row < rows; ++row) {
       cpu::RoundToBf16(std::span<float>(x + int64_t{row} * row_stride, columns));
     }
+  }
+  void TopTokens(const TopTokensParams& params) override {
+    pool_.ParallelFor(params.rows, [&](int64_t row, int32_t) {
+      cpu::TopTokens({params.logits + row * params.n, params.ids + row * params.k,
+                      params.logprobs + row * params.k, 1, params.n, params.k});
+    });
   }
   void Attention(const AttentionParams& params) override {
     cpu::Attention(params, workspace_, pool_);

@@ -11,6 +11,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/cuda/vocabulary.h"
 #include "kernels/float_types.h"
 
 namespace treeline {
@@ -69,6 +70,11 @@ class CudaBackend : public Backend {
 
   StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateOn(stream_, bytes); }
   void Copy(void* to, const void* from, size_t bytes) override { stream_->Copy(to, from, bytes); }
+  void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride, int32_t rows,
+                int32_t columns) override {
+    stream_->CopyRows(to, to_stride * sizeof(float), from, from_stride * sizeof(float),
+                      columns * sizeof(float), rows);
+  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     stream_->CopyToDevice(to, from, bytes);
   }
@@ -122,6 +128,7 @@ class CudaBackend : public Backend {
     if (type == StateType::kF32) return;
     cuda::RoundToBf16(x, rows, columns, row_stride, *stream_);
   }
+  void TopTokens(const TopTokensParams& params) override { cuda::TopTokens(params, *stream_); }
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }
   void Commit(const CommitParams& params) override { attention_.Commit(params); }
 

@@ -24,6 +24,12 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias{};
   uint64_t seed = 0;  // Same seed, same draws (sampling/random.h).
 
+  // Whether bias or penalties change logits before a token is chosen.
+  bool AltersLogits() const {
+    return !logit_bias.empty() || repetition_penalty != 1 || presence_penalty != 0 ||
+           frequency_penalty != 0;
+  }
+
   // INVALID_ARGUMENT naming the parameter, its value and the legal range; NaN is never legal.
   // Token ids in logit_bias must lie in [0, vocab_size).
   Status Validate(int32_t vocab_size) const;

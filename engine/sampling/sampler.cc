@@ -21,12 +21,14 @@ std::pair<size_t, size_t> BlockRange(size_t block, size_t size) {
 }
 
 bool Alters(const RowRequest& request) {
-  const SamplingParams& params = *request.sampling;
-  return !params.logit_bias.empty() || !request.banned.empty() || params.repetition_penalty != 1 ||
-         params.presence_penalty != 0 || params.frequency_penalty != 0;
+  return request.sampling->AltersLogits() || !request.banned.empty();
 }
 
 }  // namespace
+
+Status DamagedLogits() {
+  return Internal("logits are not finite: the model's weights or its state are damaged");
+}
 
 void Sampler::Row::Set(std::span<const float> values) {
   logits = values;
@@ -48,9 +50,7 @@ int32_t Sampler::Row::BestId() const {
 
 StatusOr<RowResult> Sampler::Sample(std::span<const float> logits, const RowRequest& request) {
   raw_.Set(logits);
-  if (!std::isfinite(raw_.best)) {
-    return Internal("logits are not finite: the model's weights or its state are damaged");
-  }
+  if (!std::isfinite(raw_.best)) return DamagedLogits();
   const double log_sum = raw_.best + std::log(Weigh(raw_, 1, /*keep_weights=*/false));
   const auto logprob = [&](int32_t token) { return static_cast<float>(logits[token] - log_sum); };
 

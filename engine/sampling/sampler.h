@@ -24,6 +24,9 @@
 
 namespace treeline {
 
+// INTERNAL: a row has NaN, +infinity or nothing but -infinity.
+Status DamagedLogits();
+
 class Sampler {
  public:
   // `logits` is the row, [vocab_size]; every token id in `request` lies within. Single logits

@@ -12,9 +12,12 @@
 
 namespace treeline {
 
-// [head] its likeliest tokens and the logs of their probabilities, best first. Head h guesses the
-// token h + 2 places after the row it looked at: that row's own draw is the next.
-using HeadGuesses = std::vector<std::vector<std::pair<int32_t, float>>>;
+// Tokens and the logs of their probabilities, best first.
+using RankedTokens = std::vector<std::pair<int32_t, float>>;
+
+// [head] its likeliest tokens. Head h guesses the token h + 2 places after the row it looked at:
+// that row's own draw is the next.
+using HeadGuesses = std::vector<RankedTokens>;
 
 // Adds the `count` likeliest paths of guesses below the root, taking heads to be independent.
 void Propose(const HeadGuesses& guesses, int32_t count, DraftTreeBuilder& tree);

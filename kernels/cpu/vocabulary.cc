@@ -6,7 +6,11 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "kernels/cpu/vocabulary.h"
 
@@ -96,6 +100,51 @@ HWY_EXPORT(BlockWeights);
 void BlockMaxima(const BlockMaximaParams& params) { HWY_DYNAMIC_DISPATCH(BlockMaxima)(params); }
 
 void BlockWeights(const BlockWeightsParams& params) { HWY_DYNAMIC_DISPATCH(BlockWeights)(params); }
+
+void TopTokens(const TopTokensParams& params) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const int32_t num_blocks = VocabularyBlocks(params.n);
+  std::vector<float> maxima(num_blocks);
+  BlockMaxima({params.logits, maxima.data(), params.n});
+  float best = -kInfinity;
+  for (const float maximum : maxima) best = maximum <= best ? best : maximum;  // NaN comes last.
+  const bool has_nan =
+      std::any_of(maxima.begin(), maxima.end(), [](float x) { return std::isnan(x); });
+  std::fill_n(params.ids, params.k, -1);
+  std::fill_n(params.logprobs, params.k, std::isfinite(best) && !has_nan ? -kInfinity : kNan);
+  if (has_nan || !std::isfinite(best)) return;
+
+  std::vector<double> sums(num_blocks);
+  BlockWeights({params.logits, best, 1, nullptr, sums.data(), params.n});
+  const double log_sum = best + std::log(std::accumulate(sums.begin(), sums.end(), 0.0));
+
+  // As many blocks as tokens are wanted have one at least this good: so is each that is wanted.
+  float bound = std::numeric_limits<float>::lowest();
+  if (params.k <= num_blocks) {
+    std::vector<float> bounds = maxima;
+    std::nth_element(bounds.begin(), bounds.begin() + (params.k - 1), bounds.end(),
+                     std::greater<>());
+    bound = std::max(bound, bounds[params.k - 1]);
+  }
+  std::vector<int32_t> candidates;
+  for (int32_t block = 0; block < num_blocks; ++block) {
+    if (maxima[block] < bound) continue;
+    const int32_t end = std::min((block + 1) * kVocabularyBlock, params.n);
+    for (int32_t id = block * kVocabularyBlock; id < end; ++id) {
+      if (params.logits[id] >= bound) candidates.push_back(id);
+    }
+  }
+  const size_t count = std::min<size_t>(params.k, candidates.size());
+  const auto better = [&](int32_t a, int32_t b) {
+    return params.logits[a] != params.logits[b] ? params.logits[a] > params.logits[b] : a < b;
+  };
+  std::partial_sort(candidates.begin(), candidates.begin() + count, candidates.end(), better);
+  for (size_t rank = 0; rank < count; ++rank) {
+    params.ids[rank] = candidates[rank];
+    params.logprobs[rank] = static_cast<float>(params.logits[candidates[rank]] - log_sum);
+  }
+}
 
 }  // namespace treeline::cpu
 #endif  // HWY_ONCE

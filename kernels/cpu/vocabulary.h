@@ -11,6 +11,8 @@ namespace treeline::cpu {
 
 void BlockMaxima(const BlockMaximaParams& params);
 void BlockWeights(const BlockWeightsParams& params);
+// One row: params.rows is 1.
+void TopTokens(const TopTokensParams& params);
 
 }  // namespace treeline::cpu
 

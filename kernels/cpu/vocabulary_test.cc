@@ -127,5 +127,55 @@ TEST(BlockWeights, VectorWidthDoesNotShow) {
   }
 }
 
+struct Top {
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+};
+
+template <class Function>
+Top TopBy(const Function& function, const std::vector<float>& x, int32_t k) {
+  Top top{std::vector<int32_t>(k, -7), std::vector<float>(k, 7)};
+  function(TopTokensParams{x.data(), top.ids.data(), top.logprobs.data(), 1,
+                           static_cast<int32_t>(x.size()), k});
+  return top;
+}
+
+void ExpectTop(const std::vector<float>& x, int32_t k) {
+  const Top actual = TopBy(cpu::TopTokens, x, k), expected = TopBy(reference::TopTokens, x, k);
+  EXPECT_EQ(actual.ids, expected.ids);
+  for (int32_t i = 0; i < k; ++i) {
+    EXPECT_EQ(std::isnan(actual.logprobs[i]), std::isnan(expected.logprobs[i]));
+    if (std::isfinite(expected.logprobs[i])) {
+      EXPECT_NEAR(actual.logprobs[i], expected.logprobs[i], 1e-5);
+    } else if (!std::isnan(expected.logprobs[i])) {
+      EXPECT_EQ(actual.logprobs[i], expected.logprobs[i]);
+    }
+  }
+}
+
+TEST(TopTokens, AreTheReferences) {
+  for (const int32_t n : kSizes) {
+    for (const int32_t k : {1, 2, 10, kMaxTopTokens}) {
+      std::vector<float> x = RandomLogits(n, 3);
+      ExpectTop(x, k);
+      for (float& value : x) value = std::round(value);  // Many equals.
+      ExpectTop(x, k);
+      for (int32_t i = 1; i < n; ++i) x[i] = -kInfinity;  // Fewer than are wanted.
+      ExpectTop(x, k);
+    }
+  }
+}
+
+TEST(TopTokens, DamagedRowsShow) {
+  for (const float damage : {kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+    for (const int32_t at : {0, 63, 64, 199}) {
+      std::vector<float> x = RandomLogits(200, 3);
+      x[at] = damage;
+      ExpectTop(x, 3);
+    }
+  }
+  ExpectTop({-kInfinity, -kInfinity}, 2);
+}
+
 }  // namespace
 }  // namespace treeline

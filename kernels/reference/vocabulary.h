@@ -8,6 +8,7 @@ namespace treeline::reference {
 
 void BlockMaxima(const BlockMaximaParams& params);
 void BlockWeights(const BlockWeightsParams& params);
+void TopTokens(const TopTokensParams& params);
 
 }  // namespace treeline::reference
 
