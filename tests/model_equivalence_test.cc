@@ -112,7 +112,8 @@ TEST_P(ModelEquivalence, Bf16AgreesWithTheCpu) {
 INSTANTIATE_TEST_SUITE_P(All, ModelEquivalence,
                          testing::Values("softmax", "released_mha", "released_gqa", "window_equal",
                                          "window_wider", "window_narrower", "llama3_biases",
-                                         "qwen2_yarn", "mistral_linear", "qwen2_window_dynamic"),
+                                         "qwen2_yarn", "mistral_linear", "qwen2_window_dynamic",
+                                         "hybrid"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

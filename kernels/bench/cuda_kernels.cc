@@ -46,9 +46,9 @@ class Bench {
     fmt::print("\n{:<58}{:>10}{:>10}\n", "attention of a layer, 32 heads of 128", "us", "GB/s");
     for (const bool shipped : {true, false}) {
       for (const StateType type : {StateType::kBF16, StateType::kF32}) {
-        for (const int32_t batch : {1, 64, 256}) Attend(shipped, type, batch, 1);
-        Attend(shipped, type, 1, -64);
-        for (const int32_t tokens : {512, 2048}) Attend(shipped, type, 1, tokens);
+        for (const int32_t batch : {1, 16, 64, 256}) Attend(shipped, type, batch, 1);
+        for (const int32_t batch : {1, 8, 64}) Attend(shipped, type, batch, -64);
+        for (const int32_t tokens : {512, 2048, 8192}) Attend(shipped, type, 1, tokens);
       }
     }
     const std::string error = stream_.Synchronize();
@@ -146,7 +146,7 @@ class Bench {
         fmt::format("{}, {} state: {}", shipped ? "hedgehog, g 128, w 256" : "released, g 64",
                     type == StateType::kF32 ? "fp32" : "bf16",
                     tokens == 1  ? fmt::format("decode, {} sequences", batch)
-                    : tokens < 0 ? fmt::format("verify, tree of {}", nodes)
+                    : tokens < 0 ? fmt::format("verify, {} trees of {}", batch, nodes)
                                  : fmt::format("prefill, {} tokens", nodes));
     if (!Wanted(name)) return;
     AttentionLayer layer;
@@ -190,15 +190,22 @@ class Bench {
     for (int32_t i = 0; i < nodes; ++i) parents[i] = tokens < 0 ? (i - 1) / 2 : i - 1;
     parents[0] = -1;
     std::vector<AttentionTree> trees(batch);
+    // A state's parts one behind the other, as they lie in a slot.
+    const size_t s_size = kHeads * size_t(m) * kHeadDim, z_size = kHeads * size_t(m);
+    const auto rows_size = [&](int32_t count) { return kHeads * size_t(count) * row / 4; };
+    const size_t sinks_size = rows_size(form.sinks), ring_size = rows_size(layer.k_ring_rows);
+    const size_t state_size = s_size + z_size + 2 * sinks_size + 2 * ring_size;
+    float* states = floats(batch * state_size);
     for (int32_t i = 0; i < batch; ++i) {
+      float* at = states + i * state_size;
+      const auto take = [&](size_t size) { return std::exchange(at, at + size); };
       LayerState& state = trees[i].state;
-      state.s = floats(kHeads * size_t(m) * kHeadDim);
-      state.z = floats(kHeads * size_t(m));
-      const auto rows = [&](int32_t count) { return floats(kHeads * size_t(count) * row / 4); };
-      state.sink_k = rows(form.sinks);
-      state.sink_v = rows(form.sinks);
-      state.ring_k = rows(layer.k_ring_rows);
-      state.ring_v = rows(layer.v_ring_rows);
+      state.s = take(s_size);
+      state.z = take(z_size);
+      state.sink_k = take(sinks_size);
+      state.sink_v = take(sinks_size);
+      state.ring_k = take(ring_size);
+      state.ring_v = take(ring_size);
       trees[i].length = length;
       trees[i].first_row = i * nodes;
       trees[i].num_rows = nodes;

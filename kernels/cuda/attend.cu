@@ -1,6 +1,7 @@
 // Attention of queries to their columns and to S, in fp32: the mathematics of docs/attention.md
 // for any form. A block of threads takes up to kQueries queries of one KV head of a segment; it
 // computes a weight for each query and column into shared memory, then sums values and S by them.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/attention_block.cuh"
@@ -66,7 +67,7 @@ class Attender {
   __device__ Attender(const AttentionStep& step, int max_columns, Info* info)
       : step_(step),
         form_(step.layer.form),
-        block_(step, kBlock),
+        block_(step, step.blocks[blockIdx.x], kBlock),
         dim_(step.layer.head_dim),
         m_(step.feature_dim),
         columns_(max_columns),
@@ -255,6 +256,7 @@ class Attender {
 // Grid: blocks of the plan, KV heads.
 template <typename Stored, int kBlock>
 __global__ void __launch_bounds__(kThreads) AttendKernel(AttentionStep step, int max_columns) {
+  WaitForEarlierKernels();
   using Work = Attender<Stored, kBlock>;
   __shared__ typename Work::Info info[kBlock];
   Work work(step, max_columns, info);
@@ -266,37 +268,30 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(AttentionStep step, int
 
 }  // namespace
 
-AttendMethod ChooseAttendMethod(const AttentionLayer& layer, int32_t max_columns,
-                                int32_t most_queries, Stream& stream) {
-  if (TakesTensorCores(layer, max_columns, stream)) {
-    constexpr int32_t kFew = kTensorCoreQueries / 2;
-    return {true, most_queries <= kFew ? kFew : kTensorCoreQueries};
-  }
+int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& stream) {
   const auto fits = [&](int block) {
     constexpr size_t kStaticBytes = 1024;
     return sizeof(float) *
-                   SharedFloatsFor(block, layer.head_dim, layer.feature_dim(), max_columns) +
+                   SharedFloatsFor(block, layer.head_dim, layer.feature_dim(), plan.max_columns) +
                kStaticBytes <=
            stream.max_shared_memory();
   };
-  if (most_queries > 1 && fits(kQueries)) return {false, kQueries};
-  return {false, fits(1) ? 1 : 0};
+  const bool one_query = layer.heads == layer.kv_heads &&
+                         std::all_of(plan.segments.begin(), plan.segments.end(),
+                                     [](const Segment& segment) { return segment.num_rows == 1; });
+  if (!one_query && fits(kQueries)) return kQueries;
+  return fits(1) ? 1 : 0;
 }
 
-void Attend(const AttentionStep& step, int32_t num_blocks, const AttendMethod& method,
-            int32_t max_columns, Stream& stream) {
-  if (method.tensor_cores) {
-    AttendWithTensorCores(step, num_blocks, method.block_size, max_columns, stream);
-    return;
-  }
+void Attend(const AttentionStep& step, int32_t block_size, Stream& stream) {
   const auto launch = [&](auto kernel) {
-    const size_t shared = sizeof(float) * SharedFloatsFor(method.block_size, step.layer.head_dim,
-                                                          step.feature_dim, max_columns);
-    Launch(stream, "Attend", kernel, dim3(num_blocks, step.layer.kv_heads), kThreads, shared, step,
-           max_columns);
+    const size_t shared = sizeof(float) * SharedFloatsFor(block_size, step.layer.head_dim,
+                                                          step.feature_dim, step.max_columns);
+    Launch(stream, "Attend", kernel, dim3(step.num_blocks, step.layer.kv_heads), kThreads, shared,
+           step, step.max_columns);
   };
   const bool is_fp32 = step.layer.state_type == StateType::kF32;
-  if (method.block_size == 1) {
+  if (block_size == 1) {
     launch(is_fp32 ? AttendKernel<float, 1> : AttendKernel<__nv_bfloat16, 1>);
   } else {
     launch(is_fp32 ? AttendKernel<float, kQueries> : AttendKernel<__nv_bfloat16, kQueries>);

@@ -2,425 +2,725 @@
 // bf16 rings. Queries and phi of them are rounded to bf16, as are the weights that values are
 // summed by, and S where it is read; scores, softmax and denominators are fp32.
 //
-// A block of threads takes 16 queries a row of four warps, which divide the columns of a product
-// among them.
+// A warp takes 16 queries and goes over what they attend to in steps of 16 columns or features.
+// Operands come from global memory straight to registers, 16 bytes a lane: a product does not mind
+// in which order it sums, so its two sides agree on the order that such loads give. Nothing waits
+// for another warp. Where there are too few tiles of queries for the GPU, several warps share one's
+// steps, and the block of threads that is done last adds up their partial results.
+#include <cmath>
+#include <cstddef>
+
 #include "kernels/cuda/attention_block.cuh"
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace treeline::cuda {
 namespace {
 
-constexpr int kTileRows = 16;     // Queries of a row of warps.
-constexpr int kColumnWarps = 4;   // Warps that share them.
-constexpr int kTileColumns = 64;  // Columns, or features, that are in shared memory at a time.
-constexpr int kMaxDim = 128;
+constexpr int kWarps = WarpBlocks::kWarps;
+constexpr int kQueries = WarpBlocks::kQueries;
+constexpr int kStep = WarpBlocks::kStep;
+constexpr int kHalves = 2;   // Lane l has queries l / 4 and l / 4 + 8 of a tile,
+constexpr int kColumns = 4;  // and columns 2 (l % 4), the next, and those 8 behind of a step.
+constexpr int kBlockDims = 64;
 
-__host__ __device__ constexpr int Padded(int columns) {
-  return (columns + kTileColumns - 1) / kTileColumns * kTileColumns;
+// A partial result of a tile and KV head: what a part has summed of each kind [kQueries, dim], then
+// of each query the largest exponent, the sum of local and that of linear weights.
+enum Kind { kLocalSums, kLinearSums, kConvSums, kNumKinds };
+constexpr int kTotals = 4;
+__host__ __device__ constexpr int PartialFloats(int dim) {
+  return kQueries * (kNumKinds * dim + kTotals);
 }
 
-// Where the parts of a block's dynamic shared memory begin, in bytes.
-struct Layout {
-  int queries, features, tile, weights, codes, size;
+__device__ uint32_t Pack(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
 
-  __host__ __device__ Layout(int num_queries, int dim, int feature_dim, int max_columns) {
-    const int columns = Padded(max_columns);
-    queries = 0;
-    features = queries + num_queries * (dim + kPad) * 2;
-    tile = features + num_queries * (feature_dim + kPad) * 2;
-    weights = tile + kTileColumns * (dim + kPad) * 2;
-    codes = weights + num_queries * (columns + kPad / 2) * 4;
-    size = codes + num_queries * columns;
+// Eight bf16.
+struct Packed {
+  uint32_t words[4];
+
+  __device__ static Packed Of(const RowPointer& row, int at) {
+    if (row.stored != nullptr) {
+      const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const Bf16*>(row.stored) + at);
+      return {{v.x, v.y, v.z, v.w}};
+    }
+    return Of(row.fresh + at);
+  }
+  __device__ static Packed Of(const float* from) {
+    float f[kVector];
+    LoadVector(from, f);
+    return {{Pack(f[0], f[1]), Pack(f[2], f[3]), Pack(f[4], f[5]), Pack(f[6], f[7])}};
+  }
+  __device__ float SquaredNorm() const {
+    float sum = 0;
+#pragma unroll
+    for (const uint32_t word : words) {
+      const float low = __uint_as_float(word << 16), high = __uint_as_float(word & 0xffff0000u);
+      sum += low * low + high * high;
+    }
+    return sum;
   }
 };
 
-// The work of one block of threads; each method is one phase of it, by all of them.
-template <int kDim, int kRowWarps>
+// Over the four lanes that share a query.
+__device__ float QuadSum(float value) {
+  value += __shfl_xor_sync(kAllLanes, value, 1);
+  return value + __shfl_xor_sync(kAllLanes, value, 2);
+}
+__device__ float QuadMax(float value) {
+  value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, 1));
+  return fmaxf(value, __shfl_xor_sync(kAllLanes, value, 2));
+}
+
+// Weights of a lane's queries and columns.
+using Weights = float[kHalves][kColumns];
+
+// Which of a tile's steps are of which kind: [0, local), then those of S's features, of columns
+// that may be linear, and of the convolution.
+struct Steps {
+  int local, features, linear, conv;
+
+  __device__ int count() const { return local + features + linear + conv; }
+};
+// [begin, end) of them.
+struct StepRange {
+  int begin, end;
+
+  __device__ StepRange(const Steps& steps, int part, int num_parts)
+      : begin(steps.count() * part / num_parts), end(steps.count() * (part + 1) / num_parts) {}
+  __device__ bool Overlaps(int from, int to) const { return max(begin, from) < min(end, to); }
+  __device__ bool HasLocal(const Steps& s) const { return Overlaps(0, s.local); }
+  __device__ bool HasLinear(const Steps& s) const {
+    return Overlaps(s.local, s.local + s.features + s.linear);
+  }
+  __device__ bool HasConv(const Steps& s) const {
+    return Overlaps(s.local + s.features + s.linear, s.count());
+  }
+};
+
+// One warp's work.
+template <int kDim>
 class Attender {
  public:
-  static constexpr int kQueries = kTileRows * kRowWarps;
-  static constexpr int kWarps = kColumnWarps * kRowWarps;
-  static constexpr int kThreads = kWarps * kWarp;
-  static constexpr int kVectors = kDim / kVector;  // Of a row of the tile.
+  static constexpr int kBlocks = kDim / kBlockDims;
+  // Lane l has of tile 8 b + t the dimensions 64 b + 16 (l % 4) + t and the one 8 behind, of its
+  // first query, then of the second.
+  using Sums = float[kDim / 8][4];
+  static constexpr int kScratchFloats = kWarp * kDim / 2;  // Of Sums of a warp.
 
-  struct Info {
-    Query query;
-    float norm;          // Of q, inverted; 1 where nothing is normalised.
-    float state_factor;  // Of phi(q) S.
-  };
-
-  // info: [kQueries], norms: [kTileColumns], in shared memory.
-  __device__ Attender(const AttentionStep& step, int max_columns, Info* info, float* norms)
+  // scratch: kScratchFloats in shared memory, of this warp.
+  __device__ Attender(const AttentionStep& step, const QueryBlock& task, float* scratch)
       : step_(step),
         form_(step.layer.form),
-        block_(step, kQueries),
-        m_(step.feature_dim),
-        warp_(threadIdx.x / kWarp),
+        task_(task),
+        block_(step, task, kQueries),
         lane_(threadIdx.x % kWarp),
-        row_warp_(warp_ / kColumnWarps),
-        column_warp_(warp_ % kColumnWarps),
-        columns_(Padded(max_columns)),
-        info_(info),
-        norms_(norms) {
-    const Layout layout(kQueries, kDim, m_, max_columns);
-    auto* base = reinterpret_cast<unsigned char*>(SharedFloats());
-    q_ = reinterpret_cast<Bf16*>(base + layout.queries);
-    phi_ = reinterpret_cast<Bf16*>(base + layout.features);
-    tile_ = reinterpret_cast<Bf16*>(base + layout.tile);
-    weights_ = reinterpret_cast<float*>(base + layout.weights);
-    codes_ = base + layout.codes;
+        group_(lane_ / 4),
+        in_group_(lane_ % 4),
+        scratch_(scratch) {
+    first_conv_ = FirstConvColumn();
+    steps_.local = form_.local == Local::kNone ? 0 : CeilSteps(block_.num_columns);
+    steps_.features = block_.S() == nullptr ? 0 : step.feature_dim / kStep;
+    linear_end_ = min(block_.segment.linear_end, block_.num_columns);
+    steps_.linear = step.has_linear ? CeilSteps(linear_end_ - block_.segment.linear_begin) : 0;
+    steps_.conv = step.conv_taps > 0 ? CeilSteps(block_.num_columns - first_conv_) : 0;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      // Past the last query this one again, whose result is thrown away.
+      queries_[h] = block_.QueryAt(min(group_ + 8 * h, block_.num_queries - 1));
+    }
   }
 
-  __device__ void LoadQueries() {
-    if (threadIdx.x < kQueries) {
-      Info& info = info_[threadIdx.x];
-      if (threadIdx.x < block_.num_queries) info.query = block_.QueryAt(threadIdx.x);
-      info.norm = 1.0f;
-      info.state_factor = 0.0f;
-    }
-    __syncthreads();
-    LoadRows(q_, kDim, [&](const Query& query) {
-      return step_.q + BatchRowOf(query) * step_.q_stride + int64_t{query.head} * kDim;
-    });
-    if (m_ > 0) {
-      LoadRows(phi_, m_, [&](const Query& query) {
-        return step_.query_features +
-               (BatchRowOf(query) * step_.layer.heads + query.head) * int64_t{m_};
-      });
-    }
-    __syncthreads();
-    if (!NormalisesScores()) return;
-    for (int q = warp_; q < kQueries; q += kWarps) {
-      const float norm = InverseNorm(SquaredNorm(q_ + q * (kDim + kPad)));
-      if (lane_ == 0) info_[q].norm = norm;
-    }
-    __syncthreads();
-  }
-
-  // weights_: for local columns their weight, or softmax's exponent; for linear ones u of
-  // docs/attention.md.
-  __device__ void ComputeScores() {
+  // What the first steps read of the state, while kernels before this one still run.
+  __device__ void PrefetchState() const {
+    constexpr int kLine = 128, kMostSteps = 8;
+    const StepRange range(steps_, task_.part, task_.num_parts);
     const RowSource keys = KeySource<Bf16>(step_, block_.tree, block_.kv_head);
-    for (int first = 0; first < block_.num_columns; first += kTileColumns) {
-      const auto [any_local, any_linear] = FindCodes(first);
-      if (any_local && form_.local != Local::kNone) {
-        LoadColumns(keys, first);
-        __syncthreads();
-        if (NormalisesScores()) {
-          for (int c = warp_; c < kTileColumns; c += kWarps) {
-            const float norm = InverseNorm(SquaredNorm(tile_ + c * (kDim + kPad)));
-            if (lane_ == 0) norms_[c] = norm;
-          }
-          __syncthreads();
-        }
-        float sums[2][4] = {};
-        Multiply<false, false>(sums, q_ + Row() * (kDim + kPad), kDim + kPad, tile_, kDim + kPad,
-                               16 * column_warp_, kDim);
-        ForEach(sums, [&](int q, int c, float score) {
-          const float norm = NormalisesScores() ? info_[q].norm * norms_[c] : 1.0f;
-          Weight(q, first + c) = LocalScore(form_, kDim, score, norm);
-        });
-        __syncthreads();
-      }
-      if (!any_linear) continue;
-      float sums[2][4] = {};
-      for (int feature = 0; feature < m_; feature += kDim) {
-        LoadKeyFeatures(first, feature);
-        __syncthreads();
-        Multiply<false, false>(sums, phi_ + Row() * (m_ + kPad) + feature, m_ + kPad, tile_,
-                               kDim + kPad, 16 * column_warp_, kDim);
-        __syncthreads();
-      }
-      ForEach(sums, [&](int q, int c, float u) {
-        if (q >= block_.num_queries || CodeAt(q, first + c) != Code::kLinear) return;
-        const int groups = info_[q].query.group - step_.lag - block_.ColumnAt(first + c).group;
-        Weight(q, first + c) = u * Fade(step_, block_.kv_head, groups);
-      });
-      __syncthreads();
-    }
-  }
-
-  // Both branches and the convolution as one weight a column, which takes the place of weights_
-  // as bf16. A warp takes a query.
-  __device__ void Normalise() {
-    for (int q = warp_; q < kQueries; q += kWarps) {
-      if (q >= block_.num_queries) {
-        for (int c = lane_; c < columns_; c += kWarp) Rounded(q)[c] = FromFloat<Bf16>(0.0f);
-        continue;
-      }
-      const float largest = form_.local == Local::kSoftmax ? LargestExponent(q) : 0.0f;
-      float local_sum = 0, linear_sum = 0;
-      for (int c = lane_; c < block_.num_columns; c += kWarp) {
-        const Code code = CodeAt(q, c);
-        if (code == Code::kLinear) linear_sum += Weight(q, c);
-        if (code != Code::kLocal || form_.local == Local::kNone) continue;
-        if (form_.local == Local::kSoftmax) Weight(q, c) = __expf(Weight(q, c) - largest);
-        local_sum += Weight(q, c);
-      }
-      local_sum = WarpSum(local_sum);
-      linear_sum = WarpSum(linear_sum);
-      const Query& query = info_[q].query;
-      const float fade =
-          Fade(step_, block_.kv_head, query.group - block_.GroupOf(block_.segment.length));
-      if (step_.has_normaliser && block_.S() != nullptr) linear_sum += fade * StateSum(q);
-      const BranchFactors factors = FactorsOf(step_.layer, query.head, local_sum, linear_sum);
-      if (lane_ == 0) info_[q].state_factor = factors.linear * fade;
-      constexpr int kBatch = kTileColumns / kWarp;
-      for (int first = 0; first < columns_; first += kBatch * kWarp) {
-        float weights[kBatch];
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          const int c = first + j * kWarp + lane_;
-          weights[j] = c < block_.num_columns ? FinalWeight(q, c, factors) : 0.0f;
-        }
-        // The row's bf16 lie where its first floats did, which were read before.
-        __syncwarp();
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          Rounded(q)[first + j * kWarp + lane_] = FromFloat<Bf16>(weights[j]);
-        }
-        __syncwarp();
-      }
-    }
-    __syncthreads();
-  }
-
-  __device__ void SumValues() {
-    constexpr int kTiles = kDim / kColumnWarps / 8;  // Of 8 dimensions, a warp's.
-    const int first_dim = column_warp_ * kTiles * 8, stride = kDim + kPad;
     const RowSource values = ValueSource<Bf16>(step_, block_.tree, block_.kv_head);
-    float sums[kTiles][4] = {};
-    for (int first = 0; first < block_.num_columns; first += kTileColumns) {
-      LoadColumns(values, first);
-      __syncthreads();
-      Multiply<false, true>(sums, Rounded(Row()) + first, 2 * (columns_ + kPad / 2), tile_, stride,
-                            first_dim, kTileColumns);
-      __syncthreads();
-    }
-    const float* s = block_.S();
-    float state_sums[kTiles][4] = {};
-    for (int first = 0; s != nullptr && first < m_; first += kTileColumns) {
-      MoveVectors<kThreads>(
-          kTileColumns * kVectors,
-          [&](int i, float(&values)[kVector]) {
-            LoadVector(s + int64_t{first} * kDim + i * kVector, values);
-          },
-          [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
-      __syncthreads();
-      Multiply<false, true>(state_sums, phi_ + Row() * (m_ + kPad) + first, m_ + kPad, tile_,
-                            stride, first_dim, kTileColumns);
-      __syncthreads();
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int q = Row() + lane_ / 4 + 8 * half;
-      if (q >= block_.num_queries) continue;
-      const Info& info = info_[q];
-      float* out = step_.out +
-                   (BatchRowOf(info.query) * step_.layer.heads + info.query.head) * kDim +
-                   first_dim + 2 * (lane_ % 4);
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        *reinterpret_cast<float2*>(out + 8 * t) =
-            make_float2(sums[t][2 * half] + info.state_factor * state_sums[t][2 * half],
-                        sums[t][2 * half + 1] + info.state_factor * state_sums[t][2 * half + 1]);
+    for (int i = range.begin; i < min(range.end, range.begin + kMostSteps); ++i) {
+      if (i < steps_.local) {
+        // Two lanes a row, which has two lines at most.
+        const int c = i * kStep + lane_ / 2;
+        if (c >= block_.first_node_column()) continue;
+        const int64_t at = kLine * (lane_ % 2);
+        if (at >= kDim * int64_t{sizeof(Bf16)}) continue;
+        for (const RowSource* source : {&keys, &values}) {
+          const RowPointer row = block_.template RowOf<Bf16>(*source, block_.ColumnAt(c));
+          if (row.stored != nullptr) Prefetch(static_cast<const std::byte*>(row.stored) + at);
+        }
+      } else if (i - steps_.local < steps_.features) {
+        const auto* s = reinterpret_cast<const std::byte*>(block_.S() + int64_t{i - steps_.local} *
+                                                                            kStep * kDim);
+        for (int at = kLine * lane_; at < kStep * kDim * 4; at += kLine * kWarp) Prefetch(s + at);
       }
     }
+  }
+
+  __device__ void Run() {
+    const StepRange range(steps_, task_.part, task_.num_parts);
+    Sums sums = {};
+    AddLocal(range, sums);
+    const bool in_parts = task_.num_parts > 1;
+    if (!in_parts) {
+      Keep(sums);
+    } else if (range.HasLocal(steps_)) {
+      StorePartial(kLocalSums, sums);
+    }
+    SetZero(sums);
+    AddFeatures(range, sums);
+    AddLinear(range, sums);
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      local_sum_[h] = QuadSum(local_sum_[h]);
+      linear_sum_[h] = QuadSum(linear_sum_[h]);
+    }
+    if (!in_parts) {
+      CombineWithKept(sums);
+    } else {
+      if (range.HasLinear(steps_)) StorePartial(kLinearSums, sums);
+      StoreTotals();
+      SetZero(sums);
+    }
+    AddConv(range, sums);
+    if (!in_parts) {
+      StoreOut(sums);
+    } else if (range.HasConv(steps_)) {
+      StorePartial(kConvSums, sums);
+    }
+  }
+
+  // What all parts have left becomes the output; by all warps of the block, a query each.
+  __device__ void AddUpParts() const {
+    for (int q = threadIdx.x / kWarp; q < block_.num_queries; q += kWarps) AddUpParts(q);
+  }
+
+  __device__ bool IsStored() const { return block_.segment.is_stored; }
+  // The only row of the segment goes into the state, which nothing reads any more.
+  __device__ void StoreRow() const {
+    const int64_t row = block_.segment.first_row * int64_t{step_.kv_stride};
+    StoreRow(KeySource<Bf16>(step_, block_.tree, block_.kv_head), row);
+    StoreRow(ValueSource<Bf16>(step_, block_.tree, block_.kv_head), row);
   }
 
  private:
-  // The first query of the warp.
-  __device__ int Row() const { return row_warp_ * kTileRows; }
-  __device__ float& Weight(int q, int c) { return weights_[q * (columns_ + kPad / 2) + c]; }
-  __device__ Bf16* Rounded(int q) {
-    return reinterpret_cast<Bf16*>(weights_ + q * (columns_ + kPad / 2));
+  __device__ void StoreRow(const RowSource& source, int64_t row) const {
+    const RowPointer to = StoredRow<Bf16>(step_, source, block_.segment.length);
+    auto* values = static_cast<Bf16*>(const_cast<void*>(to.stored));
+    for (int i = lane_; i < kDim; i += kWarp) values[i] = FromFloat<Bf16>(source.batch[row + i]);
   }
-  __device__ Code CodeAt(int q, int c) const { return static_cast<Code>(codes_[q * columns_ + c]); }
-  __device__ int64_t BatchRowOf(const Query& query) const {
-    return block_.segment.first_row + query.row;
+
+  __device__ static int CeilSteps(int columns) { return (max(columns, 0) + kStep - 1) / kStep; }
+  __device__ static void SetZero(Sums& sums) {
+#pragma unroll
+    for (auto& tile : sums) {
+#pragma unroll
+      for (float& value : tile) value = 0.0f;
+    }
   }
   __device__ bool NormalisesScores() const {
     return form_.local == Local::kRelu2 && form_.qk_norm == QkNorm::kL2;
   }
-
-  // The place in the tile of vector i of its columns' rows.
-  __device__ Bf16* TileAt(int i) const {
-    return tile_ + i / kVectors * (kDim + kPad) + i % kVectors * kVector;
+  __device__ int64_t BatchRowOf(const Query& query) const {
+    return block_.segment.first_row + query.row;
+  }
+  // The lane's column i of a step.
+  __device__ int ColumnIndex(int first, int i) const {
+    return first + 2 * in_group_ + i % 2 + 8 * (i / 2);
   }
 
-  // The queries' rows of `width` floats, rounded; zeros past the last one.
-  template <typename RowOf>
-  __device__ void LoadRows(Bf16* to, int width, const RowOf& row_of) {
-    const int vectors = width / kVector;
-    MoveVectors<kThreads>(
-        kQueries * vectors,
-        [&](int i, float(&values)[kVector]) {
-          const int q = i / vectors;
-          if (q < block_.num_queries) {
-            LoadVector(row_of(info_[q].query) + i % vectors * kVector, values);
-          } else {
-            SetZero(values);
-          }
-        },
-        [&](int i, const float(&values)[kVector]) {
-          StoreRounded(to + i / vectors * (width + kPad) + i % vectors * kVector, values);
-        });
+  // The first column that the convolution reaches.
+  __device__ int FirstConvColumn() const {
+    const Segment& segment = block_.segment;
+    const int row = segment.nodes < 0 ? block_.first_query / block_.heads_per_kv() : 0;
+    const int position = max(0, segment.length + row - (step_.conv_taps - 1));
+    if (position < segment.num_sinks) return position;
+    return segment.num_sinks + max(0, position - segment.v_begin);
   }
 
-  // Rows of K or V of columns from `first` on, to the tile; zeros past the last one.
-  __device__ void LoadColumns(const RowSource& source, int first) {
-    MoveVectors<kThreads>(
-        kTileColumns * kVectors,
-        [&](int i, float(&values)[kVector]) {
-          const int c = first + i / kVectors, at = i % kVectors * kVector;
-          if (c >= block_.num_columns) {
-            SetZero(values);
-            return;
-          }
-          LoadVector(block_.template RowOf<Bf16>(source, block_.ColumnAt(c)), at, values);
-        },
-        [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
+  // -- Local columns.
+
+  __device__ void AddLocal(const StepRange& range, Sums& sums) {
+    const int end = min(range.end, steps_.local);
+    if (range.begin < end) LoadQueries();
+    for (int i = range.begin; i < end; ++i) AddLocalStep(i * kStep, sums);
   }
 
-  // kDim features, from `feature` on, of the keys of columns from `first` on, where a query may
-  // read them.
-  __device__ void LoadKeyFeatures(int first, int feature) {
-    MoveVectors<kThreads>(
-        kTileColumns * kVectors,
-        [&](int i, float(&values)[kVector]) {
-          const int c = first + i / kVectors;
-          if (c < block_.num_columns && IsLinearToAny(c)) {
-            LoadVector(block_.KeyFeatures(block_.ColumnAt(c)) + feature + i % kVectors * kVector,
-                       values);
-          } else {
-            SetZero(values);
-          }
-        },
-        [&](int i, const float(&values)[kVector]) { StoreRounded(TileAt(i), values); });
-  }
-  __device__ bool IsLinearToAny(int c) const {
-    for (int q = 0; q < block_.num_queries; ++q) {
-      if (CodeAt(q, c) == Code::kLinear) return true;
-    }
-    return false;
-  }
-
-  // Codes of all queries and a tile's columns: what any of them is.
-  struct Found {
-    bool local, linear;
-  };
-  __device__ Found FindCodes(int first) {
-    static_assert(kThreads % kTileColumns == 0);  // A thread stays with its column.
-    const int c = first + threadIdx.x % kTileColumns;
-    const Column column = c < block_.num_columns ? block_.ColumnAt(c) : Column();
-    bool local = false, linear = false;
-    for (int q = threadIdx.x / kTileColumns; q < block_.num_queries; q += kThreads / kTileColumns) {
-      const Query& query = info_[q].query;
-      const bool visible = c < block_.num_columns && block_.IsVisible(query, column);
-      const Code code = visible ? block_.CodeOf(query, column) : Code::kNone;
-      codes_[q * columns_ + c] = static_cast<unsigned char>(code);
-      local |= code == Code::kLocal;
-      linear |= code == Code::kLinear;
-    }
-    const bool any_local = __syncthreads_or(local), any_linear = __syncthreads_or(linear);
-    return {any_local, any_linear};
-  }
-
-  // Calls function(query, column of the tile, value) for the warp's part of a product.
-  template <typename Function>
-  __device__ void ForEach(const float (&sums)[2][4], const Function& function) {
+  // Rounded, in the order in which keys are loaded: lane l has dimensions 8 (l % 4) .. of each 32.
+  // In shared memory, where each lane reads what it has written.
+  __device__ void LoadQueries() {
+    auto* to = reinterpret_cast<uint4*>(scratch_) + lane_;
 #pragma unroll
-    for (int t = 0; t < 2; ++t) {
+    for (int h = 0; h < kHalves; ++h) {
+      const Query& query = queries_[h];
+      const float* q = step_.q + BatchRowOf(query) * step_.q_stride + int64_t{query.head} * kDim;
+      float squares = 0;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        function(Row() + lane_ / 4 + 8 * (i / 2),
-                 16 * column_warp_ + 8 * t + 2 * (lane_ % 4) + i % 2, sums[t][i]);
+      for (int b = 0; b < kDim / 32; ++b) {
+        const Packed values = Packed::Of(q + 32 * b + 8 * in_group_);
+        squares += values.SquaredNorm();
+        to[(2 * b + h) * kWarp] =
+            make_uint4(values.words[0], values.words[1], values.words[2], values.words[3]);
+      }
+      norms_[h] = NormalisesScores() ? InverseNorm(QuadSum(squares)) : 1.0f;
+    }
+  }
+
+  // True where every query sees every column of the step, and in its window.
+  __device__ bool IsLocalToAll(int first) const {
+    const Segment& segment = block_.segment;
+    const int end = first + kStep;
+    const int rows = segment.nodes < 0 ? block_.first_query / block_.heads_per_kv() + 1 : 0;
+    if (end > block_.first_node_column() + rows) return false;
+    if (first < segment.linear_begin && segment.num_sinks < min(end, segment.linear_begin)) {
+      return false;
+    }
+    return end <= segment.linear_begin || first >= segment.linear_end;
+  }
+
+  // Bit kColumns h + i: whether query h sees column i so.
+  __device__ uint32_t FindCodes(int first, int num_columns, Code code) const {
+    uint32_t found = 0;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int c = ColumnIndex(first, i);
+      if (c >= num_columns) continue;
+      const Column column = block_.ColumnAt(c);
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        if (block_.IsVisible(queries_[h], column) && block_.CodeOf(queries_[h], column) == code) {
+          found |= 1u << (kColumns * h + i);
+        }
+      }
+    }
+    return found;
+  }
+
+  __device__ void AddLocalStep(int first, Sums& sums) {
+    const uint32_t local =
+        IsLocalToAll(first) ? 0xffu : FindCodes(first, block_.num_columns, Code::kLocal);
+    if (!__any_sync(kAllLanes, local != 0)) return;
+    Packed values[kColumns][kBlocks];
+    Weights weights = {};
+    {
+      Packed keys[2][kDim / 32];
+      LoadKeys(first, keys);
+      LoadValues(first, block_.num_columns, values);
+      Score(keys, weights);
+    }
+    if (form_.local == Local::kSoftmax) Exponentiate(local, weights, sums);
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        if ((local >> (kColumns * h + i) & 1) == 0) weights[h][i] = 0.0f;
+        local_sum_[h] += weights[h][i];
+      }
+    }
+    AddRows(weights, values, sums);
+  }
+
+  // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
+  __device__ void LoadKeys(int first, Packed (&keys)[2][kDim / 32]) const {
+    const RowSource source = KeySource<Bf16>(step_, block_.tree, block_.kv_head);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int c = min(first + 8 * j + group_, block_.num_columns - 1);
+      const RowPointer row = block_.template RowOf<Bf16>(source, block_.ColumnAt(c));
+#pragma unroll
+      for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
+    }
+  }
+  // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
+  __device__ void LoadValues(int first, int num_columns,
+                             Packed (&values)[kColumns][kBlocks]) const {
+    const RowSource source = ValueSource<Bf16>(step_, block_.tree, block_.kv_head);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int c = min(ColumnIndex(first, i), num_columns - 1);
+      const RowPointer row = block_.template RowOf<Bf16>(source, block_.ColumnAt(c));
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
+    }
+  }
+
+  // The local weight of every query and column, or softmax's exponent.
+  __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
+    const auto* queries = reinterpret_cast<const uint4*>(scratch_) + lane_;
+    float scores[2][4] = {}, squares[2] = {};
+#pragma unroll
+    for (int b = 0; b < kDim / 32; ++b) {
+      const uint4 q = queries[2 * b * kWarp], other = queries[(2 * b + 1) * kWarp];
+      const uint32_t low[4] = {q.x, other.x, q.y, other.y}, high[4] = {q.z, other.z, q.w, other.w};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const uint32_t(&k)[4] = keys[j][b].words;
+        MultiplyAdd(scores[j], low, k[0], k[1]);
+        MultiplyAdd(scores[j], high, k[2], k[3]);
+        if (NormalisesScores()) squares[j] += keys[j][b].SquaredNorm();
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float norm = NormalisesScores() ? InverseNorm(QuadSum(squares[j])) : 1.0f;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float norm_of_column =
+            NormalisesScores() ? __shfl_sync(kAllLanes, norm, (2 * in_group_ + e) * 4) : 1.0f;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+          weights[h][2 * j + e] =
+              LocalScore(form_, kDim, scores[j][2 * h + e], norms_[h] * norm_of_column);
+        }
       }
     }
   }
 
-  // Of kDim values, in all lanes.
-  __device__ float SquaredNorm(const Bf16* row) const {
-    float squares = 0;
-    for (int i = lane_; i < kDim; i += kWarp) squares += ToFloat(row[i]) * ToFloat(row[i]);
-    return WarpSum(squares);
-  }
-
-  __device__ float LargestExponent(int q) {
-    float largest = -INFINITY;
-    for (int c = lane_; c < block_.num_columns; c += kWarp) {
-      if (CodeAt(q, c) == Code::kLocal) largest = fmaxf(largest, Weight(q, c));
+  // Softmax's exponents become its numerators, beside the largest exponent so far; what was summed
+  // beside a smaller one is scaled down.
+  __device__ void Exponentiate(uint32_t local, Weights& weights, Sums& sums) {
+    float scales[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      float largest = largest_[h];
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        if (local >> (kColumns * h + i) & 1) largest = fmaxf(largest, weights[h][i]);
+      }
+      largest = QuadMax(largest);
+      // Nothing local so far: any finite number will do.
+      const float finite = largest == -INFINITY ? 0.0f : largest;
+      scales[h] = __expf(largest_[h] - finite);
+      largest_[h] = largest;
+      local_sum_[h] *= scales[h];
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) weights[h][i] = __expf(weights[h][i] - finite);
     }
-    return WarpMax(largest);
+    if (!__any_sync(kAllLanes, scales[0] != 1.0f || scales[1] != 1.0f)) return;
+#pragma unroll
+    for (auto& tile : sums) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) tile[j] *= scales[j / 2];
+    }
   }
 
-  // phi(q) z.
-  __device__ float StateSum(int q) const {
-    const float* z = block_.Z();
-    float sum = 0;
-    for (int i = lane_; i < m_; i += kWarp) sum += ToFloat(phi_[q * (m_ + kPad) + i]) * z[i];
-    return WarpSum(sum);
+  // sums += weights x values.
+  __device__ void AddRows(const Weights& w, const Packed (&values)[kColumns][kBlocks],
+                          Sums& sums) const {
+    const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
+                           Pack(w[1][2], w[1][3])};
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int t = 0; t < 8; ++t) {
+        const auto pair = [&](int i) {
+          return __byte_perm(values[i][b].words[t / 2], values[i + 1][b].words[t / 2],
+                             t % 2 == 0 ? 0x5410 : 0x7632);
+        };
+        MultiplyAdd(sums[8 * b + t], a, pair(0), pair(2));
+      }
+    }
   }
 
-  __device__ float FinalWeight(int q, int c, const BranchFactors& factors) {
-    const Code code = CodeAt(q, c);
-    float weight = 0;
-    if (code == Code::kLocal && form_.local != Local::kNone) weight = Weight(q, c) * factors.local;
-    if (code == Code::kLinear) weight = Weight(q, c) * factors.linear;
-    return weight + block_.Tap(info_[q].query, block_.ColumnAt(c));
+  // -- S and linear columns.
+
+  // phi of query h, of features 4 (l % 4) .. of a step.
+  __device__ float4 Features(int h, int first) const {
+    const Query& query = queries_[h];
+    const float* phi = step_.query_features + (BatchRowOf(query) * step_.layer.heads + query.head) *
+                                                  int64_t{step_.feature_dim};
+    return *reinterpret_cast<const float4*>(phi + first + 4 * in_group_);
+  }
+
+  __device__ void AddFeatures(const StepRange& range, Sums& sums) {
+    const int begin = max(range.begin - steps_.local, 0);
+    const int end = min(range.end - steps_.local, steps_.features);
+    if (begin >= end) return;
+    float fades[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      fades[h] =
+          Fade(step_, block_.kv_head, queries_[h].group - block_.GroupOf(block_.segment.length));
+    }
+    for (int i = begin; i < end; ++i) {
+      const int feature = i * kStep + 4 * in_group_;
+      const float* s = block_.S() + int64_t{feature} * kDim + 8 * group_;
+      float values[4][kBlocks][kVector];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) LoadVector(s + j * kDim + kBlockDims * b, values[j][b]);
+      }
+      uint32_t a[4];
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        const float4 phi = Features(h, i * kStep);
+        a[h] = Pack(phi.x * fades[h], phi.y * fades[h]);
+        a[2 + h] = Pack(phi.z * fades[h], phi.w * fades[h]);
+        if (!step_.has_normaliser) continue;
+        const float4 z = *reinterpret_cast<const float4*>(block_.Z() + feature);
+        linear_sum_[h] += fades[h] * (phi.x * z.x + phi.y * z.y + phi.z * z.z + phi.w * z.w);
+      }
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+        for (int t = 0; t < 8; ++t) {
+          MultiplyAdd(sums[8 * b + t], a, Pack(values[0][b][t], values[1][b][t]),
+                      Pack(values[2][b][t], values[3][b][t]));
+        }
+      }
+    }
+  }
+
+  __device__ void AddLinear(const StepRange& range, Sums& sums) {
+    const int before = steps_.local + steps_.features;
+    const int end = min(range.end - before, steps_.linear);
+    for (int i = max(range.begin - before, 0); i < end; ++i) {
+      AddLinearStep(block_.segment.linear_begin + i * kStep, sums);
+    }
+  }
+  __device__ void AddLinearStep(int first, Sums& sums) {
+    const uint32_t linear = FindCodes(first, linear_end_, Code::kLinear);
+    if (!__any_sync(kAllLanes, linear != 0)) return;
+    Packed values[kColumns][kBlocks];
+    LoadValues(first, linear_end_, values);
+    const float* keys[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int c = min(first + 8 * j + group_, linear_end_ - 1);
+      keys[j] = block_.KeyFeatures(block_.ColumnAt(c)) + 4 * in_group_;
+    }
+    float scores[2][4] = {};
+    for (int feature = 0; feature < step_.feature_dim; feature += kStep) {
+      const float4 p = Features(0, feature), other = Features(1, feature);
+      const uint32_t a[4] = {Pack(p.x, p.y), Pack(other.x, other.y), Pack(p.z, p.w),
+                             Pack(other.z, other.w)};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float4 k = *reinterpret_cast<const float4*>(keys[j] + feature);
+        MultiplyAdd(scores[j], a, Pack(k.x, k.y), Pack(k.z, k.w));
+      }
+    }
+    Weights weights = {};
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        if ((linear >> (kColumns * h + i) & 1) == 0) continue;
+        const int group = block_.ColumnAt(ColumnIndex(first, i)).group;
+        weights[h][i] = scores[i / 2][2 * h + i % 2] *
+                        Fade(step_, block_.kv_head, queries_[h].group - step_.lag - group);
+        linear_sum_[h] += weights[h][i];
+      }
+    }
+    AddRows(weights, values, sums);
+  }
+
+  // -- The convolution.
+
+  __device__ void AddConv(const StepRange& range, Sums& sums) const {
+    const int before = steps_.count() - steps_.conv;
+    for (int i = max(range.begin - before, 0); i < min(range.end - before, steps_.conv); ++i) {
+      const int first = first_conv_ + i * kStep;
+      Weights taps = {};
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        const int c = ColumnIndex(first, j);
+        if (c >= block_.num_columns) continue;
+        const Column column = block_.ColumnAt(c);
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) taps[h][j] = block_.Tap(queries_[h], column);
+      }
+      Packed values[kColumns][kBlocks];
+      LoadValues(first, block_.num_columns, values);
+      AddRows(taps, values, sums);
+    }
+  }
+
+  // -- Results of a whole tile.
+
+  // The local sums make room for the linear ones; in shared memory, the queries' place.
+  __device__ void Keep(const Sums& sums) {
+    auto* to = reinterpret_cast<float4*>(scratch_) + lane_;
+#pragma unroll
+    for (int t = 0; t < kDim / 8; ++t) {
+      to[t * kWarp] = make_float4(sums[t][0], sums[t][1], sums[t][2], sums[t][3]);
+    }
+  }
+  __device__ void CombineWithKept(Sums& sums) const {
+    BranchFactors factors[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum_[h], linear_sum_[h]);
+    }
+    const auto* kept = reinterpret_cast<const float4*>(scratch_) + lane_;
+#pragma unroll
+    for (int t = 0; t < kDim / 8; ++t) {
+      const float4 local = kept[t * kWarp];
+      sums[t][0] = factors[0].local * local.x + factors[0].linear * sums[t][0];
+      sums[t][1] = factors[0].local * local.y + factors[0].linear * sums[t][1];
+      sums[t][2] = factors[1].local * local.z + factors[1].linear * sums[t][2];
+      sums[t][3] = factors[1].local * local.w + factors[1].linear * sums[t][3];
+    }
+  }
+
+  // row_of(h): where query h's kDim values go.
+  template <typename RowOf>
+  __device__ void Store(const Sums& sums, const RowOf& row_of) const {
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      if (group_ + 8 * h >= block_.num_queries) continue;
+      float* row = row_of(h);
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = 2 * h + e;
+          auto* to = reinterpret_cast<float4*>(row + kBlockDims * b + 8 * (2 * in_group_ + e));
+          const auto* tiles = &sums[8 * b];
+          to[0] = make_float4(tiles[0][j], tiles[1][j], tiles[2][j], tiles[3][j]);
+          to[1] = make_float4(tiles[4][j], tiles[5][j], tiles[6][j], tiles[7][j]);
+        }
+      }
+    }
+  }
+  __device__ float* OutputOf(const Query& query) const {
+    return step_.out + (BatchRowOf(query) * step_.layer.heads + query.head) * kDim;
+  }
+  __device__ void StoreOut(const Sums& sums) const {
+    Store(sums, [&](int h) { return OutputOf(queries_[h]); });
+  }
+
+  // -- Partial results.
+
+  __device__ float* Partial(int part) const {
+    return step_.partials +
+           (int64_t{task_.first_partial + part} * step_.layer.kv_heads + block_.kv_head) *
+               PartialFloats(kDim);
+  }
+  __device__ float* PartialRow(int part, Kind kind, int q) const {
+    return Partial(part) + (kind * kQueries + q) * kDim;
+  }
+  __device__ float4* PartialTotals(int part, int q) const {
+    return reinterpret_cast<float4*>(Partial(part) + kNumKinds * kQueries * kDim) + q;
+  }
+  __device__ void StorePartial(Kind kind, const Sums& sums) const {
+    Store(sums, [&](int h) { return PartialRow(task_.part, kind, group_ + 8 * h); });
+  }
+  __device__ void StoreTotals() const {
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      const int q = group_ + 8 * h;
+      if (in_group_ != 0 || q >= block_.num_queries) continue;
+      *PartialTotals(task_.part, q) = make_float4(largest_[h], local_sum_[h], linear_sum_[h], 0.0f);
+    }
+  }
+
+  // Lane p knows part p's totals; in the sums, lanes divide the dimensions.
+  __device__ void AddUpParts(int q) const {
+    static_assert(WarpBlocks::kMaxParts <= kWarp);
+    float largest = -INFINITY, local_sum = 0, linear_sum = 0;
+    unsigned kinds = 0;
+    if (lane_ < task_.num_parts) {
+      const float4 totals = __ldcg(PartialTotals(lane_, q));
+      largest = totals.x;
+      local_sum = totals.y;
+      linear_sum = totals.z;
+      const StepRange range(steps_, lane_, task_.num_parts);
+      kinds = range.HasLocal(steps_) << kLocalSums | range.HasLinear(steps_) << kLinearSums |
+              range.HasConv(steps_) << kConvSums;
+    }
+    const bool is_softmax = form_.local == Local::kSoftmax;
+    const float scale = is_softmax ? __expf(largest - WarpMax(largest)) : 1.0f;
+    const Query query = block_.QueryAt(q);
+    const BranchFactors factors =
+        FactorsOf(step_.layer, query.head, WarpSum(local_sum * scale), WarpSum(linear_sum));
+    const float weights[kNumKinds] = {scale * factors.local, factors.linear, 1.0f};
+    const int first = 4 * lane_;
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int kind = 0; kind < kNumKinds; ++kind) {
+      const unsigned parts = __ballot_sync(kAllLanes, kinds >> kind & 1);
+#pragma unroll 8
+      for (int part = 0; part < task_.num_parts; ++part) {
+        const float weight = __shfl_sync(kAllLanes, weights[kind], part);
+        if ((parts >> part & 1) == 0 || first >= kDim) continue;
+        const float4 x = __ldcg(
+            reinterpret_cast<const float4*>(PartialRow(part, static_cast<Kind>(kind), q) + first));
+        sum.x += weight * x.x;
+        sum.y += weight * x.y;
+        sum.z += weight * x.z;
+        sum.w += weight * x.w;
+      }
+    }
+    if (first < kDim) *reinterpret_cast<float4*>(OutputOf(query) + first) = sum;
   }
 
   const AttentionStep& step_;
   const AttentionForm& form_;
+  const QueryBlock task_;
   const Block block_;
-  const int m_, warp_, lane_, row_warp_, column_warp_;
-  const int columns_;  // Of weights_ and codes_: whole tiles.
-  Info* const info_;
-  float* const norms_;
-  Bf16* q_;               // [kQueries, kDim + kPad]
-  Bf16* phi_;             // [kQueries, m + kPad]
-  Bf16* tile_;            // [kTileColumns, .. + kPad]
-  float* weights_;        // [kQueries, columns_ + kPad / 2]
-  unsigned char* codes_;  // [kQueries, columns_]
+  const int lane_, group_, in_group_;
+  float* const scratch_;
+  Steps steps_;
+  int first_conv_, linear_end_;
+
+  // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
+  Query queries_[kHalves];
+  float norms_[kHalves];
+  float largest_[kHalves] = {-INFINITY, -INFINITY};
+  float local_sum_[kHalves] = {}, linear_sum_[kHalves] = {};
 };
 
-// Grid: blocks of the plan, KV heads.
-template <int kDim, int kRowWarps>
-__global__ void __launch_bounds__(kRowWarps* kColumnWarps* kWarp)
-    AttendKernel(AttentionStep step, int max_columns) {
-  using Work = Attender<kDim, kRowWarps>;
-  __shared__ typename Work::Info info[Work::kQueries];
-  __shared__ float norms[kTileColumns];
-  Work work(step, max_columns, info, norms);
-  work.LoadQueries();
-  work.ComputeScores();
-  work.Normalise();
-  work.SumValues();
+// Grid: blocks of the plan by kWarps, KV heads.
+template <int kDim>
+__global__ void __launch_bounds__(kWarps* kWarp, 3) AttendKernel(AttentionStep step) {
+  LetNextKernelComeUp();
+  using Work = Attender<kDim>;
+  __shared__ __align__(16) float scratch[kWarps * Work::kScratchFloats];
+  __shared__ bool is_last;
+  const int warp = threadIdx.x / kWarp;
+  const QueryBlock task = step.blocks[blockIdx.x * kWarps + warp];
+  if (task.segment < 0) return;
+  Work work(step, task, scratch + warp * Work::kScratchFloats);
+  work.PrefetchState();
+  WaitForEarlierKernels();
+  work.Run();
+  if (task.num_parts == 1) {
+    if (work.IsStored()) work.StoreRow();
+    return;
+  }
+  // All warps of the block have parts of the same tile.
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int32_t* done = step.parts_done + task.tile * step.layer.kv_heads + blockIdx.y;
+    is_last = atomicAdd(done, 1) == task.num_parts / kWarps - 1;
+    if (is_last) *done = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  work.AddUpParts();
+  if (warp == 0 && work.IsStored()) work.StoreRow();
 }
 
 }  // namespace
 
-bool TakesTensorCores(const AttentionLayer& layer, int32_t max_columns, Stream& stream) {
-  const bool has_kernel = layer.head_dim == 64 || layer.head_dim == kMaxDim;
-  if (layer.state_type != StateType::kBF16 || !layer.form.has_groups() || !has_kernel) return false;
-  constexpr size_t kStaticBytes = 4096;
-  const Layout layout(kTensorCoreQueries, layer.head_dim, layer.feature_dim(), max_columns);
-  return layout.size + kStaticBytes <= stream.max_shared_memory();
+bool TakesTensorCores(const AttentionLayer& layer) {
+  return layer.state_type == StateType::kBF16 && layer.form.has_groups() &&
+         (layer.head_dim == 64 || layer.head_dim == 128) && layer.feature_dim() % kStep == 0;
 }
 
-void AttendWithTensorCores(const AttentionStep& step, int32_t num_blocks, int32_t block_size,
-                           int32_t max_columns, Stream& stream) {
-  const int row_warps = block_size / kTileRows;
-  const Layout layout(block_size, step.layer.head_dim, step.feature_dim, max_columns);
-  const auto launch = [&](auto kernel) {
-    Launch(stream, "Attend", kernel, dim3(num_blocks, step.layer.kv_heads),
-           row_warps * kColumnWarps * kWarp, layout.size, step, max_columns);
-  };
-  if (step.layer.head_dim == kMaxDim) {
-    launch(row_warps == 1 ? AttendKernel<kMaxDim, 1> : AttendKernel<kMaxDim, 2>);
-  } else {
-    launch(row_warps == 1 ? AttendKernel<64, 1> : AttendKernel<64, 2>);
-  }
+bool AttendStoresSingleRows(const AttentionLayer& layer) {
+  return TakesTensorCores(layer) && layer.heads / layer.kv_heads <= kQueries;
+}
+
+size_t PartialSize(const AttentionLayer& layer) { return PartialFloats(layer.head_dim); }
+
+void AttendWithTensorCores(const AttentionStep& step, Stream& stream) {
+  Launch(stream, "Attend", step.layer.head_dim == 64 ? AttendKernel<64> : AttendKernel<128>,
+         dim3(step.num_blocks / kWarps, step.layer.kv_heads), kWarps * kWarp, 0, step);
 }
 
 }  // namespace treeline::cuda

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <string>
+#include <utility>
 
 namespace treeline::cuda {
 namespace {
@@ -18,13 +20,14 @@ class Packer {
     bytes_ += (values.size() * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  void Upload(Stream& stream) {
-    const std::byte* base = stream.Upload(bytes_, [this](std::byte* to) {
-      for (const Part& part : parts_) {
-        if (part.size > 0) std::memcpy(to + part.offset, part.data, part.size);
-      }
-    });
-    for (const Part& part : parts_) part.place(base == nullptr ? nullptr : base + part.offset);
+  void Upload(Scratch& to, Stream& stream) {
+    std::vector<std::byte> packed(bytes_);
+    for (const Part& part : parts_) {
+      if (part.size > 0) std::memcpy(packed.data() + part.offset, part.data, part.size);
+    }
+    auto* base = static_cast<std::byte*>(to.Resize(bytes_));
+    stream.CopyToDevice(base, packed.data(), bytes_);
+    for (const Part& part : parts_) part.place(base + part.offset);
   }
 
  private:
@@ -43,69 +46,148 @@ int32_t Count(const std::vector<T>& values) {
   return static_cast<int32_t>(values.size());
 }
 
+// What layers must have in common to share a plan.
+AttentionLayer KindOf(const AttentionLayer& layer) {
+  AttentionLayer kind;
+  kind.form = layer.form;
+  kind.heads = layer.heads;
+  kind.kv_heads = layer.kv_heads;
+  kind.head_dim = layer.head_dim;
+  kind.k_ring_rows = layer.k_ring_rows;
+  kind.v_ring_rows = layer.v_ring_rows;
+  kind.state_type = layer.state_type;
+  return kind;
+}
+bool SameKind(const AttentionLayer& a, const AttentionLayer& b) {
+  return a.form == b.form && a.heads == b.heads && a.kv_heads == b.kv_heads &&
+         a.head_dim == b.head_dim && a.k_ring_rows == b.k_ring_rows &&
+         a.v_ring_rows == b.v_ring_rows && a.state_type == b.state_type;
+}
+
+// Everything that a plan depends on.
+std::vector<int64_t> RequestOf(const AttentionParams& params) {
+  std::vector<int64_t> request;
+  for (int32_t i = 0; i < params.num_trees; ++i) {
+    const AttentionTree& tree = params.trees[i];
+    const int64_t offset = static_cast<const std::byte*>(tree.state.ring_k) -
+                           static_cast<const std::byte*>(params.trees[0].state.ring_k);
+    request.insert(request.end(),
+                   {offset, tree.length, tree.first_row, tree.num_rows, tree.commit});
+    if (!tree.commit) request.insert(request.end(), tree.parents, tree.parents + tree.num_rows);
+  }
+  return request;
+}
+std::vector<int64_t> RequestOf(const CommitParams& params) {
+  constexpr int64_t kCommit = -1;  // Nothing that attention asks for begins so.
+  std::vector<int64_t> request = {kCommit, params.length, params.num_rows, params.rows != nullptr};
+  if (params.rows != nullptr) {
+    request.insert(request.end(), params.rows, params.rows + params.num_rows);
+  }
+  return request;
+}
+
 }  // namespace
 
 ForestAttention::ForestAttention(Stream& stream)
-    : stream_(stream), query_features_(stream), key_features_(stream), sums_(stream) {}
+    : stream_(stream),
+      query_features_(stream),
+      key_features_(stream),
+      sums_(stream),
+      partials_(stream),
+      parts_done_(stream) {}
 
-AttentionStep ForestAttention::Prepare(const AttentionLayer& layer, const Plan& plan,
-                                       const std::vector<QueryBlock>& blocks, int32_t num_rows) {
-  AttentionStep step;
-  if (layer.form.feature_size > 0 && layer.form.feature_size != 2 * layer.head_dim) {
-    stream_.Fail("linear_attention.feature_size " + std::to_string(layer.form.feature_size) +
-                 ": GPU kernels take hedgehog's default, two features a dimension of the head; use "
-                 "--device cpu");
+template <typename MakePlan>
+ForestAttention::Planned& ForestAttention::PlanFor(const AttentionLayer& layer,
+                                                   std::vector<int64_t> request,
+                                                   const MakePlan& make_plan) {
+  auto planned = std::find_if(planned_.begin(), planned_.end(),
+                              [&](const Planned& p) { return SameKind(p.kind, layer); });
+  if (planned == planned_.end()) {
+    planned = planned_.emplace(planned_.end(), KindOf(layer), stream_);
+  } else if (planned->request == request) {
+    return *planned;
   }
-  step.layer = layer;
+  planned->request = std::move(request);
+  Upload(make_plan(), *planned);
+  // After a failure there may be nothing on the GPU.
+  if (!stream_.ok()) planned->request.clear();
+  return *planned;
+}
+
+void ForestAttention::Upload(const Plan& plan, Planned& planned) {
+  const AttentionLayer& layer = planned.kind;
+  AttentionStep& step = planned.step = AttentionStep();
   step.conv_taps = layer.form.conv_taps();
   step.feature_dim = layer.feature_dim();
   step.has_linear = layer.form.has_linear();
   step.has_normaliser = layer.form.has_normaliser();
   if (layer.form.has_groups()) step.lag = layer.form.lag();
-  step.num_rows = num_rows;
 
+  planned.tensor_cores = TakesTensorCores(layer);
+  WarpBlocks blocks;
+  if (planned.tensor_cores) {
+    blocks = CutIntoWarpBlocks(plan, layer, stream_.num_multiprocessors());
+  } else if (!plan.segments.empty()) {
+    planned.block_size = AttendBlockSize(layer, plan, stream_);
+    if (planned.block_size == 0) {
+      stream_.Fail("attention over " + std::to_string(plan.max_columns) +
+                   " rows at once does not fit this GPU's shared memory; lower --max-context");
+      return;
+    }
+    blocks.blocks = CutIntoBlocks(plan, layer.heads / layer.kv_heads, planned.block_size);
+  }
   const std::vector<FeatureTile> feature_tiles = CutFeatures(plan, FeatureTileRows(layer));
+  step.num_rows = plan.num_rows;
+  step.num_blocks = Count(blocks.blocks);
   step.num_feature_tiles = Count(feature_tiles);
+  step.num_folds = Count(plan.folds);
+  step.num_scans = Count(plan.scans);
+  step.num_stored_trees = Count(plan.stored_trees);
+  step.max_columns = plan.max_columns;
+  step.max_stored_rows = plan.max_stored_rows;
+  planned.num_feature_rows = plan.num_feature_rows;
+  planned.num_tiles = blocks.num_tiles;
+  planned.num_partials = blocks.num_partials;
+
   Packer packer;
   packer.Add(plan.trees, &step.trees);
   packer.Add(plan.segments, &step.segments);
   packer.Add(plan.folds, &step.folds);
   packer.Add(plan.scans, &step.scans);
+  packer.Add(blocks.blocks, &step.blocks);
   packer.Add(feature_tiles, &step.feature_tiles);
   packer.Add(plan.rows, &step.rows);
   packer.Add(plan.depths, &step.depths);
   packer.Add(plan.ancestors, &step.ancestors);
   packer.Add(plan.stored_trees, &step.stored_trees);
-  packer.Add(blocks, &step.blocks);
-  packer.Upload(stream_);
+  packer.Upload(planned.memory, stream_);
+}
 
+AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLayer& layer,
+                                      const LayerState& state) {
+  AttentionStep step = planned.step;
+  step.layer = layer;
+  step.state = state;
   if (step.has_linear) {
     const size_t m = step.feature_dim;
-    step.query_features = query_features_.Floats(m * num_rows * layer.heads);
-    step.key_features = key_features_.Floats(m * plan.num_feature_rows * layer.kv_heads);
-    step.sums = sums_.Floats(m * plan.folds.size() * layer.kv_heads * (layer.head_dim + 1));
+    step.query_features = query_features_.Floats(m * step.num_rows * layer.heads);
+    step.key_features = key_features_.Floats(m * planned.num_feature_rows * layer.kv_heads);
+    step.sums = sums_.Floats(m * step.num_folds * layer.kv_heads * (layer.head_dim + 1));
+  }
+  if (planned.num_tiles > 0) {
+    step.partials = partials_.Floats(PartialSize(layer) * planned.num_partials * layer.kv_heads);
+    step.parts_done = static_cast<int32_t*>(
+        parts_done_.ResizeZeroed(sizeof(int32_t) * planned.num_tiles * layer.kv_heads));
   }
   return step;
 }
 
 void ForestAttention::Attend(const AttentionParams& params) {
-  const AttentionLayer& layer = *params.layer;
-  const Plan plan = PlanAttention(params);
-  const int32_t queries_per_row = layer.heads / layer.kv_heads;
-  int32_t num_rows = 0, most_queries = 0;
-  for (const Segment& segment : plan.segments) {
-    num_rows = std::max(num_rows, segment.first_row + segment.num_rows);
-    most_queries = std::max(most_queries, segment.num_rows * queries_per_row);
-  }
-  const AttendMethod method = ChooseAttendMethod(layer, plan.max_columns, most_queries, stream_);
-  if (method.block_size == 0) {
-    stream_.Fail("attention over " + std::to_string(plan.max_columns) +
-                 " rows at once does not fit this GPU's shared memory; lower --max-context");
-    return;
-  }
-  const std::vector<QueryBlock> blocks = CutIntoBlocks(plan, queries_per_row, method.block_size);
-
-  AttentionStep step = Prepare(layer, plan, blocks, num_rows);
+  if (params.num_trees == 0) return;
+  Planned& planned = PlanFor(*params.layer, RequestOf(params), [&] {
+    return PlanAttention(params, AttendStoresSingleRows(*params.layer));
+  });
+  AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
   step.q = params.q;
   step.k = params.k;
   step.v = params.v;
@@ -114,32 +196,36 @@ void ForestAttention::Attend(const AttentionParams& params) {
   step.kv_stride = params.kv_stride;
   if (step.has_linear) {
     ComputeQueryFeatures(step, stream_);
-    Fold(step, plan);
+    Fold(step);
   }
-  cuda::Attend(step, Count(blocks), method, plan.max_columns, stream_);
-  Store(step, plan);
+  if (planned.tensor_cores) {
+    AttendWithTensorCores(step, stream_);
+  } else {
+    cuda::Attend(step, planned.block_size, stream_);
+  }
+  Store(step);
 }
 
 void ForestAttention::Commit(const CommitParams& params) {
-  const Plan plan = PlanCommit(params);
-  AttentionStep step = Prepare(*params.layer, plan, {}, 0);
+  Planned& planned = PlanFor(*params.layer, RequestOf(params), [&] { return PlanCommit(params); });
+  AttentionStep step = StepOf(planned, *params.layer, params.state);
   step.k = params.k;
   step.v = params.v;
   step.kv_stride = params.kv_stride;
-  if (step.has_linear) Fold(step, plan);
-  Store(step, plan);
+  if (step.has_linear) Fold(step);
+  Store(step);
 }
 
-void ForestAttention::Fold(const AttentionStep& step, const Plan& plan) {
+void ForestAttention::Fold(const AttentionStep& step) {
   ComputeKeyFeatures(step, stream_);
-  SumFolds(step, Count(plan.folds), stream_);
-  ScanFolds(step, Count(plan.scans), stream_);
+  SumFolds(step, stream_);
+  ScanFolds(step, stream_);
 }
 
 // What is attended to has been: now the states may change.
-void ForestAttention::Store(const AttentionStep& step, const Plan& plan) {
-  if (step.has_linear) StoreSums(step, Count(plan.scans), stream_);
-  StoreRows(step, Count(plan.stored_trees), plan.max_stored_rows, stream_);
+void ForestAttention::Store(const AttentionStep& step) {
+  if (step.has_linear) StoreSums(step, stream_);
+  StoreRows(step, stream_);
 }
 
 }  // namespace treeline::cuda

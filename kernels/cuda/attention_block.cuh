@@ -31,12 +31,12 @@ struct Block {
   int kv_head, first_query, num_queries;
   int num_columns;
 
-  __device__ Block(const AttentionStep& s, int block_size)
+  __device__ Block(const AttentionStep& s, const QueryBlock& block, int block_size)
       : step(s),
-        segment(s.segments[s.blocks[blockIdx.x].segment]),
+        segment(s.segments[block.segment]),
         tree(s.trees[segment.tree]),
         kv_head(blockIdx.y),
-        first_query(s.blocks[blockIdx.x].first_query) {
+        first_query(block.first_query) {
     num_queries = min(block_size, segment.num_rows * heads_per_kv() - first_query);
     // Rows after the block's last one are invisible to all of it.
     const int last_row = (first_query + num_queries - 1) / heads_per_kv();
@@ -122,13 +122,13 @@ struct Block {
   __device__ const float* S() const {
     const int64_t size = int64_t{step.feature_dim} * step.layer.head_dim;
     if (segment.sums == Segment::kNoSums) return nullptr;
-    if (segment.sums == Segment::kSumsOfState) return tree.state.s + kv_head * size;
+    if (segment.sums == Segment::kSumsOfState) return OfTree(step.state.s, tree) + kv_head * size;
     return step.sums +
            (int64_t{segment.sums} * step.layer.kv_heads + kv_head) * (size + step.feature_dim);
   }
   __device__ const float* Z() const {
     if (segment.sums == Segment::kSumsOfState) {
-      return tree.state.z + int64_t{kv_head} * step.feature_dim;
+      return OfTree(step.state.z, tree) + int64_t{kv_head} * step.feature_dim;
     }
     return S() + int64_t{step.feature_dim} * step.layer.head_dim;
   }

@@ -1,21 +1,32 @@
 #include "kernels/cuda/attention_plan.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace treeline::cuda {
 namespace {
+
+// The parts of all states lie alike, so any of them will do.
+int64_t StateOffset(const LayerState& first, const LayerState& state) {
+  return static_cast<const std::byte*>(state.ring_k) - static_cast<const std::byte*>(first.ring_k);
+}
 
 class Planner {
  public:
   explicit Planner(const AttentionLayer& layer) : form_(layer.form) {}
 
-  void AddAttention(const AttentionTree& tree) {
-    const int32_t index = AddTree(tree.state, tree.length, tree.first_row, tree.num_rows);
+  void AddAttention(const AttentionTree& tree, int64_t state_offset, bool store_single_row) {
+    const int32_t index = AddTree(state_offset, tree.length, tree.first_row, tree.num_rows);
     const int32_t first_fold = static_cast<int32_t>(plan_.folds.size());
+    plan_.num_rows = std::max(plan_.num_rows, tree.first_row + tree.num_rows);
     if (tree.commit) {
       AddFolds(index);
       AddChain(index, first_fold);
-      AddStore(index);
+      if (store_single_row && tree.num_rows == 1) {
+        plan_.segments.back().is_stored = true;
+      } else {
+        AddStore(index);
+      }
       AddFeatures(index, first_fold, form_.window_begin(tree.length + tree.num_rows - 1), true);
       return;
     }
@@ -23,11 +34,12 @@ class Planner {
                Folded(tree.length) ? Segment::kSumsOfState : Segment::kNoSums);
     Segment& segment = plan_.segments.back();
     const int32_t deepest = AddNodes(segment, tree.parents);
+    SetLinearColumns(segment, tree.length + deepest);
     AddFeatures(index, first_fold, form_.window_begin(tree.length + deepest), segment.nodes < 0);
   }
 
   void AddCommit(const CommitParams& params) {
-    const int32_t index = AddTree(params.state, params.length, 0, params.num_rows);
+    const int32_t index = AddTree(0, params.length, 0, params.num_rows);
     if (params.rows != nullptr) {
       plan_.trees.back().rows = static_cast<int32_t>(plan_.rows.size());
       plan_.rows.insert(plan_.rows.end(), params.rows, params.rows + params.num_rows);
@@ -53,9 +65,9 @@ class Planner {
     return std::max(0, (Group(length) - form_.lag() + 1) * form_.group_size);
   }
 
-  int32_t AddTree(const LayerState& state, int32_t length, int32_t first_row, int32_t num_rows) {
+  int32_t AddTree(int64_t state_offset, int32_t length, int32_t first_row, int32_t num_rows) {
     Tree tree;
-    tree.state = state;
+    tree.state_offset = state_offset;
     tree.length = length;
     tree.first_row = first_row;
     tree.num_rows = num_rows;
@@ -81,6 +93,19 @@ class Planner {
     plan_.max_columns = std::max(plan_.max_columns, segment.num_columns());
   }
 
+  // The segment's deepest row is at `position`.
+  void SetLinearColumns(Segment& segment, int32_t position) const {
+    if (!form_.has_linear()) return;
+    const auto column_of = [&](int32_t p) { return segment.num_sinks + p - segment.v_begin; };
+    segment.linear_begin = column_of(segment.k_begin);
+    segment.linear_end = column_of(form_.window_begin(position));
+    // A tree's nodes are at many positions: of these all or none.
+    if (segment.nodes >= 0 && segment.linear_end > column_of(segment.length)) {
+      segment.linear_end = segment.num_columns();
+    }
+    segment.linear_end = std::max(segment.linear_begin, segment.linear_end);
+  }
+
   // Cuts a chain at group boundaries; its folds begin at first_fold.
   void AddChain(int32_t index, int32_t first_fold) {
     const Tree tree = plan_.trees[index];
@@ -98,6 +123,7 @@ class Planner {
         sums = done == 0 ? Segment::kSumsOfState : first_fold + Group(length) - first_folding;
       }
       AddSegment(index, done, rows, sums);
+      SetLinearColumns(plan_.segments.back(), length + rows - 1);
       done += rows;
     }
   }
@@ -169,9 +195,12 @@ class Planner {
 
 }  // namespace
 
-Plan PlanAttention(const AttentionParams& params) {
+Plan PlanAttention(const AttentionParams& params, bool store_single_rows) {
   Planner planner(*params.layer);
-  for (int32_t i = 0; i < params.num_trees; ++i) planner.AddAttention(params.trees[i]);
+  for (int32_t i = 0; i < params.num_trees; ++i) {
+    const AttentionTree& tree = params.trees[i];
+    planner.AddAttention(tree, StateOffset(params.trees[0].state, tree.state), store_single_rows);
+  }
   return planner.Take();
 }
 
@@ -190,6 +219,45 @@ std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row,
     }
   }
   return blocks;
+}
+
+WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
+                             int32_t num_multiprocessors) {
+  constexpr int32_t kQueries = WarpBlocks::kQueries, kWarps = WarpBlocks::kWarps;
+  const int32_t queries_per_row = layer.heads / layer.kv_heads;
+  std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, kQueries);
+  // A part costs one pass over its partial results; of few queries these are small.
+  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 48;
+  const auto parts_of = [&](const QueryBlock& tile) {
+    const Segment& segment = plan.segments[tile.segment];
+    const int32_t queries =
+        std::min(kQueries, segment.num_rows * queries_per_row - tile.first_query);
+    const bool few = queries <= kFewQueries;
+    const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
+    const int32_t features = segment.sums == Segment::kNoSums ? 0 : layer.feature_dim();
+    const int32_t steps = (segment.num_columns() + features) / WarpBlocks::kStep;
+    const int32_t most = std::min(WarpBlocks::kMaxParts, steps / (few ? 2 : 8));
+    const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
+    if (tasks >= wanted || most < 2) return 1;
+    const int32_t parts = std::min(most, (wanted + tasks - 1) / tasks);
+    return (parts + kWarps - 1) / kWarps * kWarps;
+  };
+  WarpBlocks result;
+  std::vector<QueryBlock> whole;
+  for (QueryBlock tile : tiles) {
+    tile.num_parts = parts_of(tile);
+    if (tile.num_parts == 1) {
+      whole.push_back(tile);
+      continue;
+    }
+    tile.tile = result.num_tiles++;
+    tile.first_partial = result.num_partials;
+    result.num_partials += tile.num_parts;
+    for (tile.part = 0; tile.part < tile.num_parts; ++tile.part) result.blocks.push_back(tile);
+  }
+  result.blocks.insert(result.blocks.end(), whole.begin(), whole.end());
+  result.blocks.resize((result.blocks.size() + kWarps - 1) / kWarps * kWarps);
+  return result;
 }
 
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size) {

@@ -18,7 +18,7 @@ namespace treeline::cuda {
 // One tree of the step. Tokens at positions below `length` are rows of the state, node i is row
 // first_row + i of the batch (or rows[i], where a commit names them).
 struct Tree {
-  LayerState state;
+  int64_t state_offset = 0;  // Bytes from the first tree's state to this one's, in every layer.
   int32_t length = 0;
   int32_t first_row = 0;
   int32_t num_rows = 0;
@@ -43,8 +43,11 @@ struct Segment {
   int32_t num_sinks = 0;
   int32_t k_begin = 0;  // Committed tokens from here on are in no S: not folded, no sink.
   int32_t v_begin = 0;  // The same, or the oldest tap of the convolution.
+  // The columns that may be linear to a row; the same number twice where none is.
+  int32_t linear_begin = 0, linear_end = 0;
   static constexpr int32_t kNoSums = -2, kSumsOfState = -1;
   int32_t sums = kNoSums;  // The fold whose total it reads, or one of these.
+  bool is_stored = false;  // One row, which Attend's kernel itself stores when it is done with it.
 
   int32_t num_columns() const { return num_sinks + (length - v_begin) + num_rows; }
 };
@@ -62,10 +65,14 @@ struct Scan {
   bool from_nothing = false;  // Nothing was folded before: S is undefined.
 };
 
-// Queries that a block of threads handles together: (row, head) pairs of one KV head.
+// Queries that are attended to together, (row, head) pairs of one KV head; or a part of that work.
 struct QueryBlock {
-  int32_t segment = 0;
+  int32_t segment = -1;  // -1: nothing to do.
   int32_t first_query = 0;
+  // Work in several parts, blocks behind one another, leaves their results at partials[tile].
+  int32_t part = 0, num_parts = 1;
+  int32_t tile = 0;           // Counts those that are in parts.
+  int32_t first_partial = 0;  // Where the partial results of the tile begin.
 };
 
 // Rows of a tree whose key features a block of threads computes; first is an offset from
@@ -87,13 +94,29 @@ struct Plan {
   int32_t num_feature_rows = 0;
   int32_t max_columns = 0;  // Of any segment.
   int32_t max_stored_rows = 0;
+  int32_t num_rows = 0;  // Of the batch, up to the last segment's last one.
 };
 
-Plan PlanAttention(const AttentionParams& params);
+// store_single_rows: what Segment::is_stored says.
+Plan PlanAttention(const AttentionParams& params, bool store_single_rows);
 Plan PlanCommit(const CommitParams& params);
 
 // The segments' queries, `size` at a time.
 std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size);
+
+// The same for blocks that are one warp's work, kWarps of them in a block of threads; where these
+// are too few for a GPU, in parts: a block of threads then has parts of one tile.
+struct WarpBlocks {
+  static constexpr int32_t kWarps = 4, kQueries = 16, kMaxParts = 32;
+  // Columns and features are attended to so many at a time.
+  static constexpr int32_t kStep = 16;
+
+  std::vector<QueryBlock> blocks;  // Padded to a multiple of kWarps.
+  int32_t num_tiles = 0;           // In parts,
+  int32_t num_partials = 0;        // of so many in all.
+};
+WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
+                             int32_t num_multiprocessors);
 
 // The rows whose key features are wanted, `size` at a time.
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);

@@ -28,6 +28,12 @@ __device__ inline void LoadVector(const RowPointer& row, int at, float (&values)
   }
 }
 
+// A part of the tree's state, from that of the first tree's.
+template <typename T>
+__device__ T* OfTree(T* of_first, const Tree& tree) {
+  return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(of_first) + tree.state_offset);
+}
+
 // The rows of one of K and V.
 struct RowSource {
   const float* batch;  // Of the KV head, rows `stride` apart.
@@ -38,21 +44,24 @@ struct RowSource {
 };
 
 template <typename Stored>
-__device__ RowSource MakeSource(const AttentionStep& step, int kv_head, const float* batch,
-                                const void* sinks, const void* ring, int ring_rows) {
+__device__ RowSource MakeSource(const AttentionStep& step, const Tree& tree, int kv_head,
+                                const float* batch, const void* sinks, const void* ring,
+                                int ring_rows) {
   const int dim = step.layer.head_dim;
   return {batch + int64_t{kv_head} * dim, step.kv_stride,
-          static_cast<const Stored*>(sinks) + int64_t{kv_head} * step.layer.form.sinks * dim,
-          static_cast<const Stored*>(ring) + int64_t{kv_head} * ring_rows * dim, ring_rows};
+          static_cast<const Stored*>(OfTree(sinks, tree)) +
+              int64_t{kv_head} * step.layer.form.sinks * dim,
+          static_cast<const Stored*>(OfTree(ring, tree)) + int64_t{kv_head} * ring_rows * dim,
+          ring_rows};
 }
 template <typename Stored>
 __device__ RowSource KeySource(const AttentionStep& step, const Tree& tree, int kv_head) {
-  return MakeSource<Stored>(step, kv_head, step.k, tree.state.sink_k, tree.state.ring_k,
+  return MakeSource<Stored>(step, tree, kv_head, step.k, step.state.sink_k, step.state.ring_k,
                             step.layer.k_ring_rows);
 }
 template <typename Stored>
 __device__ RowSource ValueSource(const AttentionStep& step, const Tree& tree, int kv_head) {
-  return MakeSource<Stored>(step, kv_head, step.v, tree.state.sink_v, tree.state.ring_v,
+  return MakeSource<Stored>(step, tree, kv_head, step.v, step.state.sink_v, step.state.ring_v,
                             step.layer.v_ring_rows);
 }
 
@@ -65,15 +74,21 @@ __device__ inline RowPointer NodeRow(const AttentionStep& step, const Tree& tree
   return {nullptr, source.batch + BatchRow(step, tree, node) * source.stride};
 }
 
+// Where the state has the token at `position`.
+template <typename Stored>
+__device__ RowPointer StoredRow(const AttentionStep& step, const RowSource& source, int position) {
+  const bool is_sink = step.layer.form.group_size > 0 && position < step.layer.form.sinks;
+  const auto* rows = static_cast<const Stored*>(is_sink ? source.sinks : source.ring);
+  const int row = is_sink ? position : position % source.ring_rows;
+  return {rows + int64_t{row} * step.layer.head_dim, nullptr};
+}
+
 // The row of the token at `position`, which is committed or a node of a chain.
 template <typename Stored>
 __device__ RowPointer RowAt(const AttentionStep& step, const Tree& tree, const RowSource& source,
                             int position) {
   if (position >= tree.length) return NodeRow(step, tree, source, position - tree.length);
-  const bool is_sink = step.layer.form.group_size > 0 && position < step.layer.form.sinks;
-  const auto* rows = static_cast<const Stored*>(is_sink ? source.sinks : source.ring);
-  const int row = is_sink ? position : position % source.ring_rows;
-  return {rows + int64_t{row} * step.layer.head_dim, nullptr};
+  return StoredRow<Stored>(step, source, position);
 }
 
 // decay^groups of a KV head.

@@ -3,6 +3,7 @@
 #ifndef TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 #define TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/attention_plan.h"
@@ -24,9 +25,13 @@ struct AttentionStep {
   const float* v = nullptr;
   float* out = nullptr;
   int32_t q_stride = 0, kv_stride = 0;
-  int32_t num_rows = 0;  // Of q and out.
-  int32_t num_feature_tiles = 0;
+  LayerState state;  // Of the first tree; Tree::state_offset leads to the others.
 
+  // Of the plan.
+  int32_t num_rows = 0;  // Of q and out.
+  int32_t num_blocks = 0, num_feature_tiles = 0;
+  int32_t num_folds = 0, num_scans = 0, num_stored_trees = 0;
+  int32_t max_columns = 0, max_stored_rows = 0;
   const Tree* trees = nullptr;
   const Segment* segments = nullptr;
   const Fold* folds = nullptr;
@@ -43,6 +48,9 @@ struct AttentionStep {
   // [folds, kv_heads, feature_dim * (head_dim + 1)]: a fold's S, then its z. First each group's own
   // sums, after the scan the totals.
   float* sums = nullptr;
+  // Of blocks that are parts of a tile's work (attend_tensor_cores.cu).
+  float* partials = nullptr;
+  int32_t* parts_done = nullptr;  // [tiles, kv_heads] zero between kernels
 };
 
 // phi of the queries, and of the keys that tiles of FeatureTileRows rows name.
@@ -51,31 +59,26 @@ void ComputeQueryFeatures(const AttentionStep& step, Stream& stream);
 void ComputeKeyFeatures(const AttentionStep& step, Stream& stream);
 
 // Each fold's own sums, then their totals.
-void SumFolds(const AttentionStep& step, int32_t num_folds, Stream& stream);
-void ScanFolds(const AttentionStep& step, int32_t num_scans, Stream& stream);
+void SumFolds(const AttentionStep& step, Stream& stream);
+void ScanFolds(const AttentionStep& step, Stream& stream);
 
-// How queries are attended to, which follows from the layer and the GPU: with bf16 rings on tensor
-// cores, where there is a kernel for it, else in fp32.
-struct AttendMethod {
-  bool tensor_cores = false;
-  int32_t block_size = 0;  // Queries of a block of threads; 0: too many columns for this GPU.
-};
-AttendMethod ChooseAttendMethod(const AttentionLayer& layer, int32_t max_columns,
-                                int32_t most_queries, Stream& stream);
-// Every query's output. REQUIRES: blocks are cut to the method's size.
-void Attend(const AttentionStep& step, int32_t num_blocks, const AttendMethod& method,
-            int32_t max_columns, Stream& stream);
+// Every query's output in fp32. REQUIRES: blocks are cut to AttendBlockSize.
+void Attend(const AttentionStep& step, int32_t block_size, Stream& stream);
+// Queries of a block of threads; 0: so many columns do not fit this GPU.
+int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& stream);
 
-// Attend's kernel on tensor cores: blocks of kTensorCoreQueries queries, or of half as many.
-inline constexpr int32_t kTensorCoreQueries = 32;
-bool TakesTensorCores(const AttentionLayer& layer, int32_t max_columns, Stream& stream);
-void AttendWithTensorCores(const AttentionStep& step, int32_t num_blocks, int32_t block_size,
-                           int32_t max_columns, Stream& stream);
+// The same on tensor cores, for bf16 rings. REQUIRES: blocks are WarpBlocks.
+bool TakesTensorCores(const AttentionLayer& layer);
+// True where AttendWithTensorCores stores rows of which a segment has only one.
+bool AttendStoresSingleRows(const AttentionLayer& layer);
+void AttendWithTensorCores(const AttentionStep& step, Stream& stream);
+// Floats of a partial result of WarpBlocks, of one KV head.
+size_t PartialSize(const AttentionLayer& layer);
 
 // The last totals of every scan become its state's S and z.
-void StoreSums(const AttentionStep& step, int32_t num_scans, Stream& stream);
+void StoreSums(const AttentionStep& step, Stream& stream);
 // Rows of the stored trees go into rings and sinks.
-void StoreRows(const AttentionStep& step, int32_t num_trees, int32_t max_rows, Stream& stream);
+void StoreRows(const AttentionStep& step, Stream& stream);
 
 }  // namespace treeline::cuda
 

@@ -23,6 +23,7 @@ __device__ float* SumsOf(const AttentionStep& step, int fold, int kv_head) {
 // Grid: folds, KV heads, blocks of kFeatures features.
 template <typename Stored>
 __global__ void SumFoldsKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const Fold fold = step.folds[blockIdx.x];
   const Tree tree = step.trees[fold.tree];
   const int kv_head = blockIdx.y, dim = step.layer.head_dim, m = step.feature_dim;
@@ -76,6 +77,7 @@ constexpr int kTileRows = 64, kTileFeatures = kThreads / kWarp * 16;
 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep step) {
+  WaitForEarlierKernels();
   constexpr int kPhiStride = kTileFeatures + kPad, kStride = kDim + kPad;
   const Fold fold = step.folds[blockIdx.x];
   const Tree tree = step.trees[fold.tree];
@@ -153,21 +155,23 @@ __global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep 
 }
 
 // The element of a state that element `i` of its sums belongs to; null where it keeps none.
-__device__ float* StateElement(const AttentionStep& step, const LayerState& state, int kv_head,
+__device__ float* StateElement(const AttentionStep& step, const Tree& tree, int kv_head,
                                int64_t i) {
   const int64_t s_size = int64_t{step.feature_dim} * step.layer.head_dim;
-  if (i < s_size) return state.s + kv_head * s_size + i;
-  return step.has_normaliser ? state.z + int64_t{kv_head} * step.feature_dim + i - s_size : nullptr;
+  if (i < s_size) return OfTree(step.state.s, tree) + kv_head * s_size + i;
+  if (!step.has_normaliser) return nullptr;
+  return OfTree(step.state.z, tree) + int64_t{kv_head} * step.feature_dim + i - s_size;
 }
 
 // Grid: elements of the sums, KV heads, scans.
 __global__ void ScanFoldsKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const Scan scan = step.scans[blockIdx.z];
   const int kv_head = blockIdx.y;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= SumsSize(step)) return;
   const float decay = step.layer.form.decay ? step.layer.decay[kv_head] : 1.0f;
-  const float* start = StateElement(step, step.trees[scan.tree].state, kv_head, i);
+  const float* start = StateElement(step, step.trees[scan.tree], kv_head, i);
   float total = scan.from_nothing || start == nullptr ? 0.0f : *start;
   for (int fold = scan.first_fold; fold < scan.first_fold + scan.num_folds; ++fold) {
     float& sum = SumsOf(step, fold, kv_head)[i];
@@ -177,17 +181,19 @@ __global__ void ScanFoldsKernel(AttentionStep step) {
 }
 
 __global__ void StoreSumsKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const Scan scan = step.scans[blockIdx.z];
   const int kv_head = blockIdx.y;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= SumsSize(step)) return;
-  float* element = StateElement(step, step.trees[scan.tree].state, kv_head, i);
+  float* element = StateElement(step, step.trees[scan.tree], kv_head, i);
   if (element != nullptr) *element = SumsOf(step, scan.first_fold + scan.num_folds - 1, kv_head)[i];
 }
 
 // Grid: rows of the longest stored tree, stored trees, KV heads.
 template <typename Stored>
 __global__ void StoreRowsKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const Tree tree = step.trees[step.stored_trees[blockIdx.y]];
   const AttentionLayer& layer = step.layer;
   const int node = blockIdx.x, kv_head = blockIdx.z, dim = layer.head_dim;
@@ -195,62 +201,63 @@ __global__ void StoreRowsKernel(AttentionStep step) {
   const int position = tree.length + node, end = tree.length + tree.num_rows;
   const int64_t row = BatchRow(step, tree, node) * step.kv_stride + int64_t{kv_head} * dim;
   const auto store = [&](void* rows, int64_t count, int64_t index, const float* from) {
-    Stored* to = static_cast<Stored*>(rows) + (kv_head * count + index) * dim;
+    Stored* to = static_cast<Stored*>(OfTree(rows, tree)) + (kv_head * count + index) * dim;
     for (int i = threadIdx.x; i < dim; i += blockDim.x) to[i] = FromFloat<Stored>(from[row + i]);
   };
   if (layer.form.group_size > 0 && position < layer.form.sinks) {
-    store(tree.state.sink_k, layer.form.sinks, position, step.k);
-    store(tree.state.sink_v, layer.form.sinks, position, step.v);
+    store(step.state.sink_k, layer.form.sinks, position, step.k);
+    store(step.state.sink_v, layer.form.sinks, position, step.v);
     return;
   }
   // Of the rows that share a place in a ring only the last one stays.
   if (position + layer.k_ring_rows >= end) {
-    store(tree.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, step.k);
+    store(step.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, step.k);
   }
   if (position + layer.v_ring_rows >= end) {
-    store(tree.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, step.v);
+    store(step.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, step.v);
   }
 }
 
-dim3 SumsGrid(const AttentionStep& step, int32_t num_scans) {
+dim3 SumsGrid(const AttentionStep& step) {
   const int64_t size = int64_t{step.feature_dim} * (step.layer.head_dim + 1);
-  return dim3(static_cast<unsigned>(CeilDiv(size, kThreads)), step.layer.kv_heads, num_scans);
+  return dim3(static_cast<unsigned>(CeilDiv(size, kThreads)), step.layer.kv_heads, step.num_scans);
 }
 
 }  // namespace
 
-void SumFolds(const AttentionStep& step, int32_t num_folds, Stream& stream) {
+void SumFolds(const AttentionStep& step, Stream& stream) {
   const AttentionLayer& layer = step.layer;
   const size_t dim = layer.head_dim;
   const bool is_fp32 = layer.state_type == StateType::kF32;
-  if (!is_fp32 && (dim == 64 || dim == 128)) {
-    const dim3 grid(num_folds, layer.kv_heads,
+  if (!is_fp32 && (dim == 64 || dim == 128) && step.feature_dim % kVector == 0) {
+    const dim3 grid(step.num_folds, layer.kv_heads,
                     static_cast<unsigned>(CeilDiv(step.feature_dim, kTileFeatures)));
     Launch(stream, "SumFolds", dim == 64 ? SumFoldsOnTensorCores<64> : SumFoldsOnTensorCores<128>,
            grid, kThreads, sizeof(Bf16) * kTileRows * (2 * (kTileFeatures + kPad) + dim + kPad),
            step);
     return;
   }
-  const dim3 grid(num_folds, layer.kv_heads,
+  const dim3 grid(step.num_folds, layer.kv_heads,
                   static_cast<unsigned>(CeilDiv(step.feature_dim, kFeatures)));
   Launch(stream, "SumFolds", is_fp32 ? SumFoldsKernel<float> : SumFoldsKernel<Bf16>, grid, kThreads,
          sizeof(float) * kRows * (kFeatures + dim), step);
 }
 
-void ScanFolds(const AttentionStep& step, int32_t num_scans, Stream& stream) {
-  Launch(stream, "ScanFolds", ScanFoldsKernel, SumsGrid(step, num_scans), kThreads, 0, step);
+void ScanFolds(const AttentionStep& step, Stream& stream) {
+  Launch(stream, "ScanFolds", ScanFoldsKernel, SumsGrid(step), kThreads, 0, step);
 }
 
-void StoreSums(const AttentionStep& step, int32_t num_scans, Stream& stream) {
-  Launch(stream, "StoreSums", StoreSumsKernel, SumsGrid(step, num_scans), kThreads, 0, step);
+void StoreSums(const AttentionStep& step, Stream& stream) {
+  Launch(stream, "StoreSums", StoreSumsKernel, SumsGrid(step), kThreads, 0, step);
 }
 
-void StoreRows(const AttentionStep& step, int32_t num_trees, int32_t max_rows, Stream& stream) {
+void StoreRows(const AttentionStep& step, Stream& stream) {
   constexpr int kRowThreads = 128;
   Launch(stream, "StoreRows",
          step.layer.state_type == StateType::kF32 ? StoreRowsKernel<float>
                                                   : StoreRowsKernel<__nv_bfloat16>,
-         dim3(max_rows, num_trees, step.layer.kv_heads), kRowThreads, 0, step);
+         dim3(step.max_stored_rows, step.num_stored_trees, step.layer.kv_heads), kRowThreads, 0,
+         step);
 }
 
 }  // namespace treeline::cuda

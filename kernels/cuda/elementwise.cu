@@ -13,30 +13,35 @@ dim3 GridFor(int64_t elements) { return dim3(static_cast<unsigned>(CeilDiv(eleme
 
 __device__ int64_t GlobalThread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 
-// The sum over the block, in every thread.
+// A decode has one row, whose time is that of its slowest thread.
+constexpr int kNormThreads = 1024;
+
+// The sum over a block of kNormThreads, in every thread.
 __device__ float BlockSum(float value) {
-  __shared__ float warp_sums[kThreads / kWarp];
+  __shared__ float warp_sums[kNormThreads / kWarp];
+  static_assert(kNormThreads / kWarp == kWarp);
   value = WarpSum(value);
   if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = value;
   __syncthreads();
-  float sum = 0;
-  for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += warp_sums[warp];
-  return sum;
+  return WarpSum(warp_sums[threadIdx.x % kWarp]);
 }
 
 // A block a row.
 __global__ void RmsNormKernel(RmsNormParams params) {
+  WaitForEarlierKernels();
   const float* x = params.x + int64_t{blockIdx.x} * params.dim;
   float* y = params.y + int64_t{blockIdx.x} * params.dim;
   float squares = 0;
-  for (int i = threadIdx.x; i < params.dim; i += kThreads) squares += x[i] * x[i];
+  for (int i = threadIdx.x; i < params.dim; i += kNormThreads) squares += x[i] * x[i];
   const float mean = BlockSum(squares) / static_cast<float>(params.dim);
   const float scale = rsqrtf(mean + params.eps);
-  for (int i = threadIdx.x; i < params.dim; i += kThreads) y[i] = x[i] * scale * params.weight[i];
+  for (int i = threadIdx.x; i < params.dim; i += kNormThreads)
+    y[i] = x[i] * scale * params.weight[i];
 }
 
 // A thread an angle, in double: the angle itself is a float, but may be far from zero.
 __global__ void RopeAnglesKernel(RopeAnglesParams params) {
+  WaitForEarlierKernels();
   const int half = params.head_dim / 2;
   const int64_t thread = GlobalThread();
   const int64_t row = thread / half;
@@ -52,6 +57,7 @@ __global__ void RopeAnglesKernel(RopeAnglesParams params) {
 
 // A thread a pair of dimensions.
 __global__ void RopeKernel(RopeParams params) {
+  WaitForEarlierKernels();
   const int half = params.head_dim / 2, pairs = params.heads * half;
   const int64_t thread = GlobalThread();
   const int64_t row = thread / pairs;
@@ -65,6 +71,7 @@ __global__ void RopeKernel(RopeParams params) {
 }
 
 __global__ void AddBiasKernel(AddBiasParams params) {
+  WaitForEarlierKernels();
   const int64_t element = GlobalThread();
   if (element < int64_t{params.rows} * params.dim) {
     params.x[element] += params.bias[element % params.dim];
@@ -72,6 +79,7 @@ __global__ void AddBiasKernel(AddBiasParams params) {
 }
 
 __global__ void ResidualSiluKernel(ResidualSiluParams params) {
+  WaitForEarlierKernels();
   const int64_t element = GlobalThread();
   const int64_t i = element % params.dim, head = element / params.dim % params.heads;
   const int64_t row = element / params.dim / params.heads;
@@ -82,6 +90,7 @@ __global__ void ResidualSiluKernel(ResidualSiluParams params) {
 }
 
 __global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32_t row_stride) {
+  WaitForEarlierKernels();
   const int64_t element = GlobalThread();
   const int64_t row = element / columns;
   if (row >= rows) return;
@@ -92,7 +101,7 @@ __global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32
 }  // namespace
 
 void RmsNorm(const RmsNormParams& params, Stream& stream) {
-  Launch(stream, "RmsNorm", RmsNormKernel, dim3(params.rows), kThreads, 0, params);
+  Launch(stream, "RmsNorm", RmsNormKernel, dim3(params.rows), kNormThreads, 0, params);
 }
 
 void RopeAngles(const RopeAnglesParams& params, Stream& stream) {

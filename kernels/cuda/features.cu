@@ -10,19 +10,27 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kFeatureRows = 16;  // Of a block, in fp32.
 
-// out[j] = softmax over [y, -y], by one warp.
-__device__ void SignedSoftmax(const float* y, int dim, float* out) {
+// out = softmax over [y, -y], by one warp; y: [half].
+__device__ void SignedSoftmax(const float* y, int half, float* out) {
   const int lane = threadIdx.x % kWarp;
   float largest = 0;
-  for (int i = lane; i < dim; i += kWarp) largest = fmaxf(largest, fabsf(y[i]));
+  for (int i = lane; i < half; i += kWarp) largest = fmaxf(largest, fabsf(y[i]));
   largest = WarpMax(largest);
   float sum = 0;
-  for (int i = lane; i < dim; i += kWarp) sum += expf(y[i] - largest) + expf(-y[i] - largest);
+  for (int i = lane; i < half; i += kWarp) sum += expf(y[i] - largest) + expf(-y[i] - largest);
   const float scale = 1.0f / WarpSum(sum);
-  for (int i = lane; i < dim; i += kWarp) {
+  for (int i = lane; i < half; i += kWarp) {
     out[i] = expf(y[i] - largest) * scale;
-    out[dim + i] = expf(-y[i] - largest) * scale;
+    out[half + i] = expf(-y[i] - largest) * scale;
   }
+}
+
+// Columns of a hedgehog's matrix.
+__host__ __device__ int HalfOf(int feature_dim) { return feature_dim / 2; }
+
+// Of a head, [dim, half].
+__device__ const float* MapOf(const float* maps, int head, const AttentionStep& step) {
+  return maps + int64_t{head} * step.layer.head_dim * HalfOf(step.feature_dim);
 }
 
 __device__ float PointwiseFeature(FeatureMap map, float x) {
@@ -31,8 +39,8 @@ __device__ float PointwiseFeature(FeatureMap map, float x) {
   return x;
 }
 
-// x, y: [kFeatureRows, dim] in shared memory; x is there for all threads. Row r's features go to
-// out + r * out_stride.
+// x: [kFeatureRows, dim], y: [kFeatureRows, half], in shared memory; x is there for all threads.
+// Row r's features go to out + r * out_stride.
 __device__ void ComputeFeatures(const AttentionStep& step, float* x, float* y, int rows,
                                 const float* map, float* out, int64_t out_stride) {
   const int dim = step.layer.head_dim, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -52,22 +60,24 @@ __device__ void ComputeFeatures(const AttentionStep& step, float* x, float* y, i
     }
     return;
   }
-  for (int j = threadIdx.x; j < dim; j += kThreads) {
+  const int half = HalfOf(step.feature_dim);
+  for (int j = threadIdx.x; j < half; j += kThreads) {
     float sums[kFeatureRows] = {};
     for (int i = 0; i < dim; ++i) {
-      const float w = map[i * dim + j];
+      const float w = map[i * half + j];
 #pragma unroll
       for (int r = 0; r < kFeatureRows; ++r) sums[r] += x[r * dim + i] * w;
     }
 #pragma unroll
-    for (int r = 0; r < kFeatureRows; ++r) y[r * dim + j] = sums[r];
+    for (int r = 0; r < kFeatureRows; ++r) y[r * half + j] = sums[r];
   }
   __syncthreads();
-  for (int r = warp; r < rows; r += kWarps) SignedSoftmax(y + r * dim, dim, out + r * out_stride);
+  for (int r = warp; r < rows; r += kWarps) SignedSoftmax(y + r * half, half, out + r * out_stride);
 }
 
 // Grid: tiles of rows, heads.
 __global__ void QueryFeaturesKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const int dim = step.layer.head_dim, head = blockIdx.y;
   const int first = blockIdx.x * kFeatureRows, rows = min(kFeatureRows, step.num_rows - first);
   float* x = SharedFloats();
@@ -79,13 +89,14 @@ __global__ void QueryFeaturesKernel(AttentionStep step) {
   __syncthreads();
   const int64_t stride = int64_t{step.layer.heads} * step.feature_dim;
   ComputeFeatures(step, x, x + kFeatureRows * dim, rows,
-                  step.layer.feature_map_q + int64_t{head} * dim * dim,
+                  MapOf(step.layer.feature_map_q, head, step),
                   step.query_features + first * stride + int64_t{head} * step.feature_dim, stride);
 }
 
 // Grid: tiles of the plan, KV heads.
 template <typename Stored>
 __global__ void KeyFeaturesKernel(AttentionStep step) {
+  WaitForEarlierKernels();
   const int dim = step.layer.head_dim, kv_head = blockIdx.y;
   const FeatureTile tile = step.feature_tiles[blockIdx.x];
   const Tree tree = step.trees[tile.tree];
@@ -105,7 +116,7 @@ __global__ void KeyFeaturesKernel(AttentionStep step) {
   __syncthreads();
   const int64_t stride = int64_t{step.layer.kv_heads} * step.feature_dim;
   ComputeFeatures(step, x, x + kFeatureRows * dim, rows,
-                  step.layer.feature_map_k + int64_t{kv_head} * dim * dim,
+                  MapOf(step.layer.feature_map_k, kv_head, step),
                   step.key_features + (tree.features + tile.first) * stride +
                       int64_t{kv_head} * step.feature_dim,
                   stride);
@@ -122,7 +133,9 @@ static_assert(kTileRows == kWarps * 16);
 template <int kDim, bool kExact, typename RowOf>
 __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& row_of,
                              const float* map, float* out, int64_t out_stride) {
+  LetNextKernelComeUp();
   constexpr int kStride = kDim + kPad, kVectors = kDim / kVector, kTiles = kDim / 8;
+  const int half = HalfOf(step.feature_dim);  // Up to kDim; the tile's other columns stay 0.
   Bf16* x = reinterpret_cast<Bf16*>(SharedFloats());  // [kTileRows, kStride]
   Bf16* w = x + kTileRows * kStride;                  // [kDim, kStride]
   Bf16* w_rest = w + kDim * kStride;                  // The same; where kExact.
@@ -130,7 +143,14 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   MoveVectors<kThreads>(
       kDim * kVectors,
-      [&](int i, float(&values)[kVector]) { LoadVector(map + i * kVector, values); },
+      [&](int i, float(&values)[kVector]) {
+        const int at = i % kVectors * kVector;
+        if (at < half) {
+          LoadVector(map + i / kVectors * half + at, values);
+        } else {
+          SetZero(values);
+        }
+      },
       [&](int i, float(&values)[kVector]) {
         const int to = i / kVectors * kStride + i % kVectors * kVector;
         StoreRounded(w + to, values);
@@ -139,6 +159,7 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
           StoreRounded(w_rest + to, values);
         }
       });
+  WaitForEarlierKernels();
   // kVectors neighbouring lanes share a row. Its norm is applied to the product.
   MoveVectors<kThreads>(
       kTileRows * kVectors,
@@ -166,14 +187,14 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
     Multiply<false, true>(y, x + warp * 16 * kStride, kStride, w_rest, kStride, 0, kDim);
   }
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int h = 0; h < 2; ++h) {
     // Four lanes share a row.
-    const int row = warp * 16 + lane / 4 + 8 * half;
+    const int row = warp * 16 + lane / 4 + 8 * h;
     const float norm = step.layer.form.qk_norm == QkNorm::kL2 ? norms[row] : 1.0f;
     float largest = 0, sum = 0;
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
-      float& value = y[i / 2][2 * half + i % 2];
+      float& value = y[i / 2][2 * h + i % 2];
       value *= norm;
       largest = fmaxf(largest, fabsf(value));
     }
@@ -182,7 +203,8 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
     }
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
-      const float value = y[i / 2][2 * half + i % 2];
+      if (i / 2 * 8 >= half) break;
+      const float value = y[i / 2][2 * h + i % 2];
       sum += expf(value - largest) + expf(-value - largest);
     }
     for (int offset = 1; offset < 4; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
@@ -191,10 +213,11 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
     float* to = out + row * out_stride + 2 * (lane % 4);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const float a = y[t][2 * half], b = y[t][2 * half + 1];
+      if (t * 8 >= half) break;
+      const float a = y[t][2 * h], b = y[t][2 * h + 1];
       *reinterpret_cast<float2*>(to + 8 * t) =
           make_float2(expf(a - largest) * scale, expf(b - largest) * scale);
-      *reinterpret_cast<float2*>(to + kDim + 8 * t) =
+      *reinterpret_cast<float2*>(to + half + 8 * t) =
           make_float2(expf(-a - largest) * scale, expf(-b - largest) * scale);
     }
   }
@@ -211,7 +234,7 @@ __global__ void __launch_bounds__(kThreads) QueryHedgehogKernel(AttentionStep st
       [&](int row, int at, float(&values)[kVector]) {
         LoadVector(q + int64_t{first + row} * step.q_stride + at, values);
       },
-      step.layer.feature_map_q + int64_t{head} * kDim * kDim,
+      MapOf(step.layer.feature_map_q, head, step),
       step.query_features + first * stride + int64_t{head} * step.feature_dim, stride);
 }
 
@@ -233,7 +256,7 @@ __global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step
                                    : NodeRow(step, tree, keys, offset - committed);
         LoadVector(key, at, values);
       },
-      step.layer.feature_map_k + int64_t{kv_head} * kDim * kDim,
+      MapOf(step.layer.feature_map_k, kv_head, step),
       step.key_features + (tree.features + tile.first) * stride +
           int64_t{kv_head} * step.feature_dim,
       stride);
@@ -241,13 +264,15 @@ __global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step
 
 bool HedgehogOnTensorCores(const AttentionLayer& layer) {
   return layer.state_type == StateType::kBF16 && layer.form.feature_map == FeatureMap::kHedgehog &&
-         (layer.head_dim == 64 || layer.head_dim == 128);
+         (layer.head_dim == 64 || layer.head_dim == 128) &&
+         HalfOf(layer.feature_dim()) % kVector == 0 &&
+         HalfOf(layer.feature_dim()) <= layer.head_dim;
 }
 
 size_t SharedBytes(const AttentionLayer& layer) {
   const size_t dim = layer.head_dim;
   if (HedgehogOnTensorCores(layer)) return sizeof(Bf16) * (kTileRows + 2 * dim) * (dim + kPad);
-  return 2 * sizeof(float) * kFeatureRows * dim;
+  return sizeof(float) * kFeatureRows * (dim + HalfOf(layer.feature_dim()));
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ inline bool Check(Stream& stream, const char* call, cudaError_t code) {
 
 // Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...); `name` is for errors. An empty
 // grid is no launch.
+//
+// Where the GPU can, the kernel's blocks come up while the kernel before it runs out: every kernel
+// calls WaitForEarlierKernels before it touches what earlier kernels read or write.
 template <typename... Parameters>
 void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
             size_t shared_bytes, std::type_identity_t<Parameters>... arguments) {
@@ -41,6 +44,11 @@ void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream.handle();
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = stream.overlaps_kernels() ? 1 : 0;
   Check(stream, name, cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
@@ -48,6 +56,29 @@ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Lets the next kernel's blocks come up as soon as there is room for them. Kernels that do
+// something before WaitForEarlierKernels call it first.
+__device__ inline void LetNextKernelComeUp() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// Returns when all that earlier kernels wrote is there. What a kernel reads before must be older
+// than the step: weights, or a plan.
+__device__ inline void WaitForEarlierKernels() {
+  LetNextKernelComeUp();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Begins to bring 128 bytes into the cache that all multiprocessors share; at any time.
+__device__ inline void Prefetch(const void* data) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
+#endif
+}
 
 // The block's dynamic shared memory.
 __device__ inline float* SharedFloats() {

@@ -18,57 +18,122 @@ constexpr int kThreads = 256;
 
 constexpr int kFewRows = 4;
 constexpr int kWarps = 8;
-// Columns of y a warp computes at once, so that enough loads are in flight.
+// Rows of weights that a warp multiplies by at once, and vectors of each that a lane has in flight.
 constexpr int kColumns = 2;
+constexpr int kBatch = 4;
 
-// y [Rows, n] from bf16 weights: a warp takes kColumns of the n at a time, its lanes divide k. x is
-// rounded to bf16 into shared memory. REQUIRES: k % kVector == 0.
-template <int Rows>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    FewRowsKernel(MatMulParams params, const __nv_bfloat16* weights, int n, int k) {
+// What a warp's kColumns rows of weights lead to: columns next to one another of y = x W^T, or one
+// column of y = silu(x Wg^T) * (x Wu^T), of which it takes a row of each.
+struct Columns {
+  MatMulParams params;
+  const __nv_bfloat16* weights;  // [n, k]
+
+  static constexpr int kCount = kColumns;
+  __device__ const __nv_bfloat16* WeightsOf(int column, int c, int n, int k) const {
+    // Past the end the last row is read again, and its sum thrown away.
+    return weights + int64_t{min(column + c, n - 1)} * k;
+  }
+  __device__ void Store(const float (&sums)[kColumns], int row, int column, int n) const {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (column + c >= n) continue;
+      float& y = params.y[int64_t{row} * n + column + c];
+      y = params.accumulate ? y + sums[c] : sums[c];
+    }
+  }
+};
+
+__device__ float Gated(const GatedMatMulParams& params, float gate, float up, int column) {
+  if (params.gate_bias != nullptr) gate += params.gate_bias[column];
+  if (params.up_bias != nullptr) up += params.up_bias[column];
+  return gate / (1.0f + expf(-gate)) * up;
+}
+
+struct GatedColumn {
+  GatedMatMulParams params;
+  const __nv_bfloat16* gate;  // [n, k]
+  const __nv_bfloat16* up;
+
+  static constexpr int kCount = 1;
+  __device__ const __nv_bfloat16* WeightsOf(int column, int c, int, int k) const {
+    return (c == 0 ? gate : up) + int64_t{column} * k;
+  }
+  __device__ void Store(const float (&sums)[kColumns], int row, int column, int n) const {
+    params.y[int64_t{row} * n + column] = Gated(params, sums[0], sums[1], column);
+  }
+};
+
+// y [Rows, n] from bf16 weights: a warp takes kColumns rows of them, its lanes divide k. x is
+// rounded to bf16 into shared memory while the first weights are on their way.
+// REQUIRES: k % kVector == 0.
+template <int Rows, typename Output>
+__global__ void __launch_bounds__(kWarps* kWarp) FewRowsKernel(Output output, int n, int k) {
+  LetNextKernelComeUp();
+  const int lane = threadIdx.x % kWarp;
+  const int column = (blockIdx.x * kWarps + threadIdx.x / kWarp) * Output::kCount;
+  const __nv_bfloat16* weights[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    weights[c] = output.WeightsOf(min(column, n - 1), c, n, k) + lane * kVector;
+  }
+  constexpr int kStride = kWarp * kVector;  // From one vector of a lane to the next.
+  uint4 bits[kBatch][kColumns];
+  const auto load = [&](int first) {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int at = first + j * kStride;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        bits[j][c] = at + lane * kVector < k
+                         ? __ldcs(reinterpret_cast<const uint4*>(weights[c] + at))
+                         : uint4{0, 0, 0, 0};
+      }
+    }
+  };
+  load(0);
+  WaitForEarlierKernels();
   __nv_bfloat16* x = reinterpret_cast<__nv_bfloat16*>(SharedFloats());  // [Rows, k]
-  for (int i = threadIdx.x; i < Rows * k; i += kWarps * kWarp) {
-    x[i] =
-        i < params.rows * k ? FromFloat<__nv_bfloat16>(params.x[i]) : FromFloat<__nv_bfloat16>(0);
+  for (int i = threadIdx.x * kVector; i < Rows * k; i += kWarps * kWarp * kVector) {
+    float values[kVector] = {};
+    if (i < output.params.rows * k) LoadVector(output.params.x + i, values);
+    StoreRounded(x + i, values);
   }
   __syncthreads();
-  const int lane = threadIdx.x % kWarp;
-  const int column = (blockIdx.x * kWarps + threadIdx.x / kWarp) * kColumns;
   if (column >= n) return;
 
   float sums[Rows][kColumns] = {};
-  // Past the end the last column is read again, and its sum thrown away.
-  const __nv_bfloat16* columns[kColumns];
+  for (int first = 0; first < k; first += kBatch * kStride) {
+    uint4 now[kBatch][kColumns];
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) columns[c] = weights + int64_t{min(column + c, n - 1)} * k;
-#pragma unroll 4
-  for (int i = lane * kVector; i < k; i += kWarp * kVector) {
-    uint4 bits[kColumns];
+    for (int j = 0; j < kBatch; ++j) {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c)
-      bits[c] = __ldcs(reinterpret_cast<const uint4*>(columns[c] + i));
+      for (int c = 0; c < kColumns; ++c) now[j][c] = bits[j][c];
+    }
+    load(first + kBatch * kStride);
 #pragma unroll
-    for (int row = 0; row < Rows; ++row) {
-      float values[kVector];
-      Unpack(*reinterpret_cast<const uint4*>(x + row * k + i), values);
+    for (int j = 0; j < kBatch; ++j) {
+      const int at = first + j * kStride + lane * kVector;
+      if (at >= k) break;
+      float w[kColumns][kVector];
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        float w[kVector];
-        Unpack(bits[c], w);
+      for (int c = 0; c < kColumns; ++c) Unpack(now[j][c], w[c]);
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) sums[row][c] += w[j] * values[j];
+      for (int row = 0; row < Rows; ++row) {
+        float values[kVector];
+        Unpack(*reinterpret_cast<const uint4*>(x + row * k + at), values);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+          for (int i = 0; i < kVector; ++i) sums[row][c] += w[c][i] * values[i];
+        }
       }
     }
   }
 #pragma unroll
   for (int row = 0; row < Rows; ++row) {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const float sum = WarpSum(sums[row][c]);
-      if (lane != 0 || row >= params.rows || column + c >= n) continue;
-      float& y = params.y[int64_t{row} * n + column + c];
-      y = params.accumulate ? y + sum : sum;
-    }
+    for (int c = 0; c < kColumns; ++c) sums[row][c] = WarpSum(sums[row][c]);
+    if (lane == 0 && row < output.params.rows) output.Store(sums[row], row, column, n);
   }
 }
 
@@ -76,6 +141,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 // A thread takes kVector elements.
 __global__ void ToBf16Kernel(const float* x, __nv_bfloat16* y, int64_t count) {
+  WaitForEarlierKernels();
   const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
   if (first + kVector <= count) {
     float values[kVector];
@@ -86,18 +152,17 @@ __global__ void ToBf16Kernel(const float* x, __nv_bfloat16* y, int64_t count) {
   for (int64_t i = first; i < count; ++i) y[i] = FromFloat<__nv_bfloat16>(x[i]);
 }
 
-// y = silu(y + gate_bias) * (up + up_bias).
+// y = Gated(y, up).
 __global__ void GateKernel(GatedMatMulParams params, const float* up, int n) {
+  WaitForEarlierKernels();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= int64_t{params.rows} * n) return;
-  const int column = static_cast<int>(i % n);
-  const float g = params.y[i] + (params.gate_bias == nullptr ? 0.0f : params.gate_bias[column]);
-  const float u = up[i] + (params.up_bias == nullptr ? 0.0f : params.up_bias[column]);
-  params.y[i] = g / (1.0f + expf(-g)) * u;
+  params.y[i] = Gated(params, params.y[i], up[i], static_cast<int>(i % n));
 }
 
 template <typename T>
 __global__ void EmbedKernel(const T* table, const int32_t* token_ids, float* y, int k) {
+  WaitForEarlierKernels();
   const T* row = table + int64_t{token_ids[blockIdx.x]} * k;
   for (int i = threadIdx.x; i < k; i += kThreads) {
     y[int64_t{blockIdx.x} * k + i] = ToFloat(row[i]);
@@ -194,7 +259,7 @@ class CublasProducts : public DenseProducts {
   void MatMul(const MatMulParams& params, const DeviceMatrix& matrix) override {
     if (params.rows == 0) return;
     if (TakesFewRows(params.rows, matrix)) {
-      MultiplyFewRows(params, matrix);
+      MultiplyFewRows(Columns{params, Bf16Of(matrix)}, matrix);
     } else {
       Multiply(params, Rounded(params.x, params.rows, matrix), matrix);
     }
@@ -203,18 +268,16 @@ class CublasProducts : public DenseProducts {
   void GatedMatMul(const GatedMatMulParams& params, const DeviceMatrix& gate,
                    const DeviceMatrix& up) override {
     if (params.rows == 0) return;
-    const int64_t size = int64_t{params.rows} * gate.n;
-    const MatMulParams to_gate = {params.x, params.y, params.rows, false};
-    const MatMulParams to_up = {params.x, up_.Floats(size), params.rows, false};
     if (TakesFewRows(params.rows, gate)) {
-      MultiplyFewRows(to_gate, gate);
-      MultiplyFewRows(to_up, up);
-    } else {
-      const void* x = Rounded(params.x, params.rows, gate);
-      Multiply(to_gate, x, gate);
-      Multiply(to_up, x, up);
+      MultiplyFewRows(GatedColumn{params, Bf16Of(gate), Bf16Of(up)}, gate);
+      return;
     }
-    Launch(stream_, "Gate", GateKernel, GridFor(size), kThreads, 0, params, to_up.y, gate.n);
+    const int64_t size = int64_t{params.rows} * gate.n;
+    float* up_product = up_.Floats(size);
+    const void* x = Rounded(params.x, params.rows, gate);
+    Multiply({params.x, params.y, params.rows, false}, x, gate);
+    Multiply({params.x, up_product, params.rows, false}, x, up);
+    Launch(stream_, "Gate", GateKernel, GridFor(size), kThreads, 0, params, up_product, gate.n);
   }
 
  private:
@@ -229,19 +292,23 @@ class CublasProducts : public DenseProducts {
   }
   static size_t FewRowsBytes(int32_t k) { return kFewRows * size_t(k) * sizeof(__nv_bfloat16); }
 
-  void MultiplyFewRows(const MatMulParams& params, const DeviceMatrix& matrix) {
-    const dim3 grid(static_cast<unsigned>(CeilDiv(matrix.n, kWarps * kColumns)));
+  static const __nv_bfloat16* Bf16Of(const DeviceMatrix& matrix) {
+    return static_cast<const __nv_bfloat16*>(matrix.data);
+  }
+  // matrix: the shape of all that output has.
+  template <typename Output>
+  void MultiplyFewRows(const Output& output, const DeviceMatrix& matrix) {
+    const dim3 grid(static_cast<unsigned>(CeilDiv(matrix.n, kWarps * Output::kCount)));
     const auto launch = [&](auto kernel, int rows) {
       Launch(stream_, "MatMul", kernel, grid, kWarps * kWarp,
-             rows * size_t(matrix.k) * sizeof(__nv_bfloat16), params,
-             static_cast<const __nv_bfloat16*>(matrix.data), matrix.n, matrix.k);
+             rows * size_t(matrix.k) * sizeof(__nv_bfloat16), output, matrix.n, matrix.k);
     };
-    if (params.rows == 1) {
-      launch(FewRowsKernel<1>, 1);
-    } else if (params.rows == 2) {
-      launch(FewRowsKernel<2>, 2);
+    if (output.params.rows == 1) {
+      launch(FewRowsKernel<1, Output>, 1);
+    } else if (output.params.rows == 2) {
+      launch(FewRowsKernel<2, Output>, 2);
     } else {
-      launch(FewRowsKernel<kFewRows>, kFewRows);
+      launch(FewRowsKernel<kFewRows, Output>, kFewRows);
     }
   }
 

@@ -31,7 +31,7 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
   Stream& s = *stream;
   cudaMemPool_t pool = nullptr;
   uint64_t keep_all = std::numeric_limits<uint64_t>::max();
-  int shared = 0;
+  int shared = 0, major = 0;
   const bool opened =
       Check(s, "cudaSetDevice", cudaSetDevice(ordinal)) &&
       Check(s, "cudaStreamCreate", cudaStreamCreateWithFlags(&s.handle_, cudaStreamNonBlocking)) &&
@@ -40,6 +40,8 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
                                    ordinal)) &&
       Check(s, "cudaDeviceGetAttribute",
             cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal)) &&
+      Check(s, "cudaDeviceGetAttribute",
+            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal)) &&
       Check(s, "cudaDeviceGetDefaultMemPool", cudaDeviceGetDefaultMemPool(&pool, ordinal)) &&
       // What is given back stays in the pool, for the next step.
       Check(s, "cudaMemPoolSetAttribute",
@@ -51,6 +53,7 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
     error = "GPU " + std::to_string(ordinal) + ": " + s.error_;
     return nullptr;
   }
+  s.overlaps_kernels_ = major >= 9;
   s.max_shared_memory_ = static_cast<size_t>(shared);
   s.upload_capacity_ = kUploadBytes;
   return stream;
@@ -95,6 +98,14 @@ void Stream::Copy(void* to, const void* from, size_t bytes) {
   if (!ok() || bytes == 0) return;
   Check(*this, "copying on the GPU",
         cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_));
+}
+
+void Stream::CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride,
+                      size_t row_bytes, size_t rows) {
+  if (!ok() || row_bytes == 0 || rows == 0) return;
+  Check(*this, "copying on the GPU",
+        cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows,
+                          cudaMemcpyDeviceToDevice, handle_));
 }
 
 // From pageable memory CUDA takes a copy before it returns.
@@ -149,6 +160,15 @@ void* Scratch::Resize(size_t bytes) {
   if (data_ == nullptr) {
     stream_.Fail("out of GPU memory: " + std::to_string(bytes >> 20) +
                  " MiB more are needed; lower --state-memory or --max-batch-tokens");
+  }
+  return data_;
+}
+
+void* Scratch::ResizeZeroed(size_t bytes) {
+  const size_t before = capacity_;
+  Resize(bytes);
+  if (capacity_ != before && stream_.ok()) {
+    Check(stream_, "cudaMemsetAsync", cudaMemsetAsync(data_, 0, capacity_, stream_.handle()));
   }
   return data_;
 }

@@ -26,6 +26,8 @@ class Stream {
 
   CUstream_st* handle() const { return handle_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
+  // A kernel may come up before the one ahead of it has ended (launch.cuh).
+  bool overlaps_kernels() const { return overlaps_kernels_; }
   // Of a block, where a kernel asks for it.
   size_t max_shared_memory() const { return max_shared_memory_; }
 
@@ -41,6 +43,9 @@ class Stream {
   void Free(void* data);
 
   void Copy(void* to, const void* from, size_t bytes);
+  // `rows` rows of row_bytes, which lie so far apart.
+  void CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes,
+                size_t rows);
   // `from` may change when the call returns.
   void CopyToDevice(void* to, const void* from, size_t bytes);
   // Returns when `to` is there.
@@ -55,6 +60,7 @@ class Stream {
 
   CUstream_st* handle_ = nullptr;
   int num_multiprocessors_ = 0;
+  bool overlaps_kernels_ = false;
   size_t max_shared_memory_ = 0;
   std::string error_;
 
@@ -75,6 +81,8 @@ class Scratch {
 
   // Null, and the stream has failed, where memory is short. What was here before is lost.
   void* Resize(size_t bytes);
+  // The same; bytes that were not here before are 0.
+  void* ResizeZeroed(size_t bytes);
   float* Floats(size_t count) { return static_cast<float*>(Resize(count * sizeof(float))); }
 
  private:

@@ -20,10 +20,10 @@ __device__ inline void StoreRounded(Bf16* to, const float (&from)[kVector]) {
   }
   *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(values);
 }
-// From a multiple of 16 bytes, which nothing writes while the kernel runs.
+// From a multiple of 16 bytes.
 __device__ inline void LoadVector(const float* from, float (&to)[kVector]) {
-  const float4 a = __ldg(reinterpret_cast<const float4*>(from));
-  const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
+  const float4 a = *reinterpret_cast<const float4*>(from);
+  const float4 b = *(reinterpret_cast<const float4*>(from) + 1);
   to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
   to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
@@ -36,7 +36,7 @@ __device__ inline void Unpack(const uint4& bits, float (&to)[kVector]) {
   }
 }
 __device__ inline void LoadVector(const Bf16* from, float (&to)[kVector]) {
-  Unpack(__ldg(reinterpret_cast<const uint4*>(from)), to);
+  Unpack(*reinterpret_cast<const uint4*>(from), to);
 }
 
 // Calls fetch(i, values) and then store(i, values) for every i below `count`, divided among the
