@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "engine/speculative/token_tree.h"
+
 namespace treeline {
 namespace {
 
@@ -81,6 +83,14 @@ class Measurer {
       next.tokens = sequences * options_.output;
       TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Decode(sequences); }));
     }
+    for (const int32_t sequences : options_.sequences) {
+      if (options_.output == 0 || options_.tree == 0) break;
+      next.work = Work::kVerify;
+      next.sequences = sequences;
+      next.steps = options_.output;
+      next.tokens = sequences * options_.output * static_cast<int32_t>(AcceptedPath().size());
+      TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Verify(sequences); }));
+    }
     return OkStatus();
   }
 
@@ -134,6 +144,36 @@ class Measurer {
     return OkStatus();
   }
 
+  // Nodes 0, 1, 3, as far as there are such.
+  std::vector<int32_t> AcceptedPath() const {
+    std::vector<int32_t> path;
+    for (int32_t node = 0; node < options_.tree; node = 2 * node + 1) {
+      if (path.size() < ThroughputOptions::kAccepted) path.push_back(node);
+    }
+    return path;
+  }
+
+  // All nodes' next tokens are wanted.
+  Status Verify(int32_t sequences) {
+    const std::vector<int32_t> path = AcceptedPath();
+    std::vector<int32_t> parents;
+    for (int32_t i = 0; i < options_.tree; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
+    for (int32_t step = 0; step < options_.output; ++step) {
+      Batch batch;
+      for (int32_t s = 0; s < sequences; ++s) {
+        TREELINE_ASSIGN_OR_RETURN(const TokenTree tree,
+                                  TokenTree::Create(RandomTokens(options_.tree), parents));
+        const int32_t root = batch.AddTree(slots_[s].index(), tree);
+        for (int32_t i = 0; i < options_.tree; ++i) batch.requests.push_back(Greedy(root + i));
+      }
+      TREELINE_RETURN_IF_ERROR(Step(batch));
+      for (int32_t s = 0; s < sequences; ++s) {
+        TREELINE_RETURN_IF_ERROR(engine_.Commit(slots_[s], path));
+      }
+    }
+    return OkStatus();
+  }
+
   Status Step(const Batch& batch) {
     TREELINE_ASSIGN_OR_RETURN(const std::vector<RowResult> results, engine_.Step(batch));
     for (const RowResult& result : results) TREELINE_RETURN_IF_ERROR(result.status);
@@ -167,7 +207,12 @@ class Measurer {
 
 }  // namespace
 
-int32_t ThroughputOptions::longest() const { return Largest(contexts) + std::max(prompt, output); }
+int32_t ThroughputOptions::longest() const {
+  int32_t longest = std::max(prompt, output);
+  // A tree is less deep than it has nodes.
+  if (tree > 0) longest = std::max(longest, output * kAccepted + tree);
+  return Largest(contexts) + longest;
+}
 
 StatusOr<std::vector<Throughput>> MeasureThroughput(const ThroughputOptions& options,
                                                     const ThroughputProgress& progress,

@@ -1,4 +1,5 @@
-// How fast a model runs: prefill and decode at given contexts, alone and in batches.
+// How fast a model runs: prefill, decode and the verification of draft trees at given contexts,
+// alone and in batches.
 // Every repeat of a measurement starts from the same states, which are reached once
 // and kept as snapshots.
 #ifndef TREELINE_ENGINE_BENCH_THROUGHPUT_H_
@@ -20,6 +21,10 @@ struct ThroughputOptions {
   int32_t output = 128;                  // Steps of a decode; 0: none is measured.
   std::vector<int32_t> contexts = {0};   // Tokens that sequences hold before.
   std::vector<int32_t> sequences = {1};  // Decoded at once.
+  // Nodes of the draft trees that steps verify, `output` of them; 0: none is measured. Of each
+  // tree, every node has two children as long as there are some, a path of kAccepted is committed.
+  int32_t tree = 0;
+  static constexpr int32_t kAccepted = 3;
   int32_t repeats = 5;
   int32_t max_batch_tokens = 512;  // Tokens of a prefill's step.
 
@@ -27,14 +32,14 @@ struct ThroughputOptions {
   int32_t longest() const;
 };
 
-enum class Work { kPrefill, kDecode };
+enum class Work { kPrefill, kDecode, kVerify };
 
 struct Throughput {
   Work work = Work::kPrefill;
   int32_t context = 0;
   int32_t sequences = 1;
   int32_t steps = 0;
-  int32_t tokens = 0;  // Of all sequences and steps.
+  int32_t tokens = 0;  // Of all sequences and steps; of a verification those that are committed.
 
   // Of the repeats, at least one. The median is a repeat (of an even number the slower one in
   // the middle); the times below are its.
@@ -50,9 +55,10 @@ struct Throughput {
 // Called before each measurement, with what was asked of it so far filled in.
 using ThroughputProgress = std::function<void(const Throughput& next)>;
 
-// Measures contexts in ascending order, prefill before decode. `engine` must run on `backend` and
-// be otherwise idle. INVALID_ARGUMENT naming the flag of `treeline bench` where a context or a
-// number of sequences does not fit the engine; errors of the engine as they come.
+// Measures contexts in ascending order, prefill before decode before verification. `engine` must
+// run on `backend` and be otherwise idle. INVALID_ARGUMENT naming the flag of `treeline bench`
+// where a context or a number of sequences does not fit the engine; errors of the engine as they
+// come.
 StatusOr<std::vector<Throughput>> MeasureThroughput(const ThroughputOptions& options,
                                                     const ThroughputProgress& progress,
                                                     const Clock& clock, ModelEngine& engine,

@@ -92,6 +92,25 @@ TEST_F(ThroughputTest, EveryRepeatStartsFromItsContext) {
   EXPECT_EQ(engine_->free_slots(), 3);
 }
 
+TEST_F(ThroughputTest, OfATreeAPathIsCommitted) {
+  for (const auto& [nodes, accepted] : {std::pair(1, 1), {2, 2}, {3, 2}, {4, 3}, {64, 3}}) {
+    Load(20 + 4 * 3 + 64);
+    ThroughputOptions options;
+    options.prompt = 0;
+    options.output = 4;
+    options.contexts = {20};
+    options.sequences = {2};
+    options.tree = nodes;
+    options.repeats = 1;
+    const auto results = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+    ASSERT_TRUE(results.ok()) << results.status();
+    ASSERT_EQ(results->size(), 2);  // A decode, and this.
+    EXPECT_EQ(results->back().work, Work::kVerify);
+    EXPECT_EQ(results->back().steps, 4);
+    EXPECT_EQ(results->back().tokens, 2 * 4 * accepted) << nodes;
+  }
+}
+
 TEST_F(ThroughputTest, WhatDoesNotFitIsRefused) {
   Load(30);
   ThroughputOptions options;

@@ -269,9 +269,9 @@ Status Llama::Forward(const ModelStep& step) {
       trees[t].state = layout_.At(step.slots[t], i);
     }
     AttentionBlock(layers_[i], work, trees, rows);
-    for (int32_t row = 0; row < rows && has_drafts; ++row) {
-      backend_.Copy(draft_kv + (int64_t{i} * rows + row) * 2 * kv_size(),
-                    work.qkv + int64_t{row} * qkv_size() + q_size(), 2 * kv_size() * sizeof(float));
+    if (has_drafts) {
+      backend_.CopyRows(draft_kv + int64_t{i} * rows * 2 * kv_size(), 2 * kv_size(),
+                        work.qkv + q_size(), qkv_size(), rows, 2 * kv_size());
     }
     MlpBlock(layers_[i], work, rows);
   }
@@ -332,8 +332,10 @@ StatusOr<const float*> Llama::LastHidden(std::span<const int32_t> rows) {
   // The rows side by side in the buffer of the layers' norms, which are over.
   TREELINE_ASSIGN_OR_RETURN(float* normed, normed_.Floats(size_t(count) * hidden));
   TREELINE_ASSIGN_OR_RETURN(const float* x, hidden_.Floats(0));
-  for (int32_t i = 0; i < count; ++i) {
-    Norm(x + int64_t{rows[i]} * hidden, final_norm_, normed + int64_t{i} * hidden, 1);
+  // Rows that follow one another, as those of a decode or a tree do, at once.
+  for (int32_t i = 0, end; i < count; i = end) {
+    for (end = i + 1; end < count && rows[end] == rows[end - 1] + 1;) ++end;
+    Norm(x + int64_t{rows[i]} * hidden, final_norm_, normed + int64_t{i} * hidden, end - i);
   }
   return normed;
 }
