@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
-from linearize import corpus, evaluation, export, medusa, model, recall, training
+from linearize import corpus, evaluation, export, generation, medusa, model, recall, training
+from linearize.attention import BLOCK_ROWS
 from linearize.run import Run, Settings
 
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _SYSTEM_PROMPT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
@@ -46,11 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--length", type=int, default=8192, help="of a document in tokens")
     sub.add_argument("--seed", type=int, default=2)
 
+    sub = command("generate", "write the model's own answers; without --run, those of the base")
+    sub.add_argument("--data", type=pathlib.Path, required=True)
+    sub.add_argument("--run", type=pathlib.Path)
+    sub.add_argument("--prompts", required=True, help="a token set of dialogues")
+    sub.add_argument("--name", default="train-own", help="of the token set to make")
+    sub.add_argument("--count", type=int, default=4096, help="answers")
+    sub.add_argument("--batch", type=int, default=1024, help="sequences at once")
+    sub.add_argument("--length", type=int, default=640, help="of prompt and answer in tokens")
+    sub.add_argument("--max-prompt", type=int, default=256, help="tokens")
+    sub.add_argument("--seed", type=int, default=3)
+    sub.add_argument("--device", default=_DEVICE)
+
     sub = command("transfer", "fit each layer's new parameters to the teacher's attention")
-    _add_training(sub, steps="1024:150", rate=1e-2)
+    _add_training(sub, steps="8192:150", rate=1e-2, gate_rate=5e-2)
 
     sub = command("distill", "train the model on the teacher's predictions")
-    _add_training(sub, steps="1024:2000,8192:1000", rate=7e-4)
+    _add_training(sub, steps="1024:2000,8192:1000", rate=7e-4, gate_rate=1.4e-2)
     sub.add_argument("--new-rate", type=float, default=1.4e-3,
                      help="learning rate of the attention's own parameters")  # fmt: skip
     sub.add_argument("--ce", type=float, default=0.1, help="weight of the cross-entropy")
@@ -60,13 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(sub)
     sub.add_argument("--run", type=pathlib.Path, required=True)
     sub.add_argument("--heads", type=int, default=4)
-    _add_schedule(sub, steps="1024:1000", rate=1e-3)
+    sub.add_argument("--heads-from", type=pathlib.Path, help="a run whose heads to start from")
+    _add_schedule(sub, steps="1024:1000", rate=2e-3)
 
     sub = command("eval", "perplexity and recall; without --run, of the base itself")
     sub.add_argument("--data", type=pathlib.Path, required=True)
     sub.add_argument("--run", type=pathlib.Path)
     sub.add_argument("--sets", default="wikitext,valid,valid-dialogues")
     sub.add_argument("--contexts", default="1024,4096,8192")
+    sub.add_argument("--head-sets", default="valid,valid-dialogues", help="for draft heads")
     sub.add_argument("--max-tokens", type=int, default=131_072)
     sub.add_argument("--out", type=pathlib.Path, required=True, help="a .json file")
     _add_device(sub)
@@ -80,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training(sub: argparse.ArgumentParser, steps: str, rate: float) -> None:
+def _add_training(sub: argparse.ArgumentParser, steps: str, rate: float, gate_rate: float) -> None:
     _add_data(sub)
     sub.add_argument("--run", type=pathlib.Path, required=True, help="made, or gone on with")
     sub.add_argument("--attention", type=pathlib.Path, required=True,
@@ -89,6 +107,8 @@ def _add_training(sub: argparse.ArgumentParser, steps: str, rate: float) -> None
     sub.add_argument("--lora-alpha", type=float, default=128)
     sub.add_argument("--lora", default=",".join(model.PROJECTIONS))
     sub.add_argument("--full", default="", help="projections to train whole")
+    sub.add_argument("--gate-rate", type=float, default=gate_rate,
+                     help="learning rate of decays and factors")  # fmt: skip
     _add_schedule(sub, steps, rate)
 
 
@@ -109,7 +129,7 @@ def _add_schedule(sub: argparse.ArgumentParser, steps: str, rate: float) -> None
 
 
 def _add_device(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    sub.add_argument("--device", default=_DEVICE)
     sub.add_argument("--compile", action="store_true")
     sub.add_argument("--row-tokens", type=int, default=32_768, help="tokens in a step")
 
@@ -150,6 +170,31 @@ def _practice(args: argparse.Namespace) -> None:
     text.save(args.data, args.name)
 
 
+def _generate(args: argparse.Namespace) -> None:
+    encode = _encoder(args)
+    opening, (stop,) = encode("<|im_start|>assistant\n"), encode("<|im_end|>")
+    dialogues = corpus.TokenSet.load(args.data, args.prompts)
+    found = generation.prompts(dialogues, opening, args.max_prompt, args.seed)
+    texts = list(itertools.islice(found, args.count))
+    if not texts:
+        raise ValueError(f"{args.prompts}: no prompt of at most {args.max_prompt} tokens")
+    subject = _subject(args)
+    made = list(generation.answers(subject, texts, args.length, args.batch, stop))
+    offsets = np.cumsum([0, *map(len, made)])
+    tokens = np.concatenate(made).astype(dialogues.tokens.dtype)
+    corpus.TokenSet(tokens, offsets).save(args.data, args.name)
+    print(f"{args.name}: {len(tokens)} tokens in {len(made)} documents")
+
+
+def _subject(args: argparse.Namespace) -> model.Model:
+    """What --run trained, updates folded in, or else the base itself; frozen."""
+    if args.run:
+        subject = Run.open(args.run).trained(args.model, _dtype(args))
+    else:
+        subject = model.load(args.model, None, _dtype(args))
+    return subject.to(args.device).requires_grad_(False).fold_updates()
+
+
 def _open_run(args: argparse.Namespace) -> Run:
     settings = Settings(
         linear_attention=json.loads(args.attention.read_text(encoding="utf-8")),
@@ -172,21 +217,26 @@ def _train(args: argparse.Namespace) -> None:
     teacher = model.load(args.model, model.SOFTMAX, dtype).to(args.device)
     common = _training_parts(args, run, student.alignment)
     if stage == "transfer":
-        training.transfer(teacher, student, *common)
+        training.transfer(teacher, student, args.gate_rate, *common)
     else:
         student.checkpointing = args.checkpointing
-        training.distill(teacher, student, args.new_rate, args.ce, *common)
+        training.distill(teacher, student, args.new_rate, args.gate_rate, args.ce, *common)
 
 
 def _medusa(args: argparse.Namespace) -> None:
     run = Run.open(args.run)
-    trained = run.trained(args.model, _dtype(args)).to(args.device).requires_grad_(False)
-    heads = medusa.MedusaHeads(trained.config.hidden_size, args.heads).to(args.device)
+    trained = _subject(args)
+    heads = medusa.MedusaHeads(trained.config.hidden_size, args.heads)
+    if args.heads_from:
+        heads.load_state_dict(Run.open(args.heads_from).medusa().state_dict())
+    heads = heads.to(args.device)
     training.train_medusa(trained, heads, *_training_parts(args, run, trained.alignment))
 
 
 def _training_parts(args: argparse.Namespace, run: Run, align: int) -> tuple:
     """What every training stage takes last: sampler, schedule, rate, checkpoint, log, options."""
+    if args.device == "cuda":
+        align = max(align, BLOCK_ROWS)
     mix = (entry.split("=") for entry in _names(args.mix))
     sets = [(corpus.TokenSet.load(args.data, name), float(share)) for name, share in mix]
     phases = (entry.split(":") for entry in _names(args.steps))
@@ -203,12 +253,7 @@ def _training_parts(args: argparse.Namespace, run: Run, align: int) -> tuple:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    if args.run:
-        run = Run.open(args.run)
-        subject = run.trained(args.model, _dtype(args))
-    else:
-        subject = model.load(args.model, None, _dtype(args))
-    subject = subject.to(args.device).requires_grad_(False)
+    subject = _subject(args)
     if args.compile:
         training.compile_layers(subject)
     result: dict[str, object] = {}
@@ -224,6 +269,15 @@ def _eval(args: argparse.Namespace) -> None:
         result["recall"] = evaluation.recall_scores(subject, probes, args.row_tokens)
         for entry in result["recall"]:
             print(json.dumps(entry), flush=True)
+    if args.run and Run.open(args.run).checkpoint("medusa").exists():
+        heads = Run.open(args.run).medusa().to(args.device)
+        for name in _names(args.head_sets):
+            tokens = corpus.TokenSet.load(args.data, name)
+            accuracy = evaluation.head_accuracy(
+                subject, heads, tokens, args.max_tokens, args.row_tokens
+            )
+            result[f"heads@{name}"] = [[round(x, 4) for x in head] for head in accuracy]
+            print(f"{name}: top-1 of the heads {[round(head[0], 3) for head in accuracy]}")
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
@@ -242,7 +296,8 @@ def _export(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     actions = {
-        "corpus": _corpus, "recall": _recall, "practice": _practice, "transfer": _train,
+        "corpus": _corpus, "recall": _recall, "practice": _practice, "generate": _generate,
+        "transfer": _train,
         "distill": _train, "medusa": _medusa, "eval": _eval, "export": _export,
     }  # fmt: skip
     torch.set_float32_matmul_precision("high")  # S is summed in TF32 on a GPU

@@ -25,7 +25,7 @@ _LAPLACE_DEVIATION = math.sqrt(1 / (4 * math.pi))
 _FIRST_FACTOR = 10.0  # of the linear terms in `joint`, for two features a dimension of the head
 _FIRST_DECAY = (1.0, 5.0)  # before the sigmoid: half-lives of 2 to 100 groups
 # banded_attention's ROWS and SINK_COLUMNS; it cannot be imported without Triton.
-_BLOCK_ROWS = 64
+BLOCK_ROWS = 64
 _MAX_SINKS = 16
 
 
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return (
             spec.local == "softmax"
             and (spec.feature_map == "none" or spec.denominator == "joint")
-            and spec.group_size % _BLOCK_ROWS == 0
+            and (spec.group_size % BLOCK_ROWS == 0 or BLOCK_ROWS % spec.group_size == 0)
             and spec.sinks <= _MAX_SINKS
         )
 
@@ -108,16 +108,38 @@ class Attention(nn.Module):
     def dense(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        spec, repeats = self.spec, self.heads // self.kv_heads
-        local_set, linear_set = (mask[:, None] for mask in _sets(spec, positions))
-        kr, vr = (x.repeat_interleave(repeats, 2) for x in (k, v))
-        local = self._local_weights(q, kr, local_set)
-        if spec.feature_map == "none":
+        features = None if self.spec.feature_map == "none" else self.features(q, k)
+        output = self.attend(q, k, v, features, *self.pairs(positions))
+        for distance, tap in enumerate(self.taps().unbind(1) if self.spec.conv_kernel else ()):
+            moved = F.pad(v, (0, 0, 0, 0, distance, 0))[:, : v.shape[1]]
+            moved = moved * (positions >= distance)[..., None, None]
+            moved = moved.repeat_interleave(self.heads // self.kv_heads, 2)
+            output = output + tap[:, None].to(v.dtype) * moved
+        return output
+
+    def pairs(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The local set, [batch, 1, n, n], and what scales a linear term: the decay, and 0 outside
+        the linear set, [batch, 1 or heads, n, n]."""
+        local_set, linear_set = (mask[:, None] for mask in _sets(self.spec, positions))
+        return local_set, self._decay_weights(positions) * linear_set
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        features: tuple[torch.Tensor, torch.Tensor] | None,
+        local_set: torch.Tensor,
+        linear_scale: torch.Tensor,
+    ) -> torch.Tensor:
+        """All but the convolution, for some rows of q over all of k and v. `features`: those of q
+        and of k; the last two as `pairs` gives them, for the rows of q."""
+        spec = self.spec
+        local = self._local_weights(q, k, local_set)
+        if features is None:
             linear = torch.zeros_like(local)
         else:
-            fq, fk = self.features(q, k)
-            linear = torch.einsum("bphf,bjhf->bhpj", fq, fk.repeat_interleave(repeats, 2)).float()
-            linear = (linear * self._decay_weights(positions)).masked_fill(~linear_set, 0.0)
+            linear = self._products(*features) * linear_scale
         if spec.denominator == "joint":
             weights = local + self.linear_factor.exp()[:, None, None] * linear
             weights = weights / weights.sum(-1, keepdim=True)
@@ -127,23 +149,24 @@ class Attention(nn.Module):
             if spec.denominator == "sum":
                 linear = linear / linear.sum(-1, keepdim=True).clamp_min(_MIN_DENOMINATOR)
             weights = local + self._alpha() * linear
-        output = torch.einsum("bhpj,bjhd->bphd", weights.to(v.dtype), vr)
-        for distance in range(spec.num_taps):
-            moved = F.pad(vr, (0, 0, 0, 0, distance, 0))[:, : vr.shape[1]]
-            moved = moved * (positions >= distance)[..., None, None]
-            output = output + self.taps()[:, distance, None].to(v.dtype) * moved
-        return output
+        weights = weights.to(v.dtype).unflatten(1, (self.kv_heads, -1))
+        return torch.einsum("bkrpj,bjkd->bpkrd", weights, v).flatten(2, 3)
+
+    def _products(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """[batch, heads, rows of q, rows of k], in float32."""
+        q = q.unflatten(2, (self.kv_heads, -1))
+        return torch.einsum("bpkrd,bjkd->bkrpj", q, k).flatten(1, 2).float()
 
     def _local_weights(
         self, q: torch.Tensor, k: torch.Tensor, local_set: torch.Tensor
     ) -> torch.Tensor:
-        """[batch, heads, n, n]; for softmax the numerators, with the local maximum subtracted."""
+        """[batch, heads, rows, n]; for softmax the numerators, the local maximum subtracted."""
         spec = self.spec
         if spec.local == "none":
-            return torch.zeros_like(local_set, dtype=torch.float32)
+            return torch.zeros_like(local_set, dtype=torch.float32).expand(-1, self.heads, -1, -1)
         if spec.local == "relu2":
             q, k = self._normalised(q), self._normalised(k)
-        scores = torch.einsum("bphd,bjhd->bhpj", q, k).float()
+        scores = self._products(q, k)
         if spec.local == "softmax":
             scores = (scores * q.shape[-1] ** -0.5).masked_fill(~local_set, -math.inf)
             return (scores - scores.amax(-1, keepdim=True)).exp()
@@ -171,12 +194,12 @@ class Attention(nn.Module):
     def chunked(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Documents must start at multiples of the group size, which must be one of 64."""
+        """Documents must start at multiples of 64 and of the group size."""
         from linearize import banded_attention
 
         spec, n = self.spec, q.shape[1]
         rows = torch.arange(n, device=q.device, dtype=torch.int32)
-        start = (rows - positions)[:, ::_BLOCK_ROWS].to(torch.int32).contiguous()
+        start = (rows - positions)[:, ::BLOCK_ROWS].to(torch.int32).contiguous()
         sliding = spec.window == "sliding"
         window = spec.window_size if sliding else n  # then groups bound it
         if spec.feature_map == "none":
@@ -232,23 +255,23 @@ class Attention(nn.Module):
         return powers * seen[:, None]
 
     def _convolution(self, v: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Banded Toeplitz products over each group and the rows before it."""
+        """Banded Toeplitz products over each block of rows and the rows before it."""
         batch, n, kv_heads, d = v.shape
-        g, taps = self.spec.group_size, self.taps()
+        g, taps = BLOCK_ROWS, self.taps()
         reach = taps.shape[1] - 1
-        groups = v.reshape(batch, n // g, g, kv_heads, d)
+        blocks = v.reshape(batch, n // g, g, kv_heads, d)
         if reach > g:
-            raise ValueError(f"conv_kernel {self.spec.conv_kernel} reaches past a group of {g}")
-        before = F.pad(groups[:, :-1, g - reach :], (0, 0, 0, 0, 0, 0, 1, 0))
-        inside = positions[:, ::g] > 0  # the group before is of the same document
+            raise ValueError(f"conv_kernel {self.spec.conv_kernel} reaches back over {g} rows")
+        before = F.pad(blocks[:, :-1, g - reach :], (0, 0, 0, 0, 0, 0, 1, 0))
+        inside = positions[:, ::g] > 0  # the block before is of the same document
         before = before * inside[..., None, None, None]
-        extended = torch.cat([before, groups], 2)
+        extended = torch.cat([before, blocks], 2)
         row = torch.arange(g, device=v.device)[:, None]
         column = torch.arange(g + reach, device=v.device)[None, :] - reach
         distance = row - column
         band = taps[:, distance.clamp(0, reach)] * ((distance >= 0) & (distance <= reach))
         band = band.to(v.dtype).reshape(kv_heads, self.heads // kv_heads * g, g + reach)
-        # One product a KV head: [repeats * g, g + reach] x [g + reach, batch * groups * d].
+        # One product a KV head: [repeats * g, g + reach] x [g + reach, batch * blocks * d].
         columns = extended.permute(3, 2, 0, 1, 4).reshape(kv_heads, g + reach, -1)
         output = torch.bmm(band, columns)
         output = output.reshape(kv_heads, self.heads // kv_heads, g, batch, n // g, d)

@@ -8,8 +8,8 @@ m_p, the row's largest local score, is part of the function (docs/attention.md),
 flows to the column that attains it. `state_*` is the folded part, made outside. Without features
 this is plain sliding-window softmax attention with sinks.
 
-Shapes: q [batch, n, heads, d]; k, v [batch, n, kv_heads, d]; features the same with f for d. n and
-the group size are multiples of 64; documents start at multiples of the group size.
+Shapes: q [batch, n, heads, d]; k, v [batch, n, kv_heads, d]; features the same with f for d. n is a
+multiple of 64, the group size one of 64 or a divisor of it; documents start at multiples of both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _first_column(start, row, window, GROUP: tl.constexpr, BAND: tl.constexpr, R
     """Where the band of the row block at `row` begins. BAND: rows of whole groups before the row's
     own that are not folded; -1: the window alone bounds it."""
     if BAND >= 0:
-        return tl.maximum(start, start + (row - start) // GROUP * GROUP - BAND)
+        return tl.maximum(start, (start + (row - start) // GROUP * GROUP - BAND) // ROWS * ROWS)
     else:
         return tl.maximum(start, (row - window + 1) // ROWS * ROWS)
 
@@ -40,6 +40,17 @@ def _tile_kinds(start, row, column, window, sinks, F: tl.constexpr, ROWS: tl.con
     has_local = (nearest < window) | (column < start + sinks)
     has_linear = (row - column + ROWS - 1 >= window) & (F > 0)
     return has_local, has_linear
+
+
+@triton.jit
+def _is_near(start, rows, columns, GROUP: tl.constexpr, BAND: tl.constexpr, ROWS: tl.constexpr):
+    """Which pairs are neither ahead nor folded. Where groups are not smaller than tiles, the loop
+    over tiles meets no folded ones."""
+    near = rows >= columns
+    if BAND >= 0:  # noqa: SIM102 (both are known when compiling)
+        if GROUP < ROWS:
+            near = near & (columns >= start + (rows - start) // GROUP * GROUP - BAND)
+    return near
 
 
 @triton.jit
@@ -88,13 +99,15 @@ def _forward_kernel(
         k = tl.load(K + column_index[:, None] * D + d[None, :])
         v = tl.load(V + column_index[:, None] * D + d[None, :])
         distance = rows[:, None] - columns[None, :]
-        is_local = (distance < window) | (columns < start + sinks)[None, :]
+        near = _is_near(start, rows[:, None], columns[None, :], GROUP, BAND, ROWS)
+        is_sink = (columns < start + sinks)[None, :] & (distance >= 0)
+        is_local = (near & (distance < window)) | is_sink
         has_local, has_linear = _tile_kinds(
             start, block * ROWS, column, window, sinks, F, ROWS
         )  # fmt: skip
         if has_local:
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-            s = tl.where((distance >= 0) & is_local, s, -float("inf"))
+            s = tl.where(is_local, s, -float("inf"))
             tile_maximum = tl.max(s, 1)
             if F:
                 tile_argmax = column + tl.argmax(s, 1).to(tl.int32)
@@ -110,7 +123,7 @@ def _forward_kernel(
             if has_linear:
                 fk = tl.load(FK + column_index[:, None] * F + f[None, :])
                 u = tl.dot(fq, tl.trans(fk), input_precision=PRECISION)
-                u = tl.where(is_local | (distance < 0), 0.0, u)
+                u = tl.where(near & (is_local == 0), u, 0.0)
                 linear += tl.dot(u.to(v.dtype), v, input_precision=PRECISION)
                 linear_total += tl.sum(u, 1)
 
@@ -162,7 +175,9 @@ def _backward_rows_kernel(
         column_index = (batch * n + columns) * KV_HEADS + kv_head
         v = tl.load(V + column_index[:, None] * D + d[None, :])
         distance = rows[:, None] - columns[None, :]
-        is_local = (distance < window) | (columns < start + sinks)[None, :]
+        near = _is_near(start, rows[:, None], columns[None, :], GROUP, BAND, ROWS)
+        is_sink = (columns < start + sinks)[None, :] & (distance >= 0)
+        is_local = (near & (distance < window)) | is_sink
         has_local, has_linear = _tile_kinds(
             start, block * ROWS, column, window, sinks, F, ROWS
         )  # fmt: skip
@@ -171,14 +186,14 @@ def _backward_rows_kernel(
         if has_local:
             k = tl.load(K + column_index[:, None] * D + d[None, :])
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-            e = tl.where((distance >= 0) & is_local, tl.exp(s - maximum[:, None]), 0.0)
+            e = tl.where(is_local, tl.exp(s - maximum[:, None]), 0.0)
             d_s = e * d_weight
             d_maximum -= tl.sum(d_s, 1)
             d_q += tl.dot(d_s.to(k.dtype), k, input_precision=PRECISION)
         if F:  # noqa: SIM102 (one is known when compiling, one when running)
             if has_linear:
                 fk = tl.load(FK + column_index[:, None] * F + f[None, :])
-                d_u = tl.where(is_local | (distance < 0), 0.0, d_weight)
+                d_u = tl.where(near & (is_local == 0), d_weight, 0.0)
                 d_fq += tl.dot(d_u.to(fk.dtype), fk, input_precision=PRECISION)
 
     if SINKS and first > start:
@@ -240,7 +255,7 @@ def _backward_columns_kernel(
         fk = tl.load(FK + column_index[:, None] * F + f[None, :])
         d_fk = tl.zeros([ROWS, F], tl.float32)
     if BAND >= 0:
-        last = start + (column - start) // GROUP * GROUP + GROUP + BAND
+        last = start + (column + ROWS - 1 - start) // GROUP * GROUP + GROUP + BAND
     else:
         last = column + ROWS + window
     last = tl.minimum(last, n)
@@ -251,7 +266,9 @@ def _backward_columns_kernel(
         if row_start == start and first <= column:
             rows = row + tl.arange(0, ROWS)
             distance = rows[None, :] - columns[:, None]
-            is_local = (distance < window) | (columns < start + sinks)[:, None]
+            near = _is_near(start, rows[None, :], columns[:, None], GROUP, BAND, ROWS)
+            is_sink = (columns < start + sinks)[:, None] & (distance >= 0)
+            is_local = (near & (distance < window)) | is_sink
             has_local, has_linear = _tile_kinds(start, row, column, window, sinks, F, ROWS)
             for member in range(HEADS // KV_HEADS):
                 head = kv_head * (HEADS // KV_HEADS) + member
@@ -266,7 +283,7 @@ def _backward_columns_kernel(
                 weight = tl.zeros([ROWS, ROWS], tl.float32)
                 if has_local:
                     s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
-                    weight = tl.where((distance >= 0) & is_local, tl.exp(s - maximum[None, :]), 0.0)
+                    weight = tl.where(is_local, tl.exp(s - maximum[None, :]), 0.0)
                     d_s = weight * d_weight
                     if F:
                         best = columns[:, None] == tl.load(ARGMAX + row_index)[None, :]
@@ -276,7 +293,7 @@ def _backward_columns_kernel(
                     if has_linear:
                         fq = tl.load(FQ + row_index[:, None] * F + f[None, :])
                         u = tl.dot(fk, tl.trans(fq), input_precision=PRECISION)
-                        is_linear = (distance >= 0) & (is_local == 0)
+                        is_linear = near & (is_local == 0)
                         weight += tl.where(is_linear, u, 0.0)
                         d_u = tl.where(is_linear, d_weight, 0.0)
                         d_fk += tl.dot(d_u.to(fq.dtype), fq, input_precision=PRECISION)

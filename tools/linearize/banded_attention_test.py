@@ -31,6 +31,14 @@ _CASES = {
     "local only": _LOCAL,
     "group window of more": {**_JOINT, "window": "group", "window_size": 128, "feature_size": 16},
     "group window, local only": {**_LOCAL, "window": "group", "window_size": 128},
+    "groups smaller than a tile": {
+        **_JOINT,
+        "group_size": 32,
+        "window": "group",
+        "window_size": 128,
+    },
+    "the same, sliding": {**_JOINT, "group_size": 16, "window_size": 70},
+    "the same, local only": {**_LOCAL, "group_size": 32, "window": "group", "window_size": 96},
     "softmax": {"group_size": 0, "local": "softmax", "feature_map": "none"},
 }
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from linearize import corpus, recall
+from linearize import corpus, medusa, recall
+from linearize.attention import BLOCK_ROWS
 from linearize.model import Model
 
 _SLICE_ROWS = 8192
-_BLOCK_ROWS = 64  # the kernels' tiles hold rows of one document
 
 
 @torch.no_grad()
@@ -30,6 +30,43 @@ def token_losses(model: Model, row: corpus.Row) -> tuple[np.ndarray, np.ndarray]
         values.append(torch.stack([loss, (logits.argmax(-1) == wanted).float()]))
     loss, hit = torch.cat(values, 1).cpu().numpy()
     return loss, hit
+
+
+@torch.no_grad()
+def head_accuracy(
+    model: Model,
+    heads: medusa.MedusaHeads,
+    tokens: corpus.TokenSet,
+    max_tokens: int,
+    row_tokens: int,
+    guesses: int = 10,
+) -> list[list[float]]:
+    """[heads][guesses]: how often a head's n-th likeliest token is what the model itself says
+    there; documents from the start of the set, their first `row_tokens` tokens."""
+    device = model.head_weight.device
+    ends = tokens.offsets[1:]
+    documents = [
+        np.asarray(tokens.tokens[begin : min(end, begin + row_tokens)], np.int64)
+        for begin, end in zip(tokens.offsets[:-1], ends, strict=True)
+        if begin < max_tokens
+    ]
+    hits, counted = torch.zeros(len(heads), guesses), torch.zeros(len(heads))
+    align = max(model.alignment, BLOCK_ROWS)
+    for row, _ in corpus.pack_all(documents, row_tokens, align):
+        ids = torch.from_numpy(row.tokens).to(device)[None]
+        hidden = model.hidden(ids, torch.from_numpy(row.positions).to(device)[None])[0]
+        choices = medusa.own_choices(model, hidden)
+        inside = torch.from_numpy(row.is_text).to(device).float()
+        positions = torch.from_numpy(row.positions).to(device)
+        for k, head in enumerate(heads):
+            weight = medusa.judged(inside, positions, k + 1)
+            wanted = choices.roll(-k - 1)
+            for begin in range(0, len(wanted), _SLICE_ROWS):
+                rows = slice(begin, begin + _SLICE_ROWS)
+                top = model.logits(head(hidden[rows])).topk(guesses).indices
+                hits[k] += ((top == wanted[rows, None]) * weight[rows, None]).sum(0).cpu()
+            counted[k] += weight.sum().cpu()
+    return (hits / counted[:, None]).tolist()
 
 
 def perplexity(
@@ -53,7 +90,7 @@ def recall_scores(
     """One entry for each task and distance: mean -log p and top-1 accuracy of the answers'
     tokens."""
     losses: dict[tuple[str, int], list[np.ndarray]] = {}
-    align = max(model.alignment, _BLOCK_ROWS)
+    align = max(model.alignment, BLOCK_ROWS)
     for row, starts in corpus.pack_all(probes.documents, row_tokens, align):
         loss, hit = token_losses(model, row)
         for i, start in starts:

@@ -3,7 +3,7 @@
 A merged folder is a Hugging Face folder with `linear_attention` in config.json. An adapter folder
 holds adapter_model.safetensors, low-rank updates by PEFT's names (W + lora_alpha / r * B A) and the
 attention's tensors by their own, and adapter_config.json, which carries `linear_attention`. The
-low-rank matrices are int8; NAME.scale, float32, holds what a row's integers are to be multiplied by.
+low-rank matrices are int8, and NAME.scale, float32, holds what a row's integers are multiplied by.
 """
 
 from __future__ import annotations

@@ -48,6 +48,12 @@ def own_choices(model: Model, hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat([model.logits(part).argmax(-1) for part in hidden.split(8192)])
 
 
+def judged(is_text: torch.Tensor, positions: torch.Tensor, ahead: int) -> torch.Tensor:
+    """1.0 where the place so many rows ahead lies in the same document, else 0.0; all [rows]."""
+    inside = is_text[:-ahead] * is_text[ahead:] * (positions[ahead:] >= ahead)
+    return F.pad(inside, (0, ahead))
+
+
 def heads_loss(
     heads: MedusaHeads,
     hidden: torch.Tensor,
@@ -61,9 +67,7 @@ def heads_loss(
     total, accuracy = torch.zeros((), device=hidden.device), []
     for k, head in enumerate(heads):
         ahead = k + 1
-        # A row counts where the place it guesses for lies in the same document.
-        inside = is_text[:-ahead] * is_text[ahead:] * (positions[ahead:] >= ahead)
-        inside = F.pad(inside, (0, ahead))
+        inside = judged(is_text, positions, ahead)
         weight = inside / inside.sum().clamp_min(1.0)
         loss, hits = losses.target_loss(
             head(hidden), head_weight, choices.roll(-ahead), weight, function
@@ -87,4 +91,6 @@ def save(heads: MedusaHeads, base_name: str, folder: pathlib.Path) -> None:
         "medusa_num_layers": 1,
         "shared_lm_head": True,
     }
-    (folder / "medusa_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "medusa_config.json").write_text(
+        json.dumps(config, indent=1) + "\n", encoding="utf-8"
+    )

@@ -218,6 +218,13 @@ class Model(nn.Module):
             if name.rpartition(".")[2] in projections:
                 linear.add_lora(rank, alpha, generator)
 
+    def fold_updates(self) -> Model:
+        """Adds the low-rank updates to the weights for good; the model computes the same."""
+        for _, linear in self.linears():
+            linear.weight = nn.Parameter(linear.merged(self.dtype).data, requires_grad=False)
+            linear.scale = 0.0
+        return self
+
     def train_fully(self, projections: tuple[str, ...]) -> None:
         for name, linear in self.linears():
             if name.rpartition(".")[2] in projections:

@@ -139,6 +139,7 @@ def to_device(row: Row, device: torch.device) -> dict[str, torch.Tensor]:
 def transfer(
     teacher: Model,
     student: Model,
+    gate_rate: float,
     sampler: Sampler,
     schedule: Schedule,
     rate: float,
@@ -150,7 +151,7 @@ def transfer(
     teacher's own q, k and v. Loss: mean squared error over the teacher's variance, averaged over
     the layers that have such parameters."""
     parameters = student.attention_parameters()
-    optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
+    optimizer = _adam(_new_groups(parameters, rate, gate_rate))
     attentions: list[Callable] = [layer.self_attn for layer in student.layers]
     fitted = {int(name.split(".")[1]) for name in parameters}  # layers.N.
     project = [layer.self_attn.project for layer in teacher.layers]
@@ -193,6 +194,7 @@ def distill(
     teacher: Model,
     student: Model,
     new_rate: float,
+    gate_rate: float,
     ce_weight: float,
     sampler: Sampler,
     schedule: Schedule,
@@ -202,10 +204,11 @@ def distill(
     options: RunOptions,
 ) -> None:
     """Trains the student on KL to the teacher plus `ce_weight` times cross-entropy. `new_rate` is
-    the learning rate of the attention's own parameters, `rate` that of the rest."""
+    the learning rate of the attention's own parameters, `gate_rate` that of its gates, and `rate`
+    that of the rest."""
     parameters, new = student.trained(), student.attention_parameters()
     old = [p for n, p in parameters.items() if n not in new]
-    optimizer = _adam([{"params": old, "lr": rate}, {"params": list(new.values()), "lr": new_rate}])
+    optimizer = _adam([{"params": old, "lr": rate}, *_new_groups(new, new_rate, gate_rate)])
     slice_loss: Callable = losses.distillation_slice
     if options.compile:
         compile_layers(teacher)
@@ -258,6 +261,15 @@ def train_medusa(
         return {"loss": loss.detach(), **values}
 
     _run(step, parameters, optimizer, sampler, schedule, checkpoint, log, options, "medusa")
+
+
+def _new_groups(
+    parameters: Mapping[str, nn.Parameter], rate: float, gate_rate: float
+) -> list[dict[str, Any]]:
+    """The attention's own parameters: its gates, a number a head each, and the others."""
+    gates = [p for p in parameters.values() if p.dim() == 1]
+    others = [p for p in parameters.values() if p.dim() > 1]
+    return [{"params": others, "lr": rate}, {"params": gates, "lr": gate_rate}]
 
 
 def _adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

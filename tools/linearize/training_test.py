@@ -164,11 +164,37 @@ def test_medusa_heads_learn_and_are_exported(workplace: pathlib.Path) -> None:
     assert command_line.main([
         "export", "--model", str(_BASE), "--run", str(workplace / "run"), "--out", str(out),
     ]) == 0  # fmt: skip
+    assert command_line.main([
+        "eval", "--model", str(_BASE), "--data", str(workplace / "data"), "--sets", "",
+        "--head-sets", "one", "--run", str(workplace / "run"), "--row-tokens", "256",
+        "--device", "cpu", "--out", str(workplace / "eval.json"),
+    ]) == 0  # fmt: skip
+    accuracy = json.loads((workplace / "eval.json").read_text())["heads@one"]
+    # The same text as in every row of training.
+    for k in (0, 1):
+        assert abs(accuracy[k][0] - records[-1][f"top1_{k}"]) < 0.1
+        assert accuracy[k] and sum(accuracy[k]) <= 1.0 + 1e-6
     tensors = model.safetensors_io.load(out / "medusa_lm_head.safetensors")[0]
     assert sorted(tensors) == [
         f"{k}.0.linear.{part}" for k in (0, 1) for part in ("bias", "weight")
     ]
     assert json.loads((out / "medusa_config.json").read_text())["medusa_num_heads"] == 2
+
+
+def test_heads_start_from_those_of_another_run(workplace: pathlib.Path) -> None:
+    for run in ("first", "second"):
+        _train(workplace, "distill", run, "--steps", "64:1")
+    common = (
+        "medusa", "--model", str(_BASE), "--data", str(workplace / "data"), "--mix", "one=1",
+        "--row-tokens", "256", "--device", "cpu", "--log-every", "1", "--rate", "1e-2",
+    )  # fmt: skip
+    first, second = str(workplace / "first"), str(workplace / "second")
+    assert command_line.main([*common, "--run", first, "--steps", "64:30"]) == 0
+    assert (
+        command_line.main([*common, "--run", second, "--heads-from", first, "--steps", "64:1"]) == 0
+    )
+    trained, anew = _log(workplace, "first", "medusa"), _log(workplace, "second", "medusa")
+    assert anew[0]["loss"] < trained[10]["loss"]
 
 
 def test_medusa_heads_guess_within_their_document() -> None:
