@@ -49,12 +49,19 @@ def test_state_bytes() -> None:
     assert size(**_S, window_size=65) == (128 + 4) * _ROW_BYTES + 4 * folded
 
 
-@pytest.mark.parametrize("name", ["hybrid_s32", "hybrid_s64"])
-def test_a_control_has_the_bytes_of_its_form_within_a_row_a_layer(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "control"),
+    [
+        ("hybrid_s32", "hybrid_s32_control"),
+        ("hybrid_s32_g32", "hybrid_s32_control"),
+        ("hybrid_s64", "hybrid_s64_control"),
+    ],
+)
+def test_a_control_has_the_bytes_of_its_form_within_a_row_a_layer(name: str, control: str) -> None:
     def size(name: str) -> int:
         path = pathlib.Path(__file__).parent / "forms" / f"{name}.json"
         forms = Form.for_layers(json.loads(path.read_text(encoding="utf-8")), 30)
         return sum(form.state_bytes(_KV_HEADS, _HEAD_DIM) for form in forms)
 
-    assert 0 <= size(f"{name}_control") - size(name) < 30 * _ROW_BYTES
-    assert size(f"{name}_control") <= 16 << 20
+    assert 0 <= size(control) - size(name) < 30 * _ROW_BYTES
+    assert size(control) <= 16 << 20
