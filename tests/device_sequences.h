@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -14,6 +15,8 @@
 #include "engine/backend/backend.h"
 #include "engine/backend/cuda_backend.h"
 #include "engine/state/state_layout.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/split_float.h"
 #include "tests/attention_cases.h"
 
 namespace treeline {
@@ -88,6 +91,7 @@ class DeviceSequences {
  public:
   DeviceSequences(Backend& backend, const RandomLayer& random, int32_t count)
       : backend_(backend),
+        splits_s_(!backend.Describe().starts_with("CPU") && cuda::TakesTensorCores(random.layer)),
         device_layer_(backend, random),
         layout_({random.layer}),
         lengths_(count),
@@ -177,6 +181,7 @@ class DeviceSequences {
     std::vector<float> sums(heads * m * layer().head_dim);
     const LayerState state = State(sequence);
     backend_.CopyToHost(sums.data(), state.s, sums.size() * sizeof(float));
+    if (splits_s_) Join(sums);
     if (layer().form.has_normaliser()) {
       std::vector<float> z(heads * m);
       backend_.CopyToHost(z.data(), state.z, z.size() * sizeof(float));
@@ -186,7 +191,20 @@ class DeviceSequences {
   }
 
  private:
+  // Halves of each KV head's S (kernels/cuda/split_float.h) become floats.
+  void Join(std::vector<float>& s) const {
+    const size_t size = size_t(layer().feature_dim()) * layer().head_dim;
+    for (size_t first = 0; first < s.size(); first += size) {
+      std::vector<uint16_t> halves(2 * size);
+      std::memcpy(halves.data(), &s[first], size * sizeof(float));
+      for (size_t i = 0; i < size; ++i) {
+        s[first + i] = std::bit_cast<float>(cuda::JoinBits({halves[i], halves[size + i]}));
+      }
+    }
+  }
+
   Backend& backend_;
+  const bool splits_s_;
   const DeviceLayer device_layer_;
   const StateLayout layout_;
   std::vector<int32_t> lengths_;

@@ -134,7 +134,7 @@ class Attender {
           float u = 0;
           for (int i = lane_; i < m_; i += kWarp) u += phi_[q * m_ + i] * features[i];
           u = WarpSum(u);
-          const int groups = info_[q].query.group - step_.lag - column.group;
+          const int groups = info_[q].query.group - step_.lag - block_.GroupOf(column.position);
           if (lane_ == q) weight = u * Fade(step_, block_.kv_head, groups);
         }
       }

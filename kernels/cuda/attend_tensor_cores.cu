@@ -63,6 +63,55 @@ struct Packed {
   }
 };
 
+// Where the rows of a tile's columns are, of one of K and V. Nothing is divided: a warp asks often.
+class ColumnRows {
+ public:
+  // first: no column before it is asked for, but for sinks.
+  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int dim)
+      : sinks_(static_cast<const Bf16*>(source.sinks)),
+        ring_(static_cast<const Bf16*>(source.ring)),
+        batch_(source.batch),
+        stride_(source.stride),
+        dim_(dim),
+        num_sinks_(block.segment.num_sinks),
+        ring_rows_(source.ring_rows) {
+    const Segment& segment = block.segment;
+    const Tree& tree = block.tree;
+    const int position = segment.v_begin + first - num_sinks_;
+    ring_offset_ = position % ring_rows_ - first;
+    sinks_in_state_ = min(num_sinks_, tree.length);
+    batch_begin_ = num_sinks_ + max(0, tree.length - segment.v_begin);
+    batch_offset_ = segment.first_row - block.first_node_column();
+    sink_batch_offset_ = tree.first_row - tree.length;
+  }
+
+  __device__ RowPointer At(int column) const {
+    if (column >= batch_begin_) return {nullptr, batch_ + (column + batch_offset_) * stride_};
+    if (column >= num_sinks_) {
+      int row = column + ring_offset_;
+      if (row >= ring_rows_) row -= ring_rows_;
+      return {ring_ + row * dim_, nullptr};
+    }
+    if (column < sinks_in_state_) return {sinks_ + column * dim_, nullptr};
+    return {nullptr, batch_ + (column + sink_batch_offset_) * stride_};
+  }
+
+ private:
+  const Bf16* const sinks_;
+  const Bf16* const ring_;
+  const float* const batch_;
+  const int64_t stride_;
+  const int dim_, num_sinks_, ring_rows_;
+  int ring_offset_;  // From a column to its row.
+  int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
+};
+
+__device__ float Relu2(float cosine) { return cosine > 0 ? cosine * cosine : 0.0f; }
+// Rare, and long.
+__device__ __noinline__ float LaplaceOf(float score, int group_size) {
+  return Laplace(score, group_size);
+}
+
 // Over the four lanes that share a query.
 __device__ float QuadSum(float value) {
   value += __shfl_xor_sync(kAllLanes, value, 1);
@@ -73,7 +122,7 @@ __device__ float QuadMax(float value) {
   return fmaxf(value, __shfl_xor_sync(kAllLanes, value, 2));
 }
 
-// Weights of a lane's queries and columns.
+// Weights of a lane's queries, and of its columns or of features 4 (l % 4) .. of a step.
 using Weights = float[kHalves][kColumns];
 
 // Which of a tile's steps are of which kind: [0, local), then those of S's features, of columns
@@ -82,6 +131,9 @@ struct Steps {
   int local, features, linear, conv;
 
   __device__ int count() const { return local + features + linear + conv; }
+  __device__ int Of(Kind kind) const {
+    return kind == kLocalSums ? local : kind == kLinearSums ? features + linear : conv;
+  }
 };
 // [begin, end) of them.
 struct StepRange {
@@ -115,13 +167,16 @@ class Attender {
         form_(step.layer.form),
         task_(task),
         block_(step, task, kQueries),
+        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(), kDim),
+        values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
+                block_.segment.num_sinks, kDim),
         lane_(threadIdx.x % kWarp),
         group_(lane_ / 4),
         in_group_(lane_ % 4),
         scratch_(scratch) {
     first_conv_ = FirstConvColumn();
     steps_.local = form_.local == Local::kNone ? 0 : CeilSteps(block_.num_columns);
-    steps_.features = block_.S() == nullptr ? 0 : step.feature_dim / kStep;
+    steps_.features = block_.HighS() == nullptr ? 0 : step.feature_dim / kStep;
     linear_end_ = min(block_.segment.linear_end, block_.num_columns);
     steps_.linear = step.has_linear ? CeilSteps(linear_end_ - block_.segment.linear_begin) : 0;
     steps_.conv = step.conv_taps > 0 ? CeilSteps(block_.num_columns - first_conv_) : 0;
@@ -129,6 +184,8 @@ class Attender {
     for (int h = 0; h < kHalves; ++h) {
       // Past the last query this one again, whose result is thrown away.
       queries_[h] = block_.QueryAt(min(group_ + 8 * h, block_.num_queries - 1));
+      fades_[h] =
+          Fade(step, block_.kv_head, queries_[h].group - block_.GroupOf(block_.segment.length));
     }
   }
 
@@ -136,8 +193,6 @@ class Attender {
   __device__ void PrefetchState() const {
     constexpr int kLine = 128, kMostSteps = 8;
     const StepRange range(steps_, task_.part, task_.num_parts);
-    const RowSource keys = KeySource<Bf16>(step_, block_.tree, block_.kv_head);
-    const RowSource values = ValueSource<Bf16>(step_, block_.tree, block_.kv_head);
     for (int i = range.begin; i < min(range.end, range.begin + kMostSteps); ++i) {
       if (i < steps_.local) {
         // Two lanes a row, which has two lines at most.
@@ -145,48 +200,34 @@ class Attender {
         if (c >= block_.first_node_column()) continue;
         const int64_t at = kLine * (lane_ % 2);
         if (at >= kDim * int64_t{sizeof(Bf16)}) continue;
-        for (const RowSource* source : {&keys, &values}) {
-          const RowPointer row = block_.template RowOf<Bf16>(*source, block_.ColumnAt(c));
+        for (const RowPointer& row : {keys_.At(KeyColumn(c)), values_.At(c)}) {
           if (row.stored != nullptr) Prefetch(static_cast<const std::byte*>(row.stored) + at);
         }
       } else if (i - steps_.local < steps_.features) {
-        const auto* s = reinterpret_cast<const std::byte*>(block_.S() + int64_t{i - steps_.local} *
-                                                                            kStep * kDim);
-        for (int at = kLine * lane_; at < kStep * kDim * 4; at += kLine * kWarp) Prefetch(s + at);
+        const auto* s = reinterpret_cast<const std::byte*>(
+            block_.HighS() + int64_t{i - steps_.local} * kStep * kDim);
+        const int bytes = kStep * kDim * sizeof(SplitHigh);
+        for (int at = kLine * lane_; at < bytes; at += kLine * kWarp) Prefetch(s + at);
       }
     }
   }
 
+  // One loop for all kinds of steps: most of a decode's warps go through it two or three times, so
+  // that what it costs is fetching its instructions.
   __device__ void Run() {
     const StepRange range(steps_, task_.part, task_.num_parts);
+    if (range.HasLocal(steps_)) LoadQueries();
     Sums sums = {};
-    AddLocal(range, sums);
-    const bool in_parts = task_.num_parts > 1;
-    if (!in_parts) {
-      Keep(sums);
-    } else if (range.HasLocal(steps_)) {
-      StorePartial(kLocalSums, sums);
-    }
-    SetZero(sums);
-    AddFeatures(range, sums);
-    AddLinear(range, sums);
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      local_sum_[h] = QuadSum(local_sum_[h]);
-      linear_sum_[h] = QuadSum(linear_sum_[h]);
-    }
-    if (!in_parts) {
-      CombineWithKept(sums);
-    } else {
-      if (range.HasLinear(steps_)) StorePartial(kLinearSums, sums);
-      StoreTotals();
-      SetZero(sums);
-    }
-    AddConv(range, sums);
-    if (!in_parts) {
-      StoreOut(sums);
-    } else if (range.HasConv(steps_)) {
-      StorePartial(kConvSums, sums);
+    int first = 0;
+#pragma unroll 1
+    for (int kind = 0; kind < kNumKinds; ++kind) {
+      const int end = first + steps_.Of(static_cast<Kind>(kind));
+#pragma unroll 1
+      for (int i = max(first, range.begin); i < min(end, range.end); ++i) {
+        AddStep(static_cast<Kind>(kind), i - first, sums);
+      }
+      Finish(static_cast<Kind>(kind), range.Overlaps(first, end), sums);
+      first = end;
     }
   }
 
@@ -211,13 +252,6 @@ class Attender {
   }
 
   __device__ static int CeilSteps(int columns) { return (max(columns, 0) + kStep - 1) / kStep; }
-  __device__ static void SetZero(Sums& sums) {
-#pragma unroll
-    for (auto& tile : sums) {
-#pragma unroll
-      for (float& value : tile) value = 0.0f;
-    }
-  }
   __device__ bool NormalisesScores() const {
     return form_.local == Local::kRelu2 && form_.qk_norm == QkNorm::kL2;
   }
@@ -229,6 +263,16 @@ class Attender {
     return first + 2 * in_group_ + i % 2 + 8 * (i / 2);
   }
 
+  // Before it there are columns of the convolution alone, of which K need not have rows any more.
+  __device__ int FirstKeyColumn() const {
+    const Segment& segment = block_.segment;
+    return segment.num_sinks + segment.k_begin - segment.v_begin;
+  }
+  // One that K has a row of, in a column's place.
+  __device__ int KeyColumn(int column) const {
+    return column < block_.segment.num_sinks ? column : max(column, FirstKeyColumn());
+  }
+
   // The first column that the convolution reaches.
   __device__ int FirstConvColumn() const {
     const Segment& segment = block_.segment;
@@ -238,13 +282,75 @@ class Attender {
     return segment.num_sinks + max(0, position - segment.v_begin);
   }
 
-  // -- Local columns.
+  // -- A step.
 
-  __device__ void AddLocal(const StepRange& range, Sums& sums) {
-    const int end = min(range.end, steps_.local);
-    if (range.begin < end) LoadQueries();
-    for (int i = range.begin; i < end; ++i) AddLocalStep(i * kStep, sums);
+  // Step `index` of a kind.
+  __device__ void AddStep(Kind kind, int index, Sums& sums) {
+    const bool of_features = kind == kLinearSums && index < steps_.features;
+    int first = index * kStep, num_columns = block_.num_columns;
+    if (kind == kLinearSums && !of_features) {
+      first = block_.segment.linear_begin + (index - steps_.features) * kStep;
+      num_columns = linear_end_;
+    }
+    if (kind == kConvSums) first += first_conv_;
+    uint32_t seen = 0xff;  // Bit kColumns h + i: query h has a weight for column i.
+    if (!of_features && kind != kConvSums && !(kind == kLocalSums && IsLocalToAll(first))) {
+      seen = FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
+      if (!__any_sync(kAllLanes, seen != 0)) return;
+    }
+    // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
+    Packed values[kColumns][kBlocks];
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const RowPointer row =
+          of_features
+              ? RowPointer{block_.HighS() + int64_t{first + 4 * in_group_ + i} * kDim, nullptr}
+              : values_.At(min(ColumnIndex(first, i), num_columns - 1));
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
+    }
+    Weights weights = {};
+    if (kind == kLocalSums) {
+      WeighLocal(first, seen, weights, sums);
+    } else if (of_features) {
+      WeighFeatures(first, weights);
+    } else if (kind == kLinearSums) {
+      WeighLinear(first, seen, weights);
+    } else {
+      WeighTaps(first, weights);
+    }
+    AddRows(weights, values, sums);
   }
+
+  // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
+  // to.
+  __device__ void Finish(Kind kind, bool has_steps, Sums& sums) {
+    if (kind == kLinearSums) {
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        local_sum_[h] = QuadSum(local_sum_[h]);
+        linear_sum_[h] = QuadSum(linear_sum_[h]);
+      }
+    }
+    const bool in_parts = task_.num_parts > 1;
+    if (!in_parts && kind == kLinearSums) {
+      CombineWithKept(sums);
+      return;
+    }
+    if (!in_parts && kind == kLocalSums) {
+      Keep(sums);
+    } else if (!in_parts || has_steps) {
+      Store(kind, sums);
+    }
+    if (in_parts && kind == kLinearSums) StoreTotals();
+#pragma unroll
+    for (auto& tile : sums) {
+#pragma unroll
+      for (float& value : tile) value = 0.0f;
+    }
+  }
+
+  // -- Local columns.
 
   // Rounded, in the order in which keys are loaded: lane l has dimensions 8 (l % 4) .. of each 32.
   // In shared memory, where each lane reads what it has written.
@@ -296,58 +402,35 @@ class Attender {
     return found;
   }
 
-  __device__ void AddLocalStep(int first, Sums& sums) {
-    const uint32_t local =
-        IsLocalToAll(first) ? 0xffu : FindCodes(first, block_.num_columns, Code::kLocal);
-    if (!__any_sync(kAllLanes, local != 0)) return;
-    Packed values[kColumns][kBlocks];
-    Weights weights = {};
-    {
-      Packed keys[2][kDim / 32];
-      LoadKeys(first, keys);
-      LoadValues(first, block_.num_columns, values);
-      Score(keys, weights);
-    }
-    if (form_.local == Local::kSoftmax) Exponentiate(local, weights, sums);
+  __device__ void WeighLocal(int first, uint32_t seen, Weights& weights, Sums& sums) {
+    Packed keys[2][kDim / 32];
+    LoadKeys(first, keys);
+    Score(keys, weights);
+    if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        if ((local >> (kColumns * h + i) & 1) == 0) weights[h][i] = 0.0f;
+        if ((seen >> (kColumns * h + i) & 1) == 0) weights[h][i] = 0.0f;
         local_sum_[h] += weights[h][i];
       }
     }
-    AddRows(weights, values, sums);
   }
 
   // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
   __device__ void LoadKeys(int first, Packed (&keys)[2][kDim / 32]) const {
-    const RowSource source = KeySource<Bf16>(step_, block_.tree, block_.kv_head);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int c = min(first + 8 * j + group_, block_.num_columns - 1);
-      const RowPointer row = block_.template RowOf<Bf16>(source, block_.ColumnAt(c));
+      const RowPointer row = keys_.At(KeyColumn(c));
 #pragma unroll
       for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
     }
   }
-  // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
-  __device__ void LoadValues(int first, int num_columns,
-                             Packed (&values)[kColumns][kBlocks]) const {
-    const RowSource source = ValueSource<Bf16>(step_, block_.tree, block_.kv_head);
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int c = min(ColumnIndex(first, i), num_columns - 1);
-      const RowPointer row = block_.template RowOf<Bf16>(source, block_.ColumnAt(c));
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
-    }
-  }
-
   // The local weight of every query and column, or softmax's exponent.
   __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
     const auto* queries = reinterpret_cast<const uint4*>(scratch_) + lane_;
-    float scores[2][4] = {}, squares[2] = {};
+    float scores[2][4] = {};
 #pragma unroll
     for (int b = 0; b < kDim / 32; ++b) {
       const uint4 q = queries[2 * b * kWarp], other = queries[(2 * b + 1) * kWarp];
@@ -357,20 +440,37 @@ class Attender {
         const uint32_t(&k)[4] = keys[j][b].words;
         MultiplyAdd(scores[j], low, k[0], k[1]);
         MultiplyAdd(scores[j], high, k[2], k[3]);
-        if (NormalisesScores()) squares[j] += keys[j][b].SquaredNorm();
       }
     }
+    const bool is_softmax = form_.local == Local::kSoftmax;
+    const float scale = rsqrtf(static_cast<float>(kDim));
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        const float score = scores[i / 2][2 * h + i % 2];
+        weights[h][i] = is_softmax ? score * scale : score;
+      }
+    }
+    if (!is_softmax) ApplyKernel(keys, weights);
+  }
+
+  // The local kernels other than softmax: scores become weights.
+  __device__ void ApplyKernel(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const float norm = NormalisesScores() ? InverseNorm(QuadSum(squares[j])) : 1.0f;
+      float squares = 0;
+#pragma unroll
+      for (int b = 0; b < kDim / 32; ++b) squares += keys[j][b].SquaredNorm();
+      const float norm = NormalisesScores() ? InverseNorm(QuadSum(squares)) : 1.0f;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const float norm_of_column =
-            NormalisesScores() ? __shfl_sync(kAllLanes, norm, (2 * in_group_ + e) * 4) : 1.0f;
+        const float norm_of_column = __shfl_sync(kAllLanes, norm, (2 * in_group_ + e) * 4);
 #pragma unroll
         for (int h = 0; h < kHalves; ++h) {
-          weights[h][2 * j + e] =
-              LocalScore(form_, kDim, scores[j][2 * h + e], norms_[h] * norm_of_column);
+          float& weight = weights[h][2 * j + e];
+          weight = form_.local == Local::kLaplace ? LaplaceOf(weight, form_.group_size)
+                                                  : Relu2(weight * norms_[h] * norm_of_column);
         }
       }
     }
@@ -432,58 +532,24 @@ class Attender {
     return *reinterpret_cast<const float4*>(phi + first + 4 * in_group_);
   }
 
-  __device__ void AddFeatures(const StepRange& range, Sums& sums) {
-    const int begin = max(range.begin - steps_.local, 0);
-    const int end = min(range.end - steps_.local, steps_.features);
-    if (begin >= end) return;
-    float fades[kHalves];
+  __device__ void WeighFeatures(int first, Weights& weights) {
+    float4 z = make_float4(0, 0, 0, 0);
+    if (step_.has_normaliser) {
+      z = *reinterpret_cast<const float4*>(block_.Z() + first + 4 * in_group_);
+    }
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      fades[h] =
-          Fade(step_, block_.kv_head, queries_[h].group - block_.GroupOf(block_.segment.length));
-    }
-    for (int i = begin; i < end; ++i) {
-      const int feature = i * kStep + 4 * in_group_;
-      const float* s = block_.S() + int64_t{feature} * kDim + 8 * group_;
-      float values[4][kBlocks][kVector];
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) LoadVector(s + j * kDim + kBlockDims * b, values[j][b]);
-      }
-      uint32_t a[4];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const float4 phi = Features(h, i * kStep);
-        a[h] = Pack(phi.x * fades[h], phi.y * fades[h]);
-        a[2 + h] = Pack(phi.z * fades[h], phi.w * fades[h]);
-        if (!step_.has_normaliser) continue;
-        const float4 z = *reinterpret_cast<const float4*>(block_.Z() + feature);
-        linear_sum_[h] += fades[h] * (phi.x * z.x + phi.y * z.y + phi.z * z.z + phi.w * z.w);
-      }
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-        for (int t = 0; t < 8; ++t) {
-          MultiplyAdd(sums[8 * b + t], a, Pack(values[0][b][t], values[1][b][t]),
-                      Pack(values[2][b][t], values[3][b][t]));
-        }
-      }
+      const float4 phi = Features(h, first);
+      const float fade = fades_[h];
+      weights[h][0] = phi.x * fade;
+      weights[h][1] = phi.y * fade;
+      weights[h][2] = phi.z * fade;
+      weights[h][3] = phi.w * fade;
+      linear_sum_[h] += fade * (phi.x * z.x + phi.y * z.y + phi.z * z.z + phi.w * z.w);
     }
   }
 
-  __device__ void AddLinear(const StepRange& range, Sums& sums) {
-    const int before = steps_.local + steps_.features;
-    const int end = min(range.end - before, steps_.linear);
-    for (int i = max(range.begin - before, 0); i < end; ++i) {
-      AddLinearStep(block_.segment.linear_begin + i * kStep, sums);
-    }
-  }
-  __device__ void AddLinearStep(int first, Sums& sums) {
-    const uint32_t linear = FindCodes(first, linear_end_, Code::kLinear);
-    if (!__any_sync(kAllLanes, linear != 0)) return;
-    Packed values[kColumns][kBlocks];
-    LoadValues(first, linear_end_, values);
+  __device__ void WeighLinear(int first, uint32_t seen, Weights& weights) {
     const float* keys[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -491,6 +557,7 @@ class Attender {
       keys[j] = block_.KeyFeatures(block_.ColumnAt(c)) + 4 * in_group_;
     }
     float scores[2][4] = {};
+#pragma unroll 1
     for (int feature = 0; feature < step_.feature_dim; feature += kStep) {
       const float4 p = Features(0, feature), other = Features(1, feature);
       const uint32_t a[4] = {Pack(p.x, p.y), Pack(other.x, other.y), Pack(p.z, p.w),
@@ -501,39 +568,30 @@ class Attender {
         MultiplyAdd(scores[j], a, Pack(k.x, k.y), Pack(k.z, k.w));
       }
     }
-    Weights weights = {};
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
+    for (int i = 0; i < kColumns; ++i) {
+      const int c = min(ColumnIndex(first, i), linear_end_ - 1);
+      const int group = block_.GroupOf(block_.ColumnAt(c).position);
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if ((linear >> (kColumns * h + i) & 1) == 0) continue;
-        const int group = block_.ColumnAt(ColumnIndex(first, i)).group;
+      for (int h = 0; h < kHalves; ++h) {
+        if ((seen >> (kColumns * h + i) & 1) == 0) continue;
         weights[h][i] = scores[i / 2][2 * h + i % 2] *
                         Fade(step_, block_.kv_head, queries_[h].group - step_.lag - group);
         linear_sum_[h] += weights[h][i];
       }
     }
-    AddRows(weights, values, sums);
   }
 
   // -- The convolution.
 
-  __device__ void AddConv(const StepRange& range, Sums& sums) const {
-    const int before = steps_.count() - steps_.conv;
-    for (int i = max(range.begin - before, 0); i < min(range.end - before, steps_.conv); ++i) {
-      const int first = first_conv_ + i * kStep;
-      Weights taps = {};
+  __device__ void WeighTaps(int first, Weights& taps) const {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        const int c = ColumnIndex(first, j);
-        if (c >= block_.num_columns) continue;
-        const Column column = block_.ColumnAt(c);
+    for (int i = 0; i < kColumns; ++i) {
+      const int c = ColumnIndex(first, i);
+      if (c >= block_.num_columns) continue;
+      const Column column = block_.ColumnAt(c);
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) taps[h][j] = block_.Tap(queries_[h], column);
-      }
-      Packed values[kColumns][kBlocks];
-      LoadValues(first, block_.num_columns, values);
-      AddRows(taps, values, sums);
+      for (int h = 0; h < kHalves; ++h) taps[h][i] = block_.Tap(queries_[h], column);
     }
   }
 
@@ -564,13 +622,13 @@ class Attender {
     }
   }
 
-  // row_of(h): where query h's kDim values go.
-  template <typename RowOf>
-  __device__ void Store(const Sums& sums, const RowOf& row_of) const {
+  // To the output, or among the partial results.
+  __device__ void Store(Kind kind, const Sums& sums) const {
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      if (group_ + 8 * h >= block_.num_queries) continue;
-      float* row = row_of(h);
+      const int q = group_ + 8 * h;
+      if (q >= block_.num_queries) continue;
+      float* row = task_.num_parts == 1 ? OutputOf(queries_[h]) : PartialRow(task_.part, kind, q);
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -587,10 +645,6 @@ class Attender {
   __device__ float* OutputOf(const Query& query) const {
     return step_.out + (BatchRowOf(query) * step_.layer.heads + query.head) * kDim;
   }
-  __device__ void StoreOut(const Sums& sums) const {
-    Store(sums, [&](int h) { return OutputOf(queries_[h]); });
-  }
-
   // -- Partial results.
 
   __device__ float* Partial(int part) const {
@@ -603,9 +657,6 @@ class Attender {
   }
   __device__ float4* PartialTotals(int part, int q) const {
     return reinterpret_cast<float4*>(Partial(part) + kNumKinds * kQueries * kDim) + q;
-  }
-  __device__ void StorePartial(Kind kind, const Sums& sums) const {
-    Store(sums, [&](int h) { return PartialRow(task_.part, kind, group_ + 8 * h); });
   }
   __device__ void StoreTotals() const {
 #pragma unroll
@@ -638,15 +689,20 @@ class Attender {
     const float weights[kNumKinds] = {scale * factors.local, factors.linear, 1.0f};
     const int first = 4 * lane_;
     float4 sum = make_float4(0, 0, 0, 0);
+    unsigned parts[kNumKinds];
 #pragma unroll
     for (int kind = 0; kind < kNumKinds; ++kind) {
-      const unsigned parts = __ballot_sync(kAllLanes, kinds >> kind & 1);
-#pragma unroll 8
-      for (int part = 0; part < task_.num_parts; ++part) {
+      parts[kind] = __ballot_sync(kAllLanes, kinds >> kind & 1);
+    }
+    // Loads of several parts overlap.
+#pragma unroll 4
+    for (int part = 0; part < task_.num_parts; ++part) {
+#pragma unroll
+      for (int kind = 0; kind < kNumKinds; ++kind) {
         const float weight = __shfl_sync(kAllLanes, weights[kind], part);
-        if ((parts >> part & 1) == 0 || first >= kDim) continue;
-        const float4 x = __ldcg(
-            reinterpret_cast<const float4*>(PartialRow(part, static_cast<Kind>(kind), q) + first));
+        const float* row = PartialRow(part, static_cast<Kind>(kind), q) + first % kDim;
+        const float4 x = parts[kind] >> part & 1 ? __ldcg(reinterpret_cast<const float4*>(row))
+                                                 : make_float4(0, 0, 0, 0);
         sum.x += weight * x.x;
         sum.y += weight * x.y;
         sum.z += weight * x.z;
@@ -660,6 +716,7 @@ class Attender {
   const AttentionForm& form_;
   const QueryBlock task_;
   const Block block_;
+  const ColumnRows keys_, values_;
   const int lane_, group_, in_group_;
   float* const scratch_;
   Steps steps_;
@@ -668,6 +725,7 @@ class Attender {
   // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
   Query queries_[kHalves];
   float norms_[kHalves];
+  float fades_[kHalves];  // Of S.
   float largest_[kHalves] = {-INFINITY, -INFINITY};
   float local_sum_[kHalves] = {}, linear_sum_[kHalves] = {};
 };
@@ -706,11 +764,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, 3) AttendKernel(AttentionStep s
 }
 
 }  // namespace
-
-bool TakesTensorCores(const AttentionLayer& layer) {
-  return layer.state_type == StateType::kBF16 && layer.form.has_groups() &&
-         (layer.head_dim == 64 || layer.head_dim == 128) && layer.feature_dim() % kStep == 0;
-}
 
 bool AttendStoresSingleRows(const AttentionLayer& layer) {
   return TakesTensorCores(layer) && layer.heads / layer.kv_heads <= kQueries;

@@ -93,6 +93,7 @@ ForestAttention::ForestAttention(Stream& stream)
       query_features_(stream),
       key_features_(stream),
       sums_(stream),
+      high_sums_(stream),
       partials_(stream),
       parts_done_(stream) {}
 
@@ -123,7 +124,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.has_normaliser = layer.form.has_normaliser();
   if (layer.form.has_groups()) step.lag = layer.form.lag();
 
-  planned.tensor_cores = TakesTensorCores(layer);
+  planned.tensor_cores = step.splits_s = TakesTensorCores(layer);
   WarpBlocks blocks;
   if (planned.tensor_cores) {
     blocks = CutIntoWarpBlocks(plan, layer, stream_.num_multiprocessors());
@@ -172,7 +173,12 @@ AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLay
     const size_t m = step.feature_dim;
     step.query_features = query_features_.Floats(m * step.num_rows * layer.heads);
     step.key_features = key_features_.Floats(m * planned.num_feature_rows * layer.kv_heads);
-    step.sums = sums_.Floats(m * step.num_folds * layer.kv_heads * (layer.head_dim + 1));
+    const size_t num_sums = size_t(step.num_folds) * layer.kv_heads;
+    step.sums = sums_.Floats(num_sums * m * (layer.head_dim + 1));
+    if (step.splits_s) {
+      step.high_sums = static_cast<SplitHigh*>(
+          high_sums_.Resize(num_sums * m * layer.head_dim * sizeof(SplitHigh)));
+    }
   }
   if (planned.num_tiles > 0) {
     step.partials = partials_.Floats(PartialSize(layer) * planned.num_partials * layer.kv_heads);

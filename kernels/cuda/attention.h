@@ -55,7 +55,7 @@ class ForestAttention {
 
   Stream& stream_;
   std::list<Planned> planned_;
-  Scratch query_features_, key_features_, sums_, partials_, parts_done_;
+  Scratch query_features_, key_features_, sums_, high_sums_, partials_, parts_done_;
 };
 
 }  // namespace treeline::cuda

@@ -15,12 +15,13 @@ struct Query {
   int row = 0;  // In the segment.
   int head = 0;
   int position = 0, group = 0;
+  int window_begin = 0;    // The first position in its window, sinks aside.
   uint64_t ancestors = 0;  // Where the segment is no chain.
 };
 
 struct Column {
   int node = -1;  // The segment's row; -1: committed.
-  int position = 0, group = 0;
+  int position = 0;
 };
 
 // What the block works on, the same in all threads.
@@ -60,6 +61,10 @@ struct Block {
     query.head = kv_head * heads_per_kv() + (first_query + q) % heads_per_kv();
     query.position = PositionOfRow(query.row);
     query.group = GroupOf(query.position);
+    const AttentionForm& form = step.layer.form;
+    query.window_begin = form.window == Window::kSliding
+                             ? query.position - form.window_size + 1
+                             : (query.group + 1) * form.group_size - form.window_size;
     if (segment.nodes >= 0) query.ancestors = step.ancestors[segment.nodes + query.row];
     return query;
   }
@@ -74,7 +79,6 @@ struct Block {
       column.node = c - first_node_column();
       column.position = PositionOfRow(column.node);
     }
-    column.group = GroupOf(column.position);
     return column;
   }
 
@@ -88,10 +92,7 @@ struct Block {
     const AttentionForm& form = step.layer.form;
     if (form.group_size == 0 || column.position < form.sinks) return Code::kLocal;
     if (column.node < 0 && column.position < segment.k_begin) return Code::kNone;  // It is in S.
-    const bool in_window = form.window == Window::kSliding
-                               ? query.position - column.position < form.window_size
-                               : query.group - column.group < step.lag;
-    if (in_window) return Code::kLocal;
+    if (column.position >= query.window_begin) return Code::kLocal;
     return step.has_linear ? Code::kLinear : Code::kNone;
   }
 
@@ -127,10 +128,22 @@ struct Block {
            (int64_t{segment.sums} * step.layer.kv_heads + kv_head) * (size + step.feature_dim);
   }
   __device__ const float* Z() const {
+    const int64_t size = int64_t{step.feature_dim} * step.layer.head_dim;
     if (segment.sums == Segment::kSumsOfState) {
       return OfTree(step.state.z, tree) + int64_t{kv_head} * step.feature_dim;
     }
-    return S() + int64_t{step.feature_dim} * step.layer.head_dim;
+    return step.sums +
+           (int64_t{segment.sums} * step.layer.kv_heads + kv_head) * (size + step.feature_dim) +
+           size;
+  }
+  // S as attention on tensor cores reads it.
+  __device__ const SplitHigh* HighS() const {
+    const int64_t size = int64_t{step.feature_dim} * step.layer.head_dim;
+    if (segment.sums == Segment::kNoSums) return nullptr;
+    if (segment.sums == Segment::kSumsOfState) {
+      return reinterpret_cast<const SplitHigh*>(OfTree(step.state.s, tree) + kv_head * size);
+    }
+    return step.high_sums + (int64_t{segment.sums} * step.layer.kv_heads + kv_head) * size;
   }
 };
 

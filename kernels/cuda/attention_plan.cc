@@ -195,6 +195,12 @@ class Planner {
 
 }  // namespace
 
+bool TakesTensorCores(const AttentionLayer& layer) {
+  return layer.state_type == StateType::kBF16 && layer.form.has_groups() &&
+         (layer.head_dim == 64 || layer.head_dim == 128) &&
+         layer.feature_dim() % WarpBlocks::kStep == 0;
+}
+
 Plan PlanAttention(const AttentionParams& params, bool store_single_rows) {
   Planner planner(*params.layer);
   for (int32_t i = 0; i < params.num_trees; ++i) {

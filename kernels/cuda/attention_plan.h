@@ -98,6 +98,10 @@ struct Plan {
 };
 
 // store_single_rows: what Segment::is_stored says.
+// Layers that are attended to on tensor cores: with bf16 rings, and a shape that there is a kernel
+// for. Their states have S as split_float.h says.
+bool TakesTensorCores(const AttentionLayer& layer);
+
 Plan PlanAttention(const AttentionParams& params, bool store_single_rows);
 Plan PlanCommit(const CommitParams& params);
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/split_float.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/params.h"
 
@@ -18,6 +19,7 @@ struct AttentionStep {
   // Of layer.form, whose methods are the host's.
   int32_t lag = 0, conv_taps = 0, feature_dim = 0;
   bool has_linear = false, has_normaliser = false;
+  bool splits_s = false;  // States have S as split_float.h says.
 
   // As in AttentionParams and CommitParams.
   const float* q = nullptr;
@@ -48,6 +50,8 @@ struct AttentionStep {
   // [folds, kv_heads, feature_dim * (head_dim + 1)]: a fold's S, then its z. First each group's own
   // sums, after the scan the totals.
   float* sums = nullptr;
+  // On tensor cores the same totals' S as they are read, [folds, kv_heads, feature_dim, head_dim].
+  SplitHigh* high_sums = nullptr;
   // Of blocks that are parts of a tile's work (attend_tensor_cores.cu).
   float* partials = nullptr;
   int32_t* parts_done = nullptr;  // [tiles, kv_heads] zero between kernels
@@ -67,8 +71,7 @@ void Attend(const AttentionStep& step, int32_t block_size, Stream& stream);
 // Queries of a block of threads; 0: so many columns do not fit this GPU.
 int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& stream);
 
-// The same on tensor cores, for bf16 rings. REQUIRES: blocks are WarpBlocks.
-bool TakesTensorCores(const AttentionLayer& layer);
+// The same on tensor cores. REQUIRES: TakesTensorCores, and that blocks are WarpBlocks.
 // True where AttendWithTensorCores stores rows of which a segment has only one.
 bool AttendStoresSingleRows(const AttentionLayer& layer);
 void AttendWithTensorCores(const AttentionStep& step, Stream& stream);

@@ -1,6 +1,8 @@
 // How tokens enter a state: groups are summed, the sums of a chain's groups scanned in order, the
 // totals and the rows stored. A group's own sums come first: S grows with the sequence, and adding
 // rows to it one by one would lose their low bits.
+#include <algorithm>
+
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/tiles.cuh"
 
@@ -154,14 +156,46 @@ __global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep 
   }
 }
 
-// The element of a state that element `i` of its sums belongs to; null where it keeps none.
-__device__ float* StateElement(const AttentionStep& step, const Tree& tree, int kv_head,
-                               int64_t i) {
-  const int64_t s_size = int64_t{step.feature_dim} * step.layer.head_dim;
-  if (i < s_size) return OfTree(step.state.s, tree) + kv_head * s_size + i;
-  if (!step.has_normaliser) return nullptr;
-  return OfTree(step.state.z, tree) + int64_t{kv_head} * step.feature_dim + i - s_size;
+__device__ int64_t SSize(const AttentionStep& step) {
+  return int64_t{step.feature_dim} * step.layer.head_dim;
 }
+
+// A KV head's S and z in a state, by the index of an element of its sums.
+class StateSums {
+ public:
+  __device__ StateSums(const AttentionStep& step, const Tree& tree, int kv_head)
+      : s_size_(SSize(step)),
+        splits_s_(step.splits_s),
+        s_(OfTree(step.state.s, tree) + kv_head * s_size_),
+        z_(step.has_normaliser ? OfTree(step.state.z, tree) + int64_t{kv_head} * step.feature_dim
+                               : nullptr) {}
+
+  // 0 of a z that is not kept.
+  __device__ float Load(int64_t i) const {
+    if (i >= s_size_) return z_ == nullptr ? 0.0f : z_[i - s_size_];
+    return splits_s_ ? __uint_as_float(JoinBits({high()[i], low()[i]})) : s_[i];
+  }
+  __device__ void Store(int64_t i, float value) const {
+    if (i >= s_size_) {
+      if (z_ != nullptr) z_[i - s_size_] = value;
+    } else if (splits_s_) {
+      const Split split = SplitBits(__float_as_uint(value));
+      high()[i] = split.high;
+      low()[i] = split.low;
+    } else {
+      s_[i] = value;
+    }
+  }
+
+ private:
+  __device__ SplitHigh* high() const { return reinterpret_cast<SplitHigh*>(s_); }
+  __device__ SplitLow* low() const { return reinterpret_cast<SplitLow*>(s_) + s_size_; }
+
+  const int64_t s_size_;
+  const bool splits_s_;
+  float* const s_;
+  float* const z_;
+};
 
 // Grid: elements of the sums, KV heads, scans.
 __global__ void ScanFoldsKernel(AttentionStep step) {
@@ -171,12 +205,16 @@ __global__ void ScanFoldsKernel(AttentionStep step) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= SumsSize(step)) return;
   const float decay = step.layer.form.decay ? step.layer.decay[kv_head] : 1.0f;
-  const float* start = StateElement(step, step.trees[scan.tree], kv_head, i);
-  float total = scan.from_nothing || start == nullptr ? 0.0f : *start;
+  const StateSums state(step, step.trees[scan.tree], kv_head);
+  float total = scan.from_nothing ? 0.0f : state.Load(i);
   for (int fold = scan.first_fold; fold < scan.first_fold + scan.num_folds; ++fold) {
     float& sum = SumsOf(step, fold, kv_head)[i];
     total = decay * total + sum;
     sum = total;
+    if (step.splits_s && i < SSize(step)) {
+      step.high_sums[(int64_t{fold} * step.layer.kv_heads + kv_head) * SSize(step) + i] =
+          SplitBits(__float_as_uint(total)).high;
+    }
   }
 }
 
@@ -186,34 +224,47 @@ __global__ void StoreSumsKernel(AttentionStep step) {
   const int kv_head = blockIdx.y;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= SumsSize(step)) return;
-  float* element = StateElement(step, step.trees[scan.tree], kv_head, i);
-  if (element != nullptr) *element = SumsOf(step, scan.first_fold + scan.num_folds - 1, kv_head)[i];
+  StateSums(step, step.trees[scan.tree], kv_head)
+      .Store(i, SumsOf(step, scan.first_fold + scan.num_folds - 1, kv_head)[i]);
 }
 
-// Grid: rows of the longest stored tree, stored trees, KV heads.
+__host__ __device__ int SinksOf(const AttentionForm& form) {
+  return form.group_size > 0 ? form.sinks : 0;
+}
+
+// Grid: sinks, then rows from the last one back as far as a ring reaches; stored trees. A warp
+// takes a head at a time.
 template <typename Stored>
 __global__ void StoreRowsKernel(AttentionStep step) {
   WaitForEarlierKernels();
   const Tree tree = step.trees[step.stored_trees[blockIdx.y]];
   const AttentionLayer& layer = step.layer;
-  const int node = blockIdx.x, kv_head = blockIdx.z, dim = layer.head_dim;
-  if (node >= tree.num_rows) return;
-  const int position = tree.length + node, end = tree.length + tree.num_rows;
-  const int64_t row = BatchRow(step, tree, node) * step.kv_stride + int64_t{kv_head} * dim;
+  const int dim = layer.head_dim, sinks = SinksOf(layer.form);
+  const int block = static_cast<int>(blockIdx.x), from_last = block - sinks;
+  const int node = block < sinks ? block : tree.num_rows - 1 - from_last;
+  if (node < 0 || node >= tree.num_rows) return;
+  const int position = tree.length + node;
+  const bool is_sink = position < sinks;
+  if (is_sink != (block < sinks)) return;
+  const int64_t row = BatchRow(step, tree, node) * step.kv_stride;
   const auto store = [&](void* rows, int64_t count, int64_t index, const float* from) {
-    Stored* to = static_cast<Stored*>(OfTree(rows, tree)) + (kv_head * count + index) * dim;
-    for (int i = threadIdx.x; i < dim; i += blockDim.x) to[i] = FromFloat<Stored>(from[row + i]);
+    for (int head = threadIdx.x / kWarp; head < layer.kv_heads; head += kThreads / kWarp) {
+      Stored* to = static_cast<Stored*>(OfTree(rows, tree)) + (head * count + index) * dim;
+      for (int i = threadIdx.x % kWarp; i < dim; i += kWarp) {
+        to[i] = FromFloat<Stored>(from[row + int64_t{head} * dim + i]);
+      }
+    }
   };
-  if (layer.form.group_size > 0 && position < layer.form.sinks) {
-    store(step.state.sink_k, layer.form.sinks, position, step.k);
-    store(step.state.sink_v, layer.form.sinks, position, step.v);
+  if (is_sink) {
+    store(step.state.sink_k, sinks, position, step.k);
+    store(step.state.sink_v, sinks, position, step.v);
     return;
   }
   // Of the rows that share a place in a ring only the last one stays.
-  if (position + layer.k_ring_rows >= end) {
+  if (from_last < layer.k_ring_rows) {
     store(step.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, step.k);
   }
-  if (position + layer.v_ring_rows >= end) {
+  if (from_last < layer.v_ring_rows) {
     store(step.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, step.v);
   }
 }
@@ -252,12 +303,13 @@ void StoreSums(const AttentionStep& step, Stream& stream) {
 }
 
 void StoreRows(const AttentionStep& step, Stream& stream) {
-  constexpr int kRowThreads = 128;
+  if (step.num_stored_trees == 0) return;
+  const AttentionLayer& layer = step.layer;
+  const int32_t rows =
+      std::min(step.max_stored_rows, std::max(layer.k_ring_rows, layer.v_ring_rows));
   Launch(stream, "StoreRows",
-         step.layer.state_type == StateType::kF32 ? StoreRowsKernel<float>
-                                                  : StoreRowsKernel<__nv_bfloat16>,
-         dim3(step.max_stored_rows, step.num_stored_trees, step.layer.kv_heads), kRowThreads, 0,
-         step);
+         layer.state_type == StateType::kF32 ? StoreRowsKernel<float> : StoreRowsKernel<Bf16>,
+         dim3(SinksOf(layer.form) + rows, step.num_stored_trees), kThreads, 0, step);
 }
 
 }  // namespace treeline::cuda

@@ -127,6 +127,11 @@ __global__ void KeyFeaturesKernel(AttentionStep step) {
 constexpr int kTileRows = 64;  // Of a block; 16 of each of its four warps.
 static_assert(kTileRows == kWarps * 16);
 
+template <bool kExact>
+__device__ float Exp(float x) {
+  return kExact ? expf(x) : __expf(x);
+}
+
 // The block's rows x [rows, kDim], fetched by row_of, times map and through softmax over [y, -y]. x
 // is rounded to bf16; with kExact, which is for x that is bf16 anyway, map goes in as the sum of
 // two bf16, so that what is folded into S is exact to fp32 rounding.
@@ -181,6 +186,7 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
         StoreRounded(x + row * kStride + i % kVectors * kVector, values);
       });
   __syncthreads();
+  if (warp * 16 >= rows) return;
   float y[kTiles][4] = {};
   Multiply<false, true>(y, x + warp * 16 * kStride, kStride, w, kStride, 0, kDim);
   if constexpr (kExact) {
@@ -205,7 +211,7 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
     for (int i = 0; i < 2 * kTiles; ++i) {
       if (i / 2 * 8 >= half) break;
       const float value = y[i / 2][2 * h + i % 2];
-      sum += expf(value - largest) + expf(-value - largest);
+      sum += Exp<kExact>(value - largest) + Exp<kExact>(-value - largest);
     }
     for (int offset = 1; offset < 4; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
     const float scale = 1.0f / sum;
@@ -216,9 +222,9 @@ __device__ void HedgehogTile(const AttentionStep& step, int rows, const RowOf& r
       if (t * 8 >= half) break;
       const float a = y[t][2 * h], b = y[t][2 * h + 1];
       *reinterpret_cast<float2*>(to + 8 * t) =
-          make_float2(expf(a - largest) * scale, expf(b - largest) * scale);
+          make_float2(Exp<kExact>(a - largest) * scale, Exp<kExact>(b - largest) * scale);
       *reinterpret_cast<float2*>(to + half + 8 * t) =
-          make_float2(expf(-a - largest) * scale, expf(-b - largest) * scale);
+          make_float2(Exp<kExact>(-a - largest) * scale, Exp<kExact>(-b - largest) * scale);
     }
   }
 }
@@ -262,6 +268,87 @@ __global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step
       stride);
 }
 
+// -- The hedgehog of few queries, of the same rounded operands: a matrix is read once, into
+// registers, while earlier kernels still run.
+
+constexpr int kFewQueries = 16;       // Of a block of threads.
+constexpr int kMostFewQueries = 256;  // Of a step.
+constexpr int kParts = 4;             // Threads that share a column of the matrix.
+
+// Grid: heads, blocks of kFewQueries rows.
+template <int kDim>
+__global__ void __launch_bounds__(kParts* kDim) FewQueriesKernel(AttentionStep step) {
+  LetNextKernelComeUp();
+  constexpr int kPartDims = kDim / kParts, kLaneColumns = kDim / kWarp;
+  __shared__ __align__(16) float q[kFewQueries][kDim];
+  __shared__ float partial[kFewQueries][kParts][kDim];
+  const int head = blockIdx.x, first = blockIdx.y * kFewQueries;
+  const int rows = min(kFewQueries, step.num_rows - first), half = HalfOf(step.feature_dim);
+  const int part = threadIdx.x / kDim, column = threadIdx.x % kDim;
+  const float* map = MapOf(step.layer.feature_map_q, head, step);
+  float w[kPartDims];
+#pragma unroll
+  for (int i = 0; i < kPartDims; ++i) {
+    w[i] = column < half ? Bf16Rounded(map[(part * kPartDims + i) * half + column]) : 0.0f;
+  }
+  WaitForEarlierKernels();
+  for (int i = threadIdx.x; i < rows * kDim; i += kParts * kDim) {
+    q[i / kDim][i % kDim] = Bf16Rounded(
+        step.q[int64_t{first + i / kDim} * step.q_stride + int64_t{head} * kDim + i % kDim]);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int row = 0; row < rows; ++row) {
+    const auto* values = reinterpret_cast<const float4*>(&q[row][part * kPartDims]);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPartDims / 4; ++i) {
+      const float4 v = values[i];
+      sum += v.x * w[4 * i] + v.y * w[4 * i + 1] + v.z * w[4 * i + 2] + v.w * w[4 * i + 3];
+    }
+    partial[row][part][column] = sum;
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % kWarp;
+  for (int row = threadIdx.x / kWarp; row < rows; row += kParts * kDim / kWarp) {
+    float y[kLaneColumns], squares = 0;
+#pragma unroll
+    for (int i = 0; i < kLaneColumns; ++i) {
+      const int c = lane + kWarp * i;
+      y[i] = partial[row][0][c] + partial[row][1][c] + partial[row][2][c] + partial[row][3][c];
+      squares += q[row][c] * q[row][c];
+    }
+    const float norm = step.layer.form.qk_norm == QkNorm::kL2
+                           ? 1.0f / sqrtf(fmaxf(WarpSum(squares), 1e-12f))
+                           : 1.0f;
+    float largest = 0, sum = 0;
+#pragma unroll
+    for (float& value : y) {
+      value *= norm;
+      largest = fmaxf(largest, fabsf(value));
+    }
+    largest = WarpMax(largest);
+    float up[kLaneColumns], down[kLaneColumns];
+#pragma unroll
+    for (int i = 0; i < kLaneColumns; ++i) {
+      const bool is_feature = lane + kWarp * i < half;
+      up[i] = is_feature ? __expf(y[i] - largest) : 0.0f;
+      down[i] = is_feature ? __expf(-y[i] - largest) : 0.0f;
+      sum += up[i] + down[i];
+    }
+    const float scale = 1.0f / WarpSum(sum);
+    float* out =
+        step.query_features + (int64_t{first + row} * step.layer.heads + head) * step.feature_dim;
+#pragma unroll
+    for (int i = 0; i < kLaneColumns; ++i) {
+      const int c = lane + kWarp * i;
+      if (c >= half) continue;
+      out[c] = up[i] * scale;
+      out[half + c] = down[i] * scale;
+    }
+  }
+}
+
 bool HedgehogOnTensorCores(const AttentionLayer& layer) {
   return layer.state_type == StateType::kBF16 && layer.form.feature_map == FeatureMap::kHedgehog &&
          (layer.head_dim == 64 || layer.head_dim == 128) &&
@@ -282,6 +369,13 @@ int32_t FeatureTileRows(const AttentionLayer& layer) {
 }
 
 void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
+  if (HedgehogOnTensorCores(step.layer) && step.num_rows <= kMostFewQueries) {
+    const dim3 grid(step.layer.heads, static_cast<unsigned>(CeilDiv(step.num_rows, kFewQueries)));
+    Launch(stream, "QueryFeatures",
+           step.layer.head_dim == 64 ? FewQueriesKernel<64> : FewQueriesKernel<128>, grid,
+           kParts * step.layer.head_dim, 0, step);
+    return;
+  }
   const auto kernel = !HedgehogOnTensorCores(step.layer) ? QueryFeaturesKernel
                       : step.layer.head_dim == 64        ? QueryHedgehogKernel<64>
                                                          : QueryHedgehogKernel<128>;
