@@ -50,7 +50,7 @@ Status RunGenerate(const GenerateConfig& config) {
 
 Status RunEval(const EvalConfig& config) {
   SetUpLog("info");
-  TREELINE_ASSIGN_OR_RETURN(LoadedModel model, OpenModel(config.engine()));
+  TREELINE_ASSIGN_OR_RETURN(LoadedModel model, OpenModel(config));
   return Eval(config, std::move(model), std::cout, std::cerr);
 }
 
@@ -84,7 +84,7 @@ Command MakeCommand(const std::string& name, const std::string& help,
 std::vector<Command> Commands() {
   return {MakeCommand("serve", "answer requests over HTTP (OpenAI's API)", RunServe),
           MakeCommand("generate", "answer one prompt at the terminal", RunGenerate),
-          MakeCommand("eval", "measure how well a model predicts a text", RunEval),
+          MakeCommand("eval", "measure how well a model predicts a text or answers a task", RunEval),
           MakeCommand("bench", "measure how fast a model runs here", RunBench),
           MakeCommand("inspect", "tell what a model's folder holds", RunInspect)};
 }

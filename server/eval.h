@@ -1,4 +1,4 @@
-// `treeline eval`: how well a model predicts a text.
+// `treeline eval`: how well a model predicts a text or answers the questions of a task.
 #ifndef TREELINE_SERVER_EVAL_H_
 #define TREELINE_SERVER_EVAL_H_
 

@@ -138,6 +138,12 @@ StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
   return Open(config, std::move(options), /*drafts_by_heads=*/false);
 }
 
+StatusOr<LoadedModel> OpenModel(const EvalConfig& config) {
+  TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
+  options.prefix_cache_memory = std::nullopt;
+  return Open(config.engine(), std::move(options), /*drafts_by_heads=*/false);
+}
+
 StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
   options.prefix_cache_memory = std::nullopt;

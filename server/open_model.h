@@ -26,7 +26,9 @@ StatusOr<std::unique_ptr<Backend>> CreateBackend(const EngineConfig& config);
 // Loads engine, tokenizer, template and defaults; tells the log how far it is and what it found.
 // Errors name the file or flag.
 StatusOr<LoadedModel> OpenModel(const EngineConfig& config);
-// The same, with the prefix cache that the server's flags ask for.
+// The same with a prefix cache: of its default size, or
+StatusOr<LoadedModel> OpenModel(const EvalConfig& config);
+// as the server's flags ask for.
 StatusOr<LoadedModel> OpenModel(const ServeConfig& config);
 
 }  // namespace treeline
