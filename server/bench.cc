@@ -51,6 +51,7 @@ StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   ThroughputOptions options;
   options.prompt = config.prompt();
   options.output = config.output();
+  options.tree = config.tree();
   options.repeats = config.repeats();
   options.max_batch_tokens = config.max_batch_tokens();
   TREELINE_ASSIGN_OR_RETURN(options.contexts,
@@ -60,7 +61,10 @@ StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   return options;
 }
 
-const char* Name(Work work) { return work == Work::kPrefill ? "prefill" : "decode"; }
+const char* Name(Work work) {
+  if (work == Work::kPrefill) return "prefill";
+  return work == Work::kDecode ? "decode" : "verify";
+}
 
 double PerSecond(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
 
@@ -114,7 +118,7 @@ std::string TableRow(const Throughput& result) {
   };
   // A prefill's steps read the weights too, but it is not what bounds them.
   const std::string weights =
-      result.work == Work::kDecode
+      result.work != Work::kPrefill
           ? fmt::format("{:.1f}", 1e-9 * PerSecond(operations.dense_weight_bytes, result.seconds))
           : "";
   return fmt::format(
@@ -137,7 +141,8 @@ std::string Table(const Report& report) {
   for (const Throughput& result : report.results) table += TableRow(result);
   return table +
          "\ntokens/s: the median, over all sequences; dense, attention, other: where its time went;"
-         "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode\n";
+         "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode or "
+         "verify\n";
 }
 
 // Where the results go: opened first, so that a bad name is told before the work and not after.

@@ -96,6 +96,19 @@ TEST(BenchTest, ATableForPeopleAndJsonInAFile) {
   EXPECT_EQ(Json::parse(*text)["results"].size(), 2);
 }
 
+TEST(BenchTest, VerifiesTrees) {
+  const Ran ran = RunBench(
+      Config(kLinearized, {"--prompt", "0", "--context", "0", "--tree", "7", "--json", "-"}));
+  ASSERT_EQ(ran.status, OkStatus());
+  std::vector<std::string> works;
+  for (const Json& result : Json::parse(ran.out)["results"]) {
+    works.push_back(fmt::format("{} {} {}", result["work"].get<std::string>(),
+                                result["sequences"].get<int>(), result["tokens"].get<int>()));
+  }
+  // Of each tree a path of three nodes is accepted.
+  EXPECT_THAT(works, ElementsAre("decode 1 3", "decode 4 12", "verify 1 9", "verify 4 36"));
+}
+
 TEST(BenchTest, SoftmaxModelsAreMeasuredPastTheirTraining) {
   const Ran ran = RunBench(Config(kSoftmax, {"--context", "2047", "--json", "-"}));
   ASSERT_EQ(ran.status, OkStatus());

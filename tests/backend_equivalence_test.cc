@@ -439,15 +439,14 @@ TEST_P(BackendEquivalence, AttentionOfRandomForms) {
   }
 }
 
-// Layers of a hybrid model: few features, and a wide window without S.
+// Layers of a hybrid model: few features, and a window without S.
 AttentionForm FewFeaturesForm() {
   AttentionForm form = GroupWindowForm(64);
   form.feature_size = 32;
   return form;
 }
-AttentionForm WideWindowForm() {
+AttentionForm WindowOnlyForm() {
   AttentionForm form = GroupWindowForm(64);
-  form.window_size = 5 * 64;
   form.feature_map = FeatureMap::kNone;
   form.denominator = Denominator::kNone;
   form.decay = false;
@@ -458,7 +457,7 @@ TEST_P(BackendEquivalence, AttentionOfTheFormsThatAreServed) {
   for (const int32_t dim : {64, 128}) {
     for (const StateType type : {StateType::kF32, StateType::kBF16}) {
       for (const AttentionForm& form : {ShippedForm(128), GroupWindowForm(64), ReleasedForm(64),
-                                        FewFeaturesForm(), WideWindowForm()}) {
+                                        FewFeaturesForm(), WindowOnlyForm()}) {
         RandomLayer random(form, 0, rng_, dim);
         random.layer.state_type = type;
         CheckForm(*backend_, random, rng_, ToleranceOf(random.layer));

@@ -67,7 +67,7 @@ class Attender {
   __device__ Attender(const AttentionStep& step, int max_columns, Info* info)
       : step_(step),
         form_(step.layer.form),
-        block_(step, step.blocks[blockIdx.x], kBlock),
+        block_(step, step.blocks[blockIdx.x]),
         dim_(step.layer.head_dim),
         m_(step.feature_dim),
         columns_(max_columns),
@@ -157,8 +157,7 @@ class Attender {
       local_sum = WarpSum(local_sum);
       linear_sum = WarpSum(linear_sum);
       const Query& query = info_[q].query;
-      const float fade =
-          Fade(step_, block_.kv_head, query.group - block_.GroupOf(block_.segment.length));
+      const float fade = Fade(step_, block_.kv_head, query.group - block_.segment.group);
       if (step_.has_normaliser && block_.S() != nullptr) linear_sum += fade * StateSum(q);
 
       const BranchFactors factors = FactorsOf(step_.layer, query.head, local_sum, linear_sum);

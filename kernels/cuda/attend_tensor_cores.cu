@@ -41,11 +41,12 @@ struct Packed {
   uint32_t words[4];
 
   __device__ static Packed Of(const RowPointer& row, int at) {
-    if (row.stored != nullptr) {
-      const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const Bf16*>(row.stored) + at);
-      return {{v.x, v.y, v.z, v.w}};
-    }
-    return Of(row.fresh + at);
+    return row.stored != nullptr ? Of(static_cast<const Bf16*>(row.stored) + at)
+                                 : Of(row.fresh + at);
+  }
+  __device__ static Packed Of(const Bf16* from) {
+    const uint4 v = *reinterpret_cast<const uint4*>(from);
+    return {{v.x, v.y, v.z, v.w}};
   }
   __device__ static Packed Of(const float* from) {
     float f[kVector];
@@ -63,37 +64,42 @@ struct Packed {
   }
 };
 
-// Where the rows of a tile's columns are, of one of K and V. Nothing is divided: a warp asks often.
+// Where the rows of a segment's columns are, of one of K and V.
 class ColumnRows {
  public:
-  // first: no column before it is asked for, but for sinks.
-  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int dim)
+  // The column `first` has row first_row of the ring; those before it are not asked for, but for
+  // sinks.
+  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int first_row,
+                        int dim)
       : sinks_(static_cast<const Bf16*>(source.sinks)),
         ring_(static_cast<const Bf16*>(source.ring)),
         batch_(source.batch),
         stride_(source.stride),
         dim_(dim),
         num_sinks_(block.segment.num_sinks),
-        ring_rows_(source.ring_rows) {
-    const Segment& segment = block.segment;
-    const Tree& tree = block.tree;
-    const int position = segment.v_begin + first - num_sinks_;
-    ring_offset_ = position % ring_rows_ - first;
-    sinks_in_state_ = min(num_sinks_, tree.length);
-    batch_begin_ = num_sinks_ + max(0, tree.length - segment.v_begin);
-    batch_offset_ = segment.first_row - block.first_node_column();
-    sink_batch_offset_ = tree.first_row - tree.length;
-  }
+        ring_rows_(source.ring_rows),
+        ring_offset_(first_row - first),
+        sinks_in_state_(min(block.segment.num_sinks, block.tree.length)),
+        batch_begin_(block.segment.num_sinks + max(0, block.tree.length - block.segment.v_begin)),
+        batch_offset_(block.segment.first_row - block.first_node_column()),
+        sink_batch_offset_(block.tree.first_row - block.tree.length) {}
 
+  // Whether the state has all of [begin, end).
+  __device__ bool InState(int begin, int end) const {
+    return end <= batch_begin_ && (begin >= num_sinks_ || sinks_in_state_ == num_sinks_);
+  }
+  // REQUIRES: InState.
+  __device__ const Bf16* StateRow(int column) const {
+    if (column < num_sinks_) return sinks_ + column * dim_;
+    int row = column + ring_offset_;
+    if (row >= ring_rows_) row -= ring_rows_;
+    return ring_ + row * dim_;
+  }
   __device__ RowPointer At(int column) const {
-    if (column >= batch_begin_) return {nullptr, batch_ + (column + batch_offset_) * stride_};
-    if (column >= num_sinks_) {
-      int row = column + ring_offset_;
-      if (row >= ring_rows_) row -= ring_rows_;
-      return {ring_ + row * dim_, nullptr};
-    }
-    if (column < sinks_in_state_) return {sinks_ + column * dim_, nullptr};
-    return {nullptr, batch_ + (column + sink_batch_offset_) * stride_};
+    const bool is_sink = column < num_sinks_;
+    if (column < (is_sink ? sinks_in_state_ : batch_begin_)) return {StateRow(column), nullptr};
+    const int row = column + (is_sink ? sink_batch_offset_ : batch_offset_);
+    return {nullptr, batch_ + row * stride_};
   }
 
  private:
@@ -102,8 +108,8 @@ class ColumnRows {
   const float* const batch_;
   const int64_t stride_;
   const int dim_, num_sinks_, ring_rows_;
-  int ring_offset_;  // From a column to its row.
-  int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
+  const int ring_offset_;  // From a column to its row.
+  const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
 };
 
 __device__ float Relu2(float cosine) { return cosine > 0 ? cosine * cosine : 0.0f; }
@@ -125,31 +131,18 @@ __device__ float QuadMax(float value) {
 // Weights of a lane's queries, and of its columns or of features 4 (l % 4) .. of a step.
 using Weights = float[kHalves][kColumns];
 
-// Which of a tile's steps are of which kind: [0, local), then those of S's features, of columns
-// that may be linear, and of the convolution.
-struct Steps {
-  int local, features, linear, conv;
-
-  __device__ int count() const { return local + features + linear + conv; }
-  __device__ int Of(Kind kind) const {
-    return kind == kLocalSums ? local : kind == kLinearSums ? features + linear : conv;
-  }
-};
-// [begin, end) of them.
+// The steps of a kind, behind one another.
 struct StepRange {
   int begin, end;
 
-  __device__ StepRange(const Steps& steps, int part, int num_parts)
-      : begin(steps.count() * part / num_parts), end(steps.count() * (part + 1) / num_parts) {}
   __device__ bool Overlaps(int from, int to) const { return max(begin, from) < min(end, to); }
-  __device__ bool HasLocal(const Steps& s) const { return Overlaps(0, s.local); }
-  __device__ bool HasLinear(const Steps& s) const {
-    return Overlaps(s.local, s.local + s.features + s.linear);
-  }
-  __device__ bool HasConv(const Steps& s) const {
-    return Overlaps(s.local + s.features + s.linear, s.count());
-  }
 };
+__device__ StepRange StepsOf(const QueryBlock::Steps& steps, Kind kind) {
+  const int linear_end = steps.local + steps.features + steps.linear;
+  if (kind == kLocalSums) return {0, steps.local};
+  if (kind == kLinearSums) return {steps.local, linear_end};
+  return {linear_end, linear_end + steps.conv};
+}
 
 // One warp's work.
 template <int kDim>
@@ -166,74 +159,63 @@ class Attender {
       : step_(step),
         form_(step.layer.form),
         task_(task),
-        block_(step, task, kQueries),
-        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(), kDim),
+        block_(step, task),
+        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(),
+              block_.segment.k_ring_row, kDim),
         values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
-                block_.segment.num_sinks, kDim),
+                block_.segment.num_sinks, block_.segment.v_ring_row, kDim),
         lane_(threadIdx.x % kWarp),
         group_(lane_ / 4),
         in_group_(lane_ % 4),
         scratch_(scratch) {
-    first_conv_ = FirstConvColumn();
-    steps_.local = form_.local == Local::kNone ? 0 : CeilSteps(block_.num_columns);
-    steps_.features = block_.HighS() == nullptr ? 0 : step.feature_dim / kStep;
-    linear_end_ = min(block_.segment.linear_end, block_.num_columns);
-    steps_.linear = step.has_linear ? CeilSteps(linear_end_ - block_.segment.linear_begin) : 0;
-    steps_.conv = step.conv_taps > 0 ? CeilSteps(block_.num_columns - first_conv_) : 0;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       // Past the last query this one again, whose result is thrown away.
       queries_[h] = block_.QueryAt(min(group_ + 8 * h, block_.num_queries - 1));
-      fades_[h] =
-          Fade(step, block_.kv_head, queries_[h].group - block_.GroupOf(block_.segment.length));
+      fades_[h] = Fade(step, block_.kv_head, queries_[h].group - block_.segment.group);
     }
   }
 
   // What the first steps read of the state, while kernels before this one still run.
   __device__ void PrefetchState() const {
-    constexpr int kLine = 128, kMostSteps = 8;
-    const StepRange range(steps_, task_.part, task_.num_parts);
-    for (int i = range.begin; i < min(range.end, range.begin + kMostSteps); ++i) {
-      if (i < steps_.local) {
-        // Two lanes a row, which has two lines at most.
-        const int c = i * kStep + lane_ / 2;
-        if (c >= block_.first_node_column()) continue;
-        const int64_t at = kLine * (lane_ % 2);
-        if (at >= kDim * int64_t{sizeof(Bf16)}) continue;
-        for (const RowPointer& row : {keys_.At(KeyColumn(c)), values_.At(c)}) {
-          if (row.stored != nullptr) Prefetch(static_cast<const std::byte*>(row.stored) + at);
-        }
-      } else if (i - steps_.local < steps_.features) {
-        const auto* s = reinterpret_cast<const std::byte*>(
-            block_.HighS() + int64_t{i - steps_.local} * kStep * kDim);
-        const int bytes = kStep * kDim * sizeof(SplitHigh);
-        for (int at = kLine * lane_; at < bytes; at += kLine * kWarp) Prefetch(s + at);
+    constexpr int kLine = 128 / sizeof(Bf16), kMostSteps = 8;
+    const QueryBlock::Steps& steps = task_.steps;
+    const int end =
+        min(min(task_.end_step, task_.begin_step + kMostSteps), steps.local + steps.features);
+    for (int i = task_.begin_step; i < end; ++i) {
+      if (i >= steps.local) {
+        const SplitHigh* s = block_.HighS() + int64_t{i - steps.local} * kStep * kDim;
+        for (int at = kLine * lane_; at < kStep * kDim; at += kLine * kWarp) Prefetch(s + at);
+        continue;
       }
+      // Two lanes a row, which has two lines at most.
+      const int c = i * kStep + lane_ / 2, at = kLine * (lane_ % 2);
+      if (at >= kDim || !values_.InState(c, c + 1)) continue;
+      Prefetch(keys_.StateRow(KeyColumn(c)) + at);
+      Prefetch(values_.StateRow(c) + at);
     }
   }
 
   // One loop for all kinds of steps: most of a decode's warps go through it two or three times, so
   // that what it costs is fetching its instructions.
   __device__ void Run() {
-    const StepRange range(steps_, task_.part, task_.num_parts);
-    if (range.HasLocal(steps_)) LoadQueries();
+    if (task_.begin_step < task_.steps.local) LoadQueries();
     Sums sums = {};
-    int first = 0;
 #pragma unroll 1
-    for (int kind = 0; kind < kNumKinds; ++kind) {
-      const int end = first + steps_.Of(static_cast<Kind>(kind));
+    for (int k = 0; k < kNumKinds; ++k) {
+      const Kind kind = static_cast<Kind>(k);
+      const StepRange range = StepsOf(task_.steps, kind);
+      const int begin = max(range.begin, task_.begin_step), end = min(range.end, task_.end_step);
 #pragma unroll 1
-      for (int i = max(first, range.begin); i < min(end, range.end); ++i) {
-        AddStep(static_cast<Kind>(kind), i - first, sums);
-      }
-      Finish(static_cast<Kind>(kind), range.Overlaps(first, end), sums);
-      first = end;
+      for (int i = begin; i < end; ++i) AddStep(kind, i - range.begin, sums);
+      Finish(kind, begin < end, sums);
     }
   }
 
-  // What all parts have left becomes the output; by all warps of the block, a query each.
-  __device__ void AddUpParts() const {
-    for (int q = threadIdx.x / kWarp; q < block_.num_queries; q += kWarps) AddUpParts(q);
+  // What all parts have left becomes the output; by all warps of the block, a query each. parts:
+  // [num_parts] of the tile.
+  __device__ void AddUpParts(const QueryBlock* parts) const {
+    for (int q = threadIdx.x / kWarp; q < block_.num_queries; q += kWarps) AddUpParts(parts, q);
   }
 
   __device__ bool IsStored() const { return block_.segment.is_stored; }
@@ -251,7 +233,6 @@ class Attender {
     for (int i = lane_; i < kDim; i += kWarp) values[i] = FromFloat<Bf16>(source.batch[row + i]);
   }
 
-  __device__ static int CeilSteps(int columns) { return (max(columns, 0) + kStep - 1) / kStep; }
   __device__ bool NormalisesScores() const {
     return form_.local == Local::kRelu2 && form_.qk_norm == QkNorm::kL2;
   }
@@ -273,45 +254,49 @@ class Attender {
     return column < block_.segment.num_sinks ? column : max(column, FirstKeyColumn());
   }
 
-  // The first column that the convolution reaches.
-  __device__ int FirstConvColumn() const {
-    const Segment& segment = block_.segment;
-    const int row = segment.nodes < 0 ? block_.first_query / block_.heads_per_kv() : 0;
-    const int position = max(0, segment.length + row - (step_.conv_taps - 1));
-    if (position < segment.num_sinks) return position;
-    return segment.num_sinks + max(0, position - segment.v_begin);
-  }
-
   // -- A step.
 
   // Step `index` of a kind.
   __device__ void AddStep(Kind kind, int index, Sums& sums) {
-    const bool of_features = kind == kLinearSums && index < steps_.features;
+    const bool of_features = kind == kLinearSums && index < task_.steps.features;
     int first = index * kStep, num_columns = block_.num_columns;
     if (kind == kLinearSums && !of_features) {
-      first = block_.segment.linear_begin + (index - steps_.features) * kStep;
-      num_columns = linear_end_;
+      first = block_.segment.linear_begin + (index - task_.steps.features) * kStep;
+      num_columns = task_.linear_end;
     }
-    if (kind == kConvSums) first += first_conv_;
+    if (kind == kConvSums) first += task_.first_conv;
     uint32_t seen = 0xff;  // Bit kColumns h + i: query h has a weight for column i.
     if (!of_features && kind != kConvSums && !(kind == kLocalSums && IsLocalToAll(first))) {
       seen = FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
       if (!__any_sync(kAllLanes, seen != 0)) return;
     }
+    const bool in_state = of_features || values_.InState(first, min(first + kStep, num_columns));
     // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
     Packed values[kColumns][kBlocks];
+    if (in_state) {
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const RowPointer row =
-          of_features
-              ? RowPointer{block_.HighS() + int64_t{first + 4 * in_group_ + i} * kDim, nullptr}
-              : values_.At(min(ColumnIndex(first, i), num_columns - 1));
+      for (int i = 0; i < kColumns; ++i) {
+        const Bf16* row = of_features
+                              ? HighSRow(first + 4 * in_group_ + i)
+                              : values_.StateRow(min(ColumnIndex(first, i), num_columns - 1));
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
+        for (int b = 0; b < kBlocks; ++b) {
+          values[i][b] = Packed::Of(row + kBlockDims * b + 8 * group_);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        const RowPointer row = values_.At(min(ColumnIndex(first, i), num_columns - 1));
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
+        }
+      }
     }
     Weights weights = {};
     if (kind == kLocalSums) {
-      WeighLocal(first, seen, weights, sums);
+      WeighLocal(first, in_state, seen, weights, sums);
     } else if (of_features) {
       WeighFeatures(first, weights);
     } else if (kind == kLinearSums) {
@@ -376,7 +361,7 @@ class Attender {
   __device__ bool IsLocalToAll(int first) const {
     const Segment& segment = block_.segment;
     const int end = first + kStep;
-    const int rows = segment.nodes < 0 ? block_.first_query / block_.heads_per_kv() + 1 : 0;
+    const int rows = segment.nodes < 0 ? block_.first_row + 1 : 0;
     if (end > block_.first_node_column() + rows) return false;
     if (first < segment.linear_begin && segment.num_sinks < min(end, segment.linear_begin)) {
       return false;
@@ -402,9 +387,10 @@ class Attender {
     return found;
   }
 
-  __device__ void WeighLocal(int first, uint32_t seen, Weights& weights, Sums& sums) {
+  __device__ void WeighLocal(int first, bool in_state, uint32_t seen, Weights& weights,
+                             Sums& sums) {
     Packed keys[2][kDim / 32];
-    LoadKeys(first, keys);
+    LoadKeys(first, in_state, keys);
     Score(keys, weights);
     if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
 #pragma unroll
@@ -418,15 +404,22 @@ class Attender {
   }
 
   // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
-  __device__ void LoadKeys(int first, Packed (&keys)[2][kDim / 32]) const {
+  __device__ void LoadKeys(int first, bool in_state, Packed (&keys)[2][kDim / 32]) const {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int c = min(first + 8 * j + group_, block_.num_columns - 1);
-      const RowPointer row = keys_.At(KeyColumn(c));
+      const int c = KeyColumn(min(first + 8 * j + group_, block_.num_columns - 1));
+      if (in_state) {
+        const Bf16* row = keys_.StateRow(c) + 8 * in_group_;
 #pragma unroll
-      for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
+        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row + 32 * b);
+      } else {
+        const RowPointer row = keys_.At(c);
+#pragma unroll
+        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
+      }
     }
   }
+
   // The local weight of every query and column, or softmax's exponent.
   __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
     const auto* queries = reinterpret_cast<const uint4*>(scratch_) + lane_;
@@ -524,6 +517,9 @@ class Attender {
 
   // -- S and linear columns.
 
+  __device__ const Bf16* HighSRow(int feature) const {
+    return reinterpret_cast<const Bf16*>(block_.HighS()) + int64_t{feature} * kDim;
+  }
   // phi of query h, of features 4 (l % 4) .. of a step.
   __device__ float4 Features(int h, int first) const {
     const Query& query = queries_[h];
@@ -553,7 +549,7 @@ class Attender {
     const float* keys[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int c = min(first + 8 * j + group_, linear_end_ - 1);
+      const int c = min(first + 8 * j + group_, task_.linear_end - 1);
       keys[j] = block_.KeyFeatures(block_.ColumnAt(c)) + 4 * in_group_;
     }
     float scores[2][4] = {};
@@ -570,7 +566,7 @@ class Attender {
     }
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
-      const int c = min(ColumnIndex(first, i), linear_end_ - 1);
+      const int c = min(ColumnIndex(first, i), task_.linear_end - 1);
       const int group = block_.GroupOf(block_.ColumnAt(c).position);
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
@@ -668,7 +664,7 @@ class Attender {
   }
 
   // Lane p knows part p's totals; in the sums, lanes divide the dimensions.
-  __device__ void AddUpParts(int q) const {
+  __device__ void AddUpParts(const QueryBlock* parts, int q) const {
     static_assert(WarpBlocks::kMaxParts <= kWarp);
     float largest = -INFINITY, local_sum = 0, linear_sum = 0;
     unsigned kinds = 0;
@@ -677,9 +673,12 @@ class Attender {
       largest = totals.x;
       local_sum = totals.y;
       linear_sum = totals.z;
-      const StepRange range(steps_, lane_, task_.num_parts);
-      kinds = range.HasLocal(steps_) << kLocalSums | range.HasLinear(steps_) << kLinearSums |
-              range.HasConv(steps_) << kConvSums;
+      const StepRange own = {parts[lane_].begin_step, parts[lane_].end_step};
+#pragma unroll
+      for (int kind = 0; kind < kNumKinds; ++kind) {
+        const StepRange range = StepsOf(task_.steps, static_cast<Kind>(kind));
+        kinds |= own.Overlaps(range.begin, range.end) << kind;
+      }
     }
     const bool is_softmax = form_.local == Local::kSoftmax;
     const float scale = is_softmax ? __expf(largest - WarpMax(largest)) : 1.0f;
@@ -689,10 +688,10 @@ class Attender {
     const float weights[kNumKinds] = {scale * factors.local, factors.linear, 1.0f};
     const int first = 4 * lane_;
     float4 sum = make_float4(0, 0, 0, 0);
-    unsigned parts[kNumKinds];
+    unsigned with_kind[kNumKinds];
 #pragma unroll
     for (int kind = 0; kind < kNumKinds; ++kind) {
-      parts[kind] = __ballot_sync(kAllLanes, kinds >> kind & 1);
+      with_kind[kind] = __ballot_sync(kAllLanes, kinds >> kind & 1);
     }
     // Loads of several parts overlap.
 #pragma unroll 4
@@ -701,8 +700,8 @@ class Attender {
       for (int kind = 0; kind < kNumKinds; ++kind) {
         const float weight = __shfl_sync(kAllLanes, weights[kind], part);
         const float* row = PartialRow(part, static_cast<Kind>(kind), q) + first % kDim;
-        const float4 x = parts[kind] >> part & 1 ? __ldcg(reinterpret_cast<const float4*>(row))
-                                                 : make_float4(0, 0, 0, 0);
+        const float4 x = with_kind[kind] >> part & 1 ? __ldcg(reinterpret_cast<const float4*>(row))
+                                                     : make_float4(0, 0, 0, 0);
         sum.x += weight * x.x;
         sum.y += weight * x.y;
         sum.z += weight * x.z;
@@ -719,8 +718,6 @@ class Attender {
   const ColumnRows keys_, values_;
   const int lane_, group_, in_group_;
   float* const scratch_;
-  Steps steps_;
-  int first_conv_, linear_end_;
 
   // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
   Query queries_[kHalves];
@@ -732,7 +729,7 @@ class Attender {
 
 // Grid: blocks of the plan by kWarps, KV heads.
 template <int kDim>
-__global__ void __launch_bounds__(kWarps* kWarp, 3) AttendKernel(AttentionStep step) {
+__global__ void __launch_bounds__(kWarps* kWarp, 2) AttendKernel(AttentionStep step) {
   LetNextKernelComeUp();
   using Work = Attender<kDim>;
   __shared__ __align__(16) float scratch[kWarps * Work::kScratchFloats];
@@ -759,7 +756,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 3) AttendKernel(AttentionStep s
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  work.AddUpParts();
+  work.AddUpParts(step.blocks + blockIdx.x * kWarps + warp - task.part);
   if (warp == 0 && work.IsStored()) work.StoreRow();
 }
 

@@ -118,6 +118,7 @@ ForestAttention::Planned& ForestAttention::PlanFor(const AttentionLayer& layer,
 void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   const AttentionLayer& layer = planned.kind;
   AttentionStep& step = planned.step = AttentionStep();
+  step.heads_per_kv = layer.heads / layer.kv_heads;
   step.conv_taps = layer.form.conv_taps();
   step.feature_dim = layer.feature_dim();
   step.has_linear = layer.form.has_linear();

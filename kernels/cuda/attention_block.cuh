@@ -29,22 +29,19 @@ struct Block {
   const AttentionStep& step;
   const Segment segment;
   const Tree tree;
-  int kv_head, first_query, num_queries;
+  int kv_head, first_row, first_head, num_queries;
   int num_columns;
 
-  __device__ Block(const AttentionStep& s, const QueryBlock& block, int block_size)
+  __device__ Block(const AttentionStep& s, const QueryBlock& block)
       : step(s),
         segment(s.segments[block.segment]),
         tree(s.trees[segment.tree]),
         kv_head(blockIdx.y),
-        first_query(block.first_query) {
-    num_queries = min(block_size, segment.num_rows * heads_per_kv() - first_query);
-    // Rows after the block's last one are invisible to all of it.
-    const int last_row = (first_query + num_queries - 1) / heads_per_kv();
-    num_columns = first_node_column() + last_row + 1;
-  }
+        first_row(block.first_row),
+        first_head(block.first_head),
+        num_queries(block.num_queries),
+        num_columns(block.num_columns) {}
 
-  __device__ int heads_per_kv() const { return step.layer.heads / step.layer.kv_heads; }
   __device__ int first_node_column() const {
     return segment.num_sinks + segment.length - segment.v_begin;
   }
@@ -57,15 +54,20 @@ struct Block {
 
   __device__ Query QueryAt(int q) const {
     Query query;
-    query.row = (first_query + q) / heads_per_kv();
-    query.head = kv_head * heads_per_kv() + (first_query + q) % heads_per_kv();
+    const int heads = step.heads_per_kv;
+    const int rows = heads == 1 ? q : (first_head + q) / heads;
+    query.row = first_row + rows;
+    query.head = kv_head * heads + first_head + q - rows * heads;
     query.position = PositionOfRow(query.row);
-    query.group = GroupOf(query.position);
+    // Few groups at most from the segment's first.
+    query.group = segment.group;
+    const int size = step.layer.form.group_size;
+    while (size > 0 && query.position >= (query.group + 1) * size) ++query.group;
+    if (segment.nodes >= 0) query.ancestors = step.ancestors[segment.nodes + query.row];
     const AttentionForm& form = step.layer.form;
     query.window_begin = form.window == Window::kSliding
                              ? query.position - form.window_size + 1
                              : (query.group + 1) * form.group_size - form.window_size;
-    if (segment.nodes >= 0) query.ancestors = step.ancestors[segment.nodes + query.row];
     return query;
   }
 

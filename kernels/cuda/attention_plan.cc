@@ -13,7 +13,7 @@ int64_t StateOffset(const LayerState& first, const LayerState& state) {
 
 class Planner {
  public:
-  explicit Planner(const AttentionLayer& layer) : form_(layer.form) {}
+  explicit Planner(const AttentionLayer& layer) : layer_(layer), form_(layer.form) {}
 
   void AddAttention(const AttentionTree& tree, int64_t state_offset, bool store_single_row) {
     const int32_t index = AddTree(state_offset, tree.length, tree.first_row, tree.num_rows);
@@ -81,6 +81,7 @@ class Planner {
     Segment segment;
     segment.tree = index;
     segment.length = tree.length + done;
+    segment.group = Group(segment.length);
     segment.first_row = tree.first_row + done;
     segment.num_rows = num_rows;
     segment.sums = sums;
@@ -89,13 +90,14 @@ class Planner {
     const int32_t oldest_tap = segment.length - std::max(0, form_.conv_taps() - 1);
     segment.v_begin = std::max(std::min(segment.k_begin, oldest_tap), segment.num_sinks);
     segment.k_begin = std::max(segment.k_begin, segment.num_sinks);
+    segment.k_ring_row = segment.k_begin % layer_.k_ring_rows;
+    segment.v_ring_row = segment.v_begin % layer_.v_ring_rows;
     plan_.segments.push_back(segment);
     plan_.max_columns = std::max(plan_.max_columns, segment.num_columns());
   }
 
   // The segment's deepest row is at `position`.
   void SetLinearColumns(Segment& segment, int32_t position) const {
-    if (!form_.has_linear()) return;
     const auto column_of = [&](int32_t p) { return segment.num_sinks + p - segment.v_begin; };
     segment.linear_begin = column_of(segment.k_begin);
     segment.linear_end = column_of(form_.window_begin(position));
@@ -189,6 +191,7 @@ class Planner {
                                          committed + (is_chain ? tree.num_rows : 0));
   }
 
+  const AttentionLayer& layer_;
   const AttentionForm& form_;
   Plan plan_;
 };
@@ -219,31 +222,60 @@ Plan PlanCommit(const CommitParams& params) {
 std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size) {
   std::vector<QueryBlock> blocks;
   for (size_t i = 0; i < plan.segments.size(); ++i) {
-    const int32_t queries = plan.segments[i].num_rows * queries_per_row;
+    const Segment& segment = plan.segments[i];
+    const int32_t queries = segment.num_rows * queries_per_row;
     for (int32_t first = 0; first < queries; first += size) {
-      blocks.push_back({static_cast<int32_t>(i), first});
+      QueryBlock block;
+      block.segment = static_cast<int32_t>(i);
+      block.first_row = first / queries_per_row;
+      block.first_head = first % queries_per_row;
+      block.num_queries = std::min(size, queries - first);
+      const int32_t last_row = (first + block.num_queries - 1) / queries_per_row;
+      block.num_columns = segment.num_columns() - segment.num_rows + last_row + 1;
+      blocks.push_back(block);
     }
   }
   return blocks;
 }
 
+namespace {
+
+// The steps of a block, all of them its own.
+void CountSteps(const Segment& segment, const AttentionLayer& layer, QueryBlock& block) {
+  const auto steps = [](int32_t columns) {
+    return (std::max(columns, 0) + WarpBlocks::kStep - 1) / WarpBlocks::kStep;
+  };
+  const int32_t taps = layer.form.conv_taps();
+  // The rows of a tree are at any depth.
+  const int32_t row = segment.nodes < 0 ? block.first_row : 0;
+  const int32_t oldest = std::max(0, segment.length + row - (taps - 1));
+  block.first_conv = oldest < segment.num_sinks
+                         ? oldest
+                         : segment.num_sinks + std::max(0, oldest - segment.v_begin);
+  block.linear_end = std::min(segment.linear_end, block.num_columns);
+  block.steps.local = layer.form.local == Local::kNone ? 0 : steps(block.num_columns);
+  block.steps.features = segment.sums == Segment::kNoSums ? 0 : steps(layer.feature_dim());
+  if (layer.form.has_linear()) {
+    block.steps.linear = steps(block.linear_end - segment.linear_begin);
+  }
+  block.steps.conv = taps > 0 ? steps(block.num_columns - block.first_conv) : 0;
+  block.end_step = block.steps.count();
+}
+
+}  // namespace
+
 WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
                              int32_t num_multiprocessors) {
-  constexpr int32_t kQueries = WarpBlocks::kQueries, kWarps = WarpBlocks::kWarps;
+  constexpr int32_t kWarps = WarpBlocks::kWarps;
   const int32_t queries_per_row = layer.heads / layer.kv_heads;
-  std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, kQueries);
-  // A part costs one pass over its partial results; of few queries these are small.
-  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 48;
+  std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries);
+  const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
+  // A part costs one pass over its results; of few queries these are small.
+  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
   const auto parts_of = [&](const QueryBlock& tile) {
-    const Segment& segment = plan.segments[tile.segment];
-    const int32_t queries =
-        std::min(kQueries, segment.num_rows * queries_per_row - tile.first_query);
-    const bool few = queries <= kFewQueries;
+    const bool few = tile.num_queries <= kFewQueries;
     const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
-    const int32_t features = segment.sums == Segment::kNoSums ? 0 : layer.feature_dim();
-    const int32_t steps = (segment.num_columns() + features) / WarpBlocks::kStep;
-    const int32_t most = std::min(WarpBlocks::kMaxParts, steps / (few ? 2 : 8));
-    const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
+    const int32_t most = std::min(WarpBlocks::kMaxParts, tile.end_step / (few ? 2 : 8));
     if (tasks >= wanted || most < 2) return 1;
     const int32_t parts = std::min(most, (wanted + tasks - 1) / tasks);
     return (parts + kWarps - 1) / kWarps * kWarps;
@@ -251,6 +283,7 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   WarpBlocks result;
   std::vector<QueryBlock> whole;
   for (QueryBlock tile : tiles) {
+    CountSteps(plan.segments[tile.segment], layer, tile);
     tile.num_parts = parts_of(tile);
     if (tile.num_parts == 1) {
       whole.push_back(tile);
@@ -259,7 +292,11 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
     tile.tile = result.num_tiles++;
     tile.first_partial = result.num_partials;
     result.num_partials += tile.num_parts;
-    for (tile.part = 0; tile.part < tile.num_parts; ++tile.part) result.blocks.push_back(tile);
+    for (tile.part = 0; tile.part < tile.num_parts; ++tile.part) {
+      tile.begin_step = tile.steps.count() * tile.part / tile.num_parts;
+      tile.end_step = tile.steps.count() * (tile.part + 1) / tile.num_parts;
+      result.blocks.push_back(tile);
+    }
   }
   result.blocks.insert(result.blocks.end(), whole.begin(), whole.end());
   result.blocks.resize((result.blocks.size() + kWarps - 1) / kWarps * kWarps);

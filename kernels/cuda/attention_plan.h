@@ -37,13 +37,16 @@ struct Tree {
 struct Segment {
   int32_t tree = 0;
   int32_t length = 0;
+  int32_t group = 0;      // Of the token at `length`.
   int32_t first_row = 0;  // In the batch.
   int32_t num_rows = 0;
   int32_t nodes = -1;  // Where its rows begin in Plan::depths and ancestors; -1: a chain.
   int32_t num_sinks = 0;
   int32_t k_begin = 0;  // Committed tokens from here on are in no S: not folded, no sink.
   int32_t v_begin = 0;  // The same, or the oldest tap of the convolution.
-  // The columns that may be linear to a row; the same number twice where none is.
+  int32_t k_ring_row = 0, v_ring_row = 0;  // Of these positions.
+  // The columns that have left the window of some row: linear to it, or nothing where there is no
+  // feature map. From k_begin's on; the same number twice where there are none.
   int32_t linear_begin = 0, linear_end = 0;
   static constexpr int32_t kNoSums = -2, kSumsOfState = -1;
   int32_t sums = kNoSums;  // The fold whose total it reads, or one of these.
@@ -65,14 +68,27 @@ struct Scan {
   bool from_nothing = false;  // Nothing was folded before: S is undefined.
 };
 
-// Queries that are attended to together, (row, head) pairs of one KV head; or a part of that work.
+// Queries that are attended to together: (row, head) pairs of one KV head, heads first.
 struct QueryBlock {
-  int32_t segment = -1;  // -1: nothing to do.
-  int32_t first_query = 0;
-  // Work in several parts, blocks behind one another, leaves their results at partials[tile].
+  int32_t segment = -1;                   // -1: nothing to do.
+  int32_t first_row = 0, first_head = 0;  // In the segment; among the heads that share the KV head.
+  int32_t num_queries = 0;
+  int32_t num_columns = 0;  // The segment's rows after the block's last one are invisible to it.
+
+  // Of WarpBlocks: the work in steps of kStep local columns, features, columns that may be linear,
+  // columns that the convolution reaches.
+  struct Steps {
+    int32_t local = 0, features = 0, linear = 0, conv = 0;
+    int32_t count() const { return local + features + linear + conv; }
+  };
+  Steps steps;
+  int32_t linear_end = 0;  // Segment::linear_end, as far as there are columns.
+  int32_t first_conv = 0;  // The first column that the convolution reaches.
+  // A block that is one of several parts takes these steps. The parts lie behind one another.
+  int32_t begin_step = 0, end_step = 0;
   int32_t part = 0, num_parts = 1;
   int32_t tile = 0;           // Counts those that are in parts.
-  int32_t first_partial = 0;  // Where the partial results of the tile begin.
+  int32_t first_partial = 0;  // Where the parts' results begin.
 };
 
 // Rows of a tree whose key features a block of threads computes; first is an offset from

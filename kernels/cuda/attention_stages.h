@@ -18,6 +18,7 @@ struct AttentionStep {
   AttentionLayer layer;
   // Of layer.form, whose methods are the host's.
   int32_t lag = 0, conv_taps = 0, feature_dim = 0;
+  int32_t heads_per_kv = 1;
   bool has_linear = false, has_normaliser = false;
   bool splits_s = false;  // States have S as split_float.h says.
 

@@ -26,17 +26,36 @@ __device__ float BlockSum(float value) {
   return WarpSum(warp_sums[threadIdx.x % kWarp]);
 }
 
-// A block a row.
-__global__ void RmsNormKernel(RmsNormParams params) {
+// A block a row. What a thread has of the weights comes while earlier kernels run, as far as it
+// fits kHeld registers; rows of a few thousand do.
+__global__ void __launch_bounds__(kNormThreads) RmsNormKernel(RmsNormParams params) {
+  LetNextKernelComeUp();
+  constexpr int kHeld = 4;
+  float weights[kHeld], values[kHeld];
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int i = threadIdx.x + j * kNormThreads;
+    weights[j] = i < params.dim ? params.weight[i] : 0.0f;
+  }
   WaitForEarlierKernels();
   const float* x = params.x + int64_t{blockIdx.x} * params.dim;
   float* y = params.y + int64_t{blockIdx.x} * params.dim;
   float squares = 0;
-  for (int i = threadIdx.x; i < params.dim; i += kNormThreads) squares += x[i] * x[i];
-  const float mean = BlockSum(squares) / static_cast<float>(params.dim);
-  const float scale = rsqrtf(mean + params.eps);
-  for (int i = threadIdx.x; i < params.dim; i += kNormThreads)
-    y[i] = x[i] * scale * params.weight[i];
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int i = threadIdx.x + j * kNormThreads;
+    values[j] = i < params.dim ? x[i] : 0.0f;
+    squares += values[j] * values[j];
+  }
+  const int rest = threadIdx.x + kHeld * kNormThreads;
+  for (int i = rest; i < params.dim; i += kNormThreads) squares += x[i] * x[i];
+  const float scale = rsqrtf(BlockSum(squares) / static_cast<float>(params.dim) + params.eps);
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int i = threadIdx.x + j * kNormThreads;
+    if (i < params.dim) y[i] = values[j] * scale * weights[j];
+  }
+  for (int i = rest; i < params.dim; i += kNormThreads) y[i] = x[i] * scale * params.weight[i];
 }
 
 // A thread an angle, in double: the angle itself is a float, but may be far from zero.
