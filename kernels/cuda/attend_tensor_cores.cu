@@ -40,18 +40,17 @@ __device__ uint32_t Pack(float low, float high) {
 struct Packed {
   uint32_t words[4];
 
-  __device__ static Packed Of(const RowPointer& row, int at) {
-    return row.stored != nullptr ? Of(static_cast<const Bf16*>(row.stored) + at)
-                                 : Of(row.fresh + at);
-  }
-  __device__ static Packed Of(const Bf16* from) {
-    const uint4 v = *reinterpret_cast<const uint4*>(from);
+  __device__ static Packed Of(const Bf16* row, int at) {
+    const uint4 v = *reinterpret_cast<const uint4*>(row + at);
     return {{v.x, v.y, v.z, v.w}};
   }
-  __device__ static Packed Of(const float* from) {
+  __device__ static Packed Of(const float* row, int at) {
     float f[kVector];
-    LoadVector(from, f);
+    LoadVector(row + at, f);
     return {{Pack(f[0], f[1]), Pack(f[2], f[3]), Pack(f[4], f[5]), Pack(f[6], f[7])}};
+  }
+  __device__ static Packed Of(const RowPointer& row, int at) {
+    return row.stored != nullptr ? Of(static_cast<const Bf16*>(row.stored), at) : Of(row.fresh, at);
   }
   __device__ float SquaredNorm() const {
     float sum = 0;
@@ -84,16 +83,20 @@ class ColumnRows {
         batch_offset_(block.segment.first_row - block.first_node_column()),
         sink_batch_offset_(block.tree.first_row - block.tree.length) {}
 
-  // Whether the state has all of [begin, end).
+  // Whether the state, or the batch, has all of [begin, end).
   __device__ bool InState(int begin, int end) const {
     return end <= batch_begin_ && (begin >= num_sinks_ || sinks_in_state_ == num_sinks_);
   }
-  // REQUIRES: InState.
+  __device__ bool InBatch(int begin) const { return begin >= batch_begin_; }
+  // REQUIRES: InState, or InBatch.
   __device__ const Bf16* StateRow(int column) const {
     if (column < num_sinks_) return sinks_ + column * dim_;
     int row = column + ring_offset_;
     if (row >= ring_rows_) row -= ring_rows_;
     return ring_ + row * dim_;
+  }
+  __device__ const float* BatchRow(int column) const {
+    return batch_ + (column + batch_offset_) * stride_;
   }
   __device__ RowPointer At(int column) const {
     const bool is_sink = column < num_sinks_;
@@ -270,33 +273,33 @@ class Attender {
       seen = FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
       if (!__any_sync(kAllLanes, seen != 0)) return;
     }
+    // Where all rows are in one place, nothing branches between loads.
     const bool in_state = of_features || values_.InState(first, min(first + kStep, num_columns));
+    const bool in_batch = !in_state && values_.InBatch(first);
     // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
     Packed values[kColumns][kBlocks];
-    if (in_state) {
+    const auto load = [&](const auto& row_of) {
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        const Bf16* row = of_features
-                              ? HighSRow(first + 4 * in_group_ + i)
-                              : values_.StateRow(min(ColumnIndex(first, i), num_columns - 1));
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          values[i][b] = Packed::Of(row + kBlockDims * b + 8 * group_);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const RowPointer row = values_.At(min(ColumnIndex(first, i), num_columns - 1));
+        const auto row = row_of(i, min(ColumnIndex(first, i), num_columns - 1));
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) {
           values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
         }
       }
+    };
+    if (in_state) {
+      load([&](int i, int column) {
+        return of_features ? HighSRow(first + 4 * in_group_ + i) : values_.StateRow(column);
+      });
+    } else if (in_batch) {
+      load([&](int, int column) { return values_.BatchRow(column); });
+    } else {
+      load([&](int, int column) { return values_.At(column); });
     }
     Weights weights = {};
     if (kind == kLocalSums) {
-      WeighLocal(first, in_state, seen, weights, sums);
+      WeighLocal(first, in_state, in_batch, seen, weights, sums);
     } else if (of_features) {
       WeighFeatures(first, weights);
     } else if (kind == kLinearSums) {
@@ -348,7 +351,7 @@ class Attender {
       float squares = 0;
 #pragma unroll
       for (int b = 0; b < kDim / 32; ++b) {
-        const Packed values = Packed::Of(q + 32 * b + 8 * in_group_);
+        const Packed values = Packed::Of(q, 32 * b + 8 * in_group_);
         squares += values.SquaredNorm();
         to[(2 * b + h) * kWarp] =
             make_uint4(values.words[0], values.words[1], values.words[2], values.words[3]);
@@ -387,10 +390,10 @@ class Attender {
     return found;
   }
 
-  __device__ void WeighLocal(int first, bool in_state, uint32_t seen, Weights& weights,
-                             Sums& sums) {
+  __device__ void WeighLocal(int first, bool in_state, bool in_batch, uint32_t seen,
+                             Weights& weights, Sums& sums) {
     Packed keys[2][kDim / 32];
-    LoadKeys(first, in_state, keys);
+    LoadKeys(first, in_state, in_batch, keys);
     Score(keys, weights);
     if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
 #pragma unroll
@@ -404,19 +407,22 @@ class Attender {
   }
 
   // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
-  __device__ void LoadKeys(int first, bool in_state, Packed (&keys)[2][kDim / 32]) const {
+  __device__ void LoadKeys(int first, bool in_state, bool in_batch,
+                           Packed (&keys)[2][kDim / 32]) const {
+    const auto load = [&](const auto& row_of) {
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int c = KeyColumn(min(first + 8 * j + group_, block_.num_columns - 1));
-      if (in_state) {
-        const Bf16* row = keys_.StateRow(c) + 8 * in_group_;
-#pragma unroll
-        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row + 32 * b);
-      } else {
-        const RowPointer row = keys_.At(c);
+      for (int j = 0; j < 2; ++j) {
+        const auto row = row_of(KeyColumn(min(first + 8 * j + group_, block_.num_columns - 1)));
 #pragma unroll
         for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
       }
+    };
+    if (in_state) {
+      load([&](int column) { return keys_.StateRow(column); });
+    } else if (in_batch) {
+      load([&](int column) { return keys_.BatchRow(column); });
+    } else {
+      load([&](int column) { return keys_.At(column); });
     }
   }
 

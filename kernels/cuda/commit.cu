@@ -78,7 +78,7 @@ __global__ void SumFoldsKernel(AttentionStep step) {
 constexpr int kTileRows = 64, kTileFeatures = kThreads / kWarp * 16;
 
 template <int kDim>
-__global__ void __launch_bounds__(kThreads) SumFoldsOnTensorCores(AttentionStep step) {
+__global__ void __launch_bounds__(kThreads, 2) SumFoldsOnTensorCores(AttentionStep step) {
   WaitForEarlierKernels();
   constexpr int kPhiStride = kTileFeatures + kPad, kStride = kDim + kPad;
   const Fold fold = step.folds[blockIdx.x];
@@ -207,11 +207,14 @@ __global__ void ScanFoldsKernel(AttentionStep step) {
   const float decay = step.layer.form.decay ? step.layer.decay[kv_head] : 1.0f;
   const StateSums state(step, step.trees[scan.tree], kv_head);
   float total = scan.from_nothing ? 0.0f : state.Load(i);
-  for (int fold = scan.first_fold; fold < scan.first_fold + scan.num_folds; ++fold) {
+  const int end = scan.first_fold + scan.num_folds;
+  const bool is_split = step.splits_s && i < SSize(step);
+  for (int fold = scan.first_fold; fold < end; ++fold) {
     float& sum = SumsOf(step, fold, kv_head)[i];
     total = decay * total + sum;
-    sum = total;
-    if (step.splits_s && i < SSize(step)) {
+    // The last total is stored, the others are only attended to.
+    if (!is_split || fold == end - 1) sum = total;
+    if (is_split) {
       step.high_sums[(int64_t{fold} * step.layer.kv_heads + kv_head) * SSize(step) + i] =
           SplitBits(__float_as_uint(total)).high;
     }

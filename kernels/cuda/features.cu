@@ -356,9 +356,12 @@ bool HedgehogOnTensorCores(const AttentionLayer& layer) {
          HalfOf(layer.feature_dim()) <= layer.head_dim;
 }
 
-size_t SharedBytes(const AttentionLayer& layer) {
+// exact: as HedgehogTile's kExact.
+size_t SharedBytes(const AttentionLayer& layer, bool exact) {
   const size_t dim = layer.head_dim;
-  if (HedgehogOnTensorCores(layer)) return sizeof(Bf16) * (kTileRows + 2 * dim) * (dim + kPad);
+  if (HedgehogOnTensorCores(layer)) {
+    return sizeof(Bf16) * (kTileRows + (exact ? 2 : 1) * dim) * (dim + kPad);
+  }
   return sizeof(float) * kFeatureRows * (dim + HalfOf(layer.feature_dim()));
 }
 
@@ -381,7 +384,7 @@ void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
                                                          : QueryHedgehogKernel<128>;
   const dim3 grid(static_cast<unsigned>(CeilDiv(step.num_rows, FeatureTileRows(step.layer))),
                   step.layer.heads);
-  Launch(stream, "QueryFeatures", kernel, grid, kThreads, SharedBytes(step.layer), step);
+  Launch(stream, "QueryFeatures", kernel, grid, kThreads, SharedBytes(step.layer, false), step);
 }
 
 void ComputeKeyFeatures(const AttentionStep& step, Stream& stream) {
@@ -391,7 +394,7 @@ void ComputeKeyFeatures(const AttentionStep& step, Stream& stream) {
                       : step.layer.head_dim == 64        ? KeyHedgehogKernel<64>
                                                          : KeyHedgehogKernel<128>;
   Launch(stream, "KeyFeatures", kernel, dim3(step.num_feature_tiles, step.layer.kv_heads), kThreads,
-         SharedBytes(step.layer), step);
+         SharedBytes(step.layer, true), step);
 }
 
 }  // namespace treeline::cuda
