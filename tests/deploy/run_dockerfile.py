@@ -47,6 +47,20 @@ def say(text: str) -> None:
     print(f"run_dockerfile: {text}", file=sys.stderr, flush=True)
 
 
+def run_group(command: list) -> None:
+    """Runs the command; where this script is stopped, so is all that the command has started."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr,
+                               start_new_session=True)
+    try:
+        status = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
+
+
 @dataclasses.dataclass
 class Stage:
     """A stage of the Dockerfile, and what its instructions have set so far."""
@@ -184,8 +198,7 @@ class Builder:
             for inside, folder in lent.items():
                 (stage.root / inside).mkdir(parents=True, exist_ok=True)
                 subprocess.run(["mount", "--bind", folder, stage.root / inside], check=True)
-            subprocess.run([DEBIAN_ROOT, "run", stage.root, script], check=True,
-                           stdin=subprocess.DEVNULL, stdout=sys.stderr)
+            run_group([DEBIAN_ROOT, "run", stage.root, script])
         finally:
             if (stage.root / "usr/bin/bazel").exists():  # Else its server would hold the mounts.
                 subprocess.run([DEBIAN_ROOT, "run", stage.root,
