@@ -48,6 +48,12 @@ int64_t TokensAtMost(const std::vector<std::vector<int32_t>>& prompts,
   return tokens;
 }
 
+PhaseTimes Longest(const PhaseTimes& a, const PhaseTimes& b) {
+  return {.queue = std::max(a.queue, b.queue),
+          .prefill = std::max(a.prefill, b.prefill),  // One that is empty is less.
+          .decode = std::max(a.decode, b.decode)};
+}
+
 // The scheduler's refusals begin with the field's name: "n: 64; it must be ...".
 Status NamingParam(const Status& status) {
   const std::string message = Message(status);
@@ -82,6 +88,7 @@ TokenStream::Wait Generation::NextOf(size_t prompt, std::chrono::milliseconds ti
     usage_.cached_tokens += usage.cached_tokens;
     usage_.accepted_draft_tokens += usage.accepted_draft_tokens;
     usage_.rejected_draft_tokens += usage.rejected_draft_tokens;
+    times_ = Longest(times_, stream.times());
     const Status status = stream.status();
     streams_[prompt] = nullptr;
     --num_open_;

@@ -86,6 +86,10 @@ class Generation {
   const Status& status() const { return status_; }
   // What has ended so far. After kEnd: everything.
   const Usage& usage() const { return usage_; }
+  // Of several prompts, the longest. Empty until kEnd.
+  std::optional<PhaseTimes> times() const {
+    return num_open_ == 0 ? std::optional(times_) : std::nullopt;
+  }
 
   const std::vector<std::vector<int32_t>>& prompts() const { return prompts_; }
   int32_t num_choices() const { return num_choices_; }  // Of each prompt.
@@ -103,6 +107,7 @@ class Generation {
   size_t turn_ = 0;  // The stream to look at next.
   Status status_;
   Usage usage_;
+  PhaseTimes times_;
   int32_t tokens_seen_ = 0;
   std::shared_ptr<std::atomic<int32_t>> failures_;
 };

@@ -21,11 +21,15 @@ bool IsPrintable(const std::string& text) {
 
 GrpcCall::GrpcCall(std::shared_ptr<GrpcCalls> calls, std::string method,
                    grpc::CallbackServerContext& context)
-    : calls_(std::move(calls)), method_(std::move(method)), context_(context) {
+    : calls_(std::move(calls)),
+      method_(std::move(method)),
+      context_(context),
+      trace_(StartSpan(Metadata("traceparent"))) {
   ++calls_->num_calls;
   caller_.arrival = calls_->clock.Now();
   caller_.request_id = RequestId(Metadata("x-request-id"));
   context_.AddInitialMetadata("x-request-id", caller_.request_id);
+  context_.AddInitialMetadata("traceparent", trace_.Header());
 }
 
 std::string GrpcCall::Metadata(const std::string& name) const {
@@ -63,12 +67,13 @@ Status GrpcCall::WhyCancelled() const {
   return MakeStatus(StatusCode::kCancelled, "the client cancelled the call");
 }
 
-grpc::Status GrpcCall::End(const Status& status, const std::string& note) {
+grpc::Status GrpcCall::End(const Status& status, const OrderedJson& notes) {
   calls_->on_response({.method = method_,
                        .code = status.ok() ? "OK" : absl::StatusCodeToString(status.code()),
                        .id = caller_.request_id,
+                       .trace = trace_,
                        .duration = calls_->clock.Now() - caller_.arrival,
-                       .note = note});
+                       .notes = notes});
   if (status.ok()) return grpc::Status::OK;
   const Json error = ErrorBody(status)["error"];
   for (const char* name : {"param", "code"}) {

@@ -13,9 +13,12 @@
 #include <string_view>
 
 #include "engine/base/clock.h"
+#include "engine/base/json.h"
 #include "engine/base/status.h"
 #include "server/api_keys.h"
 #include "server/intake.h"
+#include "server/slow_clients.h"
+#include "server/trace_context.h"
 
 namespace treeline {
 
@@ -24,8 +27,9 @@ struct GrpcRecord {
   std::string method;  // "Generate".
   std::string code;    // "OK", "INVALID_ARGUMENT", ...
   std::string id;
+  TraceContext trace;
   Duration duration{};
-  std::string note;
+  OrderedJson notes = OrderedJson::object();
 };
 
 // What all calls of a server share. Thread-safe.
@@ -33,9 +37,11 @@ struct GrpcCalls {
   const Clock& clock;
   const ApiKeys* api_keys;                             // Null: everybody may ask.
   int32_t max_calls;                                   // At once.
+  Duration write_timeout;                              // See WritePatience.
   std::function<void(const GrpcRecord&)> on_response;  // Any thread.
   std::function<void(std::string_view)> on_refused;    // Any thread; as HttpServer's.
   std::atomic<int32_t> num_calls{0};
+  SlowClients slow_clients{};
 };
 
 // Belongs to one thread at a time. `context` is gRPC's, which ends after End.
@@ -55,8 +61,13 @@ class GrpcCall {
   // Why it was: by its client, or by its deadline.
   Status WhyCancelled() const;
 
+  // Asks gRPC to end the call without waiting for its client. REQUIRES: gRPC is not done with it.
+  void Drop() { context_.TryCancel(); }
+
   // Records the end, and makes what gRPC tells the client. Called once, before gRPC's Finish.
-  grpc::Status End(const Status& status, const std::string& note = "");
+  grpc::Status End(const Status& status, const OrderedJson& notes = OrderedJson::object());
+
+  GrpcCalls& calls() const { return *calls_; }
 
  private:
   std::string Metadata(const std::string& name) const;
@@ -64,6 +75,7 @@ class GrpcCall {
   const std::shared_ptr<GrpcCalls> calls_;
   const std::string method_;
   grpc::CallbackServerContext& context_;
+  const TraceContext trace_;
   Intake::Caller caller_;
 };
 

@@ -11,6 +11,7 @@
 
 #include "server/grpc_messages.h"
 #include "server/status_codes.h"
+#include "server/write_patience.h"
 
 namespace treeline {
 
@@ -29,15 +30,23 @@ StatusOr<Intake::Accepted> Start(const GrpcGenerationContext& context, const Grp
 
 // What both calls have in common: jobs run one at a time, begin once, and come again whenever
 // tokens may have come; the call is held in memory until gRPC is done with it.
-class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
+class GenerationCall : public PendingAnswer, public std::enable_shared_from_this<GenerationCall> {
  public:
   GenerationCall(const GrpcGenerationContext& context, std::unique_ptr<GrpcCall> call)
-      : context_(context), rpc_(std::move(call)) {}
-  virtual ~GenerationCall() = default;
+      : context_(context), rpc_(std::move(call)), patience_(rpc_->calls().write_timeout) {}
 
   void Launch() {
     self_ = shared_from_this();
+    rpc_->calls().slow_clients.Watch(self_);
     context_.work->Run([self = self_] { self->Begin(); });
+  }
+
+  void DropIfLate(TimePoint now) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // While something is written, gRPC is not done with the call.
+    if (dropped_ || !writing_since_ || now - *writing_since_ <= patience_.left()) return;
+    dropped_ = true;
+    rpc_->Drop();
   }
 
  protected:
@@ -56,17 +65,33 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
     cancelled_ = true;
     if (begun_) Stop();
   }
-  void Done() { self_.reset(); }
+  void Done() {
+    const std::shared_ptr<GenerationCall> self = std::move(self_);  // Outlives the lock.
+    rpc_->calls().slow_clients.Forget(this);
+    std::lock_guard<std::mutex> lock(mutex_);
+    writing_since_.reset();
+  }
+
+  // Something is written from here to EndWrite, or to Done. REQUIRES: mutex_ is held.
+  void BeginWrite() { writing_since_ = rpc_->calls().clock.Now(); }
+  void EndWrite(int64_t bytes) {
+    patience_.Account(bytes, rpc_->calls().clock.Now() - *writing_since_);
+    writing_since_.reset();
+  }
 
   // Ends a cancelled call at once, whatever the engine does.
   void Stop() {  // REQUIRES: mutex_ is held.
     if (finished_) return;
     CancelGeneration();
-    if (!busy_) FinishOnce(rpc_->WhyCancelled());
+    if (writing_since_) return;
+    FinishOnce(dropped_ ? MakeStatus(StatusCode::kCancelled, "the client does not read its answer")
+                        : rpc_->WhyCancelled());
   }
   // By value: what finishing lets go of may hold the status.
   void FinishOnce(Status status) {  // REQUIRES: mutex_ is held.
-    if (!std::exchange(finished_, true)) Finish(status);
+    if (std::exchange(finished_, true)) return;
+    BeginWrite();
+    Finish(status);
   }
 
   const GrpcGenerationContext context_;
@@ -75,8 +100,10 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   // Protected by mutex_:
   bool begun_ = false;
   bool cancelled_ = false;
-  bool busy_ = false;  // A message is on its way to gRPC.
   bool finished_ = false;
+  bool dropped_ = false;
+  std::optional<TimePoint> writing_since_;
+  WritePatience patience_;
 
  private:
   void Begin() {
@@ -97,7 +124,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
     context_.work->Run([self = shared_from_this()] {
       self->queued_ = false;
       std::lock_guard<std::mutex> lock(self->mutex_);
-      if (!self->finished_ && !self->busy_) self->Pump();
+      if (!self->finished_ && !self->writing_since_) self->Pump();
     });
   }
 
@@ -115,7 +142,7 @@ class GenerateCall : public GenerationCall, public grpc::ServerWriteReactor<v1::
   void OnDone() override { Done(); }
   void OnWriteDone(bool ok) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    busy_ = false;
+    EndWrite(static_cast<int64_t>(response_.ByteSizeLong()));
     cancelled_ |= !ok;
     if (cancelled_) return Stop();
     if (!finished_) Pump();
@@ -139,7 +166,7 @@ class GenerateCall : public GenerationCall, public grpc::ServerWriteReactor<v1::
       case Wait::kEvent:
         given_ += static_cast<int32_t>(event.tokens.size());
         response_ = ToMessage(event);
-        busy_ = true;
+        BeginWrite();
         return StartWrite(&response_);
       case Wait::kEnd:
         accepted_->Account(accepted_->generation.usage());
@@ -159,10 +186,10 @@ class GenerateCall : public GenerationCall, public grpc::ServerWriteReactor<v1::
   }
 
   void Finish(const Status& status) override {
-    const std::string note = accepted_ ? accepted_->Note() : "";
+    const OrderedJson notes = accepted_ ? accepted_->Notes() : OrderedJson::object();
     const Usage used = accepted_ ? accepted_->used : Usage();
     accepted_.reset();
-    const grpc::Status end = rpc_->End(status, note);
+    const grpc::Status end = rpc_->End(status, notes);
     if (!status.ok()) return ServerWriteReactor::Finish(end);
     response_.Clear();
     *response_.mutable_usage() = ToMessage(used);
@@ -271,11 +298,10 @@ class GenerateBatchCall : public GenerationCall, public grpc::ServerUnaryReactor
       total.prompt_tokens += part.accepted.used.prompt_tokens;
       total.completion_tokens += part.accepted.used.completion_tokens;
     }
-    const std::string note =
-        fmt::format("requests={} prompt_tokens={} completion_tokens={}", request_.requests_size(),
-                    total.prompt_tokens, total.completion_tokens);
     parts_.clear();
-    ServerUnaryReactor::Finish(rpc_->End(status, note));
+    ServerUnaryReactor::Finish(rpc_->End(status, {{"requests", request_.requests_size()},
+                                                  {"prompt_tokens", total.prompt_tokens},
+                                                  {"completion_tokens", total.completion_tokens}}));
   }
 
   const v1::GenerateBatchRequest& request_;

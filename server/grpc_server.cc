@@ -23,10 +23,11 @@ namespace treeline {
 
 namespace {
 
-// Clients that watch health hear of a change within this time.
-constexpr std::chrono::milliseconds kReadinessInterval{200};
+// Clients that watch health hear of a change, and clients that do not read are dropped, within this
+// time.
+constexpr std::chrono::milliseconds kWatchInterval{200};
 // How often renewed certificates are looked for.
-constexpr unsigned kCertificateSeconds = 10;
+constexpr unsigned kCertificateSeconds = 1;
 // A client that says nothing for so long is asked whether it is there, and has so long to answer.
 constexpr int kKeepaliveMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
@@ -34,6 +35,8 @@ constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinPingIntervalMs = 10'000;
 // Reflection, alone, is answered by gRPC's own threads: this many.
 constexpr int kReflectionThreads = 4;
+// Calls of one connection beyond the cap on all: each is told that it is beyond. The others wait.
+constexpr int kReserveStreams = 128;
 
 // Registers what InitProtoReflectionServerBuilderPlugin and EnableDefaultHealthCheckService give
 // to every server that is built from then on.
@@ -66,13 +69,15 @@ int NumWorkers() { return std::clamp(static_cast<int>(std::thread::hardware_conc
 class GrpcServerImpl : public GrpcServer {
  public:
   GrpcServerImpl(const Options& options, Intake& intake, const Clock& clock)
-      : work_(std::make_shared<WorkQueue>(NumWorkers())),
-        inference_(std::shared_ptr<GrpcCalls>(new GrpcCalls{.clock = clock,
-                                                            .api_keys = options.api_keys,
-                                                            .max_calls = options.max_calls,
-                                                            .on_response = options.on_response,
-                                                            .on_refused = options.on_refused}),
-                   intake, work_, options.version) {}
+      : clock_(clock),
+        work_(std::make_shared<WorkQueue>(NumWorkers())),
+        calls_(new GrpcCalls{.clock = clock,
+                             .api_keys = options.api_keys,
+                             .max_calls = options.max_calls,
+                             .write_timeout = options.write_timeout,
+                             .on_response = options.on_response,
+                             .on_refused = options.on_refused}),
+        inference_(calls_, intake, work_, options.version) {}
   ~GrpcServerImpl() override { Stop(Duration(0)); }
 
   Status Listen(const Options& options) {
@@ -88,7 +93,7 @@ class GrpcServerImpl : public GrpcServer {
                         Address(options.host, options.port));
     }
     SetServing(false);
-    watcher_ = std::thread([this] { WatchReadiness(); });
+    watcher_ = std::thread([this] { Watch(); });
     return OkStatus();
   }
 
@@ -116,6 +121,8 @@ class GrpcServerImpl : public GrpcServer {
  private:
   static void Limit(const Options& options, grpc::ServerBuilder* builder) {
     builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                                options.max_calls + kReserveStreams);
     builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // Two servers of a port: an error.
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -138,18 +145,20 @@ class GrpcServerImpl : public GrpcServer {
     }
   }
 
-  void WatchReadiness() {
+  // What no call's own thread does.
+  void Watch() {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (!changed_.wait_for(lock, kReadinessInterval, [this] { return stopping_; })) {
-      const ServedModel* model = inference_.model();
-      if (model == nullptr) continue;
+    while (!changed_.wait_for(lock, kWatchInterval, [this] { return stopping_; })) {
       lock.unlock();
-      SetServing(model->service.Ready().ok());
+      calls_->slow_clients.DropLate(clock_.Now());
+      if (const ServedModel* model = inference_.model()) SetServing(model->service.Ready().ok());
       lock.lock();
     }
   }
 
+  const Clock& clock_;
   const std::shared_ptr<WorkQueue> work_;
+  const std::shared_ptr<GrpcCalls> calls_;
   GrpcInference inference_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;

@@ -3,6 +3,7 @@
 #ifndef TREELINE_SERVER_GRPC_SERVER_H_
 #define TREELINE_SERVER_GRPC_SERVER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,8 +25,9 @@ class GrpcServer {
     int port = 0;              // 0: any free one.
     int32_t max_calls = 1024;  // Answered at once.
     int64_t max_message_bytes = 8 << 20;
+    Duration write_timeout = std::chrono::seconds(30);  // See WritePatience.
     const ApiKeys* api_keys = nullptr;  // Null: everybody may ask. Health and reflection need none.
-    // PEM files, read again when they change; empty: no TLS.
+    // PEM files, looked at every second and read again when they change; empty: no TLS.
     std::string tls_certificate_file;
     std::string tls_key_file;
     std::string version;

@@ -5,15 +5,18 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <semaphore>
 #include <thread>
 
+#include "engine/base/file.h"
 #include "proto/inference.grpc.pb.h"
 #include "scheduler/fake_engine.h"
 #include "scheduler/scheduler.h"
 #include "server/byte_tokenizer.h"
 #include "server/metrics.h"
+#include "server/test_certificate.h"
 
 namespace treeline {
 namespace {
@@ -69,18 +72,24 @@ class GrpcServerTest : public ::testing::Test {
   }
   ~GrpcServerTest() override { tokens_allowed_.release(1 << 20); }
 
-  // Starts a server whose model is there.
+  // Starts a server whose model is there, and connects to it.
   void Start() {
-    auto server = GrpcServer::Start(options_, intake_, Clock::Real());
+    Listen();
+    Connect();
+  }
+  void Listen() {
+    auto server = GrpcServer::Start(options_, intake_, *clock_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     server_->Serve(*model_);
     scheduler_->Start();
-    Connect();
   }
+  // Calls then take no time to connect, which their deadlines would count.
   void Connect() {
-    stub_ = v1::Inference::NewStub(grpc::CreateChannel(
-        "127.0.0.1:" + std::to_string(server_->port()), grpc::InsecureChannelCredentials()));
+    const auto channel = grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                             grpc::InsecureChannelCredentials());
+    channel->WaitForConnected(gpr_inf_future(GPR_CLOCK_REALTIME));
+    stub_ = v1::Inference::NewStub(channel);
   }
 
   // All messages of a stream, and how it ended.
@@ -122,6 +131,7 @@ class GrpcServerTest : public ::testing::Test {
   std::unique_ptr<GenerationService> service_;
   std::optional<ServedModel> model_;
   GrpcServer::Options options_;
+  const Clock* clock_ = &Clock::Real();
   std::mutex mutex_;
   std::vector<GrpcRecord> records_;  // Protected by mutex_.
   std::unique_ptr<GrpcServer> server_;
@@ -154,7 +164,11 @@ TEST_F(GrpcServerTest, AStreamTellsEachTokenAndEndsWithTheUsage) {
   EXPECT_EQ(messages.back().usage().completion_tokens(), 5);
   EXPECT_EQ(LastRecord().method, "Generate");
   EXPECT_EQ(LastRecord().code, "OK");
-  EXPECT_THAT(LastRecord().note, HasSubstr("prompt_tokens=2 completion_tokens=5"));
+  EXPECT_EQ(LastRecord().notes["prompt_tokens"], 2);
+  EXPECT_EQ(LastRecord().notes["completion_tokens"], 5);
+  for (const char* phase : {"queue_ms", "prefill_ms", "decode_ms"}) {
+    EXPECT_GE(LastRecord().notes[phase].get<double>(), 0) << phase;
+  }
 }
 
 TEST_F(GrpcServerTest, ChatsAndChoices) {
@@ -259,7 +273,7 @@ TEST_F(GrpcServerTest, APassedDeadlineFreesTheSlot) {
   Start();
   tokens_allowed_.release(1);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
   grpc::Status status;
   Generate(Prompt("A", 90), &context, &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -275,7 +289,7 @@ TEST_F(GrpcServerTest, APassedDeadlineEndsAllOfABatch) {
   *batch.add_requests() = Prompt("A", 90);
   *batch.add_requests() = Prompt("B", 90);
   grpc::ClientContext batch_context;
-  batch_context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  batch_context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
   v1::GenerateBatchResponse response;
   EXPECT_EQ(stub_->GenerateBatch(&batch_context, batch, &response).error_code(),
             grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -359,6 +373,91 @@ TEST_F(GrpcServerTest, RequestIdsAreEchoed) {
   Generate(Prompt("x", 1), &context, &status);
   EXPECT_EQ(context.GetServerInitialMetadata().find("x-request-id")->second, "abc-1");
   EXPECT_EQ(LastRecord().id, "abc-1");
+}
+
+TEST_F(GrpcServerTest, ACallIsASpanOfItsClientsTrace) {
+  tokens_allowed_.release(10);
+  Start();
+  grpc::ClientContext context;
+  context.AddMetadata("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+  grpc::Status status;
+  Generate(Prompt("x", 1), &context, &status);
+  const TraceContext trace = LastRecord().trace;
+  EXPECT_EQ(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+  EXPECT_EQ(trace.parent_span_id, "00f067aa0ba902b7");
+  EXPECT_EQ(context.GetServerInitialMetadata().find("traceparent")->second, trace.Header());
+}
+
+// It held its call, one of those that are answered at once, for ever.
+TEST_F(GrpcServerTest, AClientThatDoesNotReadIsDropped) {
+  FakeClock clock;
+  clock_ = &clock;
+  tokens_allowed_.release(1000);
+  Start();
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);  // What it takes without reading.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::Inference::NewStub(
+      grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                grpc::InsecureChannelCredentials(), arguments));
+  v1::GenerateRequest request = Prompt("A", 90);
+  request.set_n(4);
+  request.set_logprobs(20);  // About 100 kB.
+  request.set_ignore_eos(true);
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, request);
+  reader->WaitForInitialMetadata();
+  WaitUntilIdle();  // All is made.
+  EXPECT_EQ(LastRecord().code, "");
+  clock.Advance(options_.write_timeout + std::chrono::seconds(1));
+  WaitForEnd();
+  EXPECT_EQ(LastRecord().code, "CANCELLED");
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  server_.reset();  // Before the clock.
+}
+
+TEST_F(GrpcServerTest, TlsForClientsThatTrustTheCertificate) {
+  MakeCertificate("grpc");
+  options_.tls_certificate_file = PathOf("grpc.crt");
+  options_.tls_key_file = PathOf("grpc.key");
+  tokens_allowed_.release(100);
+  Listen();
+  const auto code_with = [&](const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+    grpc::ChannelArguments arguments;
+    arguments.SetSslTargetNameOverride("grpc");
+    stub_ = v1::Inference::NewStub(grpc::CreateCustomChannel(
+        "127.0.0.1:" + std::to_string(server_->port()), credentials, arguments));
+    grpc::Status status;
+    Generate(Prompt("x", 1), &status);
+    return status.error_code();
+  };
+  const auto trusting = [](const std::string& certificate) {
+    grpc::SslCredentialsOptions options;
+    options.pem_root_certs = ReadFile(PathOf(certificate)).value();
+    return grpc::SslCredentials(options);
+  };
+  EXPECT_EQ(code_with(trusting("grpc.crt")), grpc::StatusCode::OK);
+  MakeCertificate("another");
+  EXPECT_EQ(code_with(trusting("another.crt")), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(code_with(grpc::InsecureChannelCredentials()), grpc::StatusCode::UNAVAILABLE);
+
+  EXPECT_EQ(NameShownAt(server_->port()), "grpc");
+  for (const char* kind : {".key", ".crt"}) {
+    std::filesystem::rename(PathOf(std::string("another") + kind),
+                            PathOf(std::string("grpc") + kind));
+  }
+  while (NameShownAt(server_->port()) != "another") std::this_thread::yield();
+}
+
+TEST_F(GrpcServerTest, CertificatesThatAreNotThereAreNamed) {
+  options_.tls_certificate_file = PathOf("none.crt");
+  options_.tls_key_file = PathOf("none.key");
+  const Status status = GrpcServer::Start(options_, intake_, Clock::Real()).status();
+  EXPECT_EQ(status.code(), StatusCode::kNotFound);
+  EXPECT_THAT(Message(status), HasSubstr("none.crt"));
 }
 
 TEST_F(GrpcServerTest, TooLargeMessagesAndTooManyCallsAreRefused) {

@@ -25,6 +25,8 @@ namespace {
 using std::chrono::milliseconds;
 using Wait = TokenStream::Wait;
 
+// Whoever takes it, Prometheus among them, prefers it to plain text.
+constexpr char kOpenMetrics[] = "application/openmetrics-text";
 // How often a waiting handler looks whether its client is still there.
 constexpr milliseconds kPollInterval{100};
 // How long a cancelled request's end is waited for, to log what it produced.
@@ -58,7 +60,7 @@ Await AwaitEvent(Answer* answer, HttpExchange& exchange, milliseconds timeout, T
 
 void Note(Answer* answer, HttpExchange& exchange) {
   answer->accepted.Account(answer->generation.usage());
-  exchange.SetNote(answer->accepted.Note());
+  exchange.SetNotes(answer->accepted.Notes());
 }
 
 // The client has gone, or does not read: nothing more is made for it.
@@ -238,7 +240,12 @@ void HttpApi::RegisterAdmin(HttpServer* server, bool with_probes) {
     e.Reply({{"version", options_.version}});
   });
   server->Route("GET", "/metrics", kProbe, [this](HttpExchange& e) {
-    e.ReplyText(metrics_.Text(), "text/plain; version=0.0.4; charset=utf-8");
+    if (e.request().accept.find(kOpenMetrics) != std::string::npos) {
+      e.ReplyText(metrics_.OpenMetrics(),
+                  fmt::format("{}; version=1.0.0; charset=utf-8", kOpenMetrics));
+    } else {
+      e.ReplyText(metrics_.Text(), "text/plain; version=0.0.4; charset=utf-8");
+    }
   });
 }
 

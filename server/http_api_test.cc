@@ -52,7 +52,7 @@ class HttpApiTest : public ::testing::Test {
     HttpServer::Options server_options;
     server_options.on_response = [this](const HttpServer::Record& record) {
       if (record.status == 499) {
-        abandoned_note_ = record.note;
+        abandoned_notes_ = record.notes;
         abandoned_.release();
       }
     };
@@ -118,7 +118,7 @@ class HttpApiTest : public ::testing::Test {
 
   std::counting_semaphore<> tokens_allowed_{0};  // What the engine may generate.
   std::counting_semaphore<> abandoned_{0};       // Requests whose client left,
-  std::string abandoned_note_;                   // and what the log says of the latest.
+  OrderedJson abandoned_notes_;                  // and what the log says of the latest.
   FakeClock clock_;
   FakeEngine engine_{
       {.vocab_size = ByteTokenizer::kVocabSize, .max_context = kMaxContext, .num_slots = 4}};
@@ -355,10 +355,8 @@ TEST_F(HttpApiTest, WhatALeavingClientWasGivenIsLogged) {
   leaver.Close();
   // The engine goes on, a token at a time, until it is told.
   while (!abandoned_.try_acquire_for(std::chrono::milliseconds(10))) tokens_allowed_.release(1);
-  int produced = 0;
-  ASSERT_EQ(std::sscanf(abandoned_note_.c_str(), "prompt_tokens=2 completion_tokens=%d", &produced),
-            1)
-      << abandoned_note_;
+  EXPECT_EQ(abandoned_notes_["prompt_tokens"], 2);
+  const int produced = abandoned_notes_["completion_tokens"];
   EXPECT_GE(produced, 3);
   EXPECT_THAT(metrics_.Text(),
               HasSubstr(fmt::format("treeline_generation_tokens_total{{model_name=\"org/m\"}} {}\n",

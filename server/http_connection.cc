@@ -210,23 +210,17 @@ bool HttpConnection::WaitToWrite(short events, TimePoint deadline) {
   return WaitFor(events, std::min(deadline, *last_write_deadline_));
 }
 
-void HttpConnection::AccountForWrite(int64_t sent, Duration waited) {
-  const Duration earned =
-      sent * std::chrono::duration_cast<Duration>(std::chrono::seconds(1)) / 1024;
-  patience_ = std::min<Duration>(limits_.write_timeout, patience_ - waited + earned);
-}
-
 ssize_t HttpConnection::write(const char* data, size_t size) {
   if (write_failed_) return -1;
   const TimePoint start = Now();
   for (;;) {
     const ssize_t sent = transport_->Write(data, size);
     if (sent >= 0) {
-      AccountForWrite(sent, Now() - start);
+      patience_.Account(sent, Now() - start);
       return sent;
     }
     const short events = sent == Transport::kWantRead ? POLLIN : POLLOUT;
-    if (sent == Transport::kBroken || !WaitToWrite(events, start + patience_)) break;
+    if (sent == Transport::kBroken || !WaitToWrite(events, start + patience_.left())) break;
   }
   write_failed_ = true;
   return -1;

@@ -15,6 +15,7 @@
 
 #include "engine/base/clock.h"
 #include "server/transport.h"
+#include "server/write_patience.h"
 
 namespace treeline {
 
@@ -24,8 +25,7 @@ struct HttpLimits {
   std::chrono::milliseconds header_timeout{10'000};  // From the first byte to a complete head.
   std::chrono::milliseconds body_timeout{60'000};    // From there until its body is.
   std::chrono::milliseconds idle_timeout{75'000};    // Before a request.
-  // How long answers may wait for a client to read. A kilobyte taken gives a second back, so that
-  // a client slower than 1 KiB/s is dropped, after this time.
+  // How long answers may wait for a client to read: see WritePatience.
   std::chrono::milliseconds write_timeout{30'000};
 };
 
@@ -93,8 +93,6 @@ class HttpConnection : public httplib::Stream {
   ssize_t Fail(Fault fault);
   // As WaitFor, but cuts the time short once the server stops.
   bool WaitToWrite(short events, TimePoint deadline);
-  // Of `sent` bytes, after `waited`.
-  void AccountForWrite(int64_t sent, Duration waited);
 
   const std::unique_ptr<Transport> transport_;
   const HttpLimits& limits_;
@@ -117,7 +115,7 @@ class HttpConnection : public httplib::Stream {
 
   Fault fault_ = Fault::kNone;
   bool write_failed_ = false;
-  Duration patience_;                             // What is left of write_timeout.
+  WritePatience patience_;
   std::optional<TimePoint> last_write_deadline_;  // Set by the first wait while the server stops.
 };
 

@@ -274,6 +274,8 @@ bool HttpServer::Impl::ServeOne(HttpConnection* connection, bool over_capacity) 
   Session session{.connection = connection, .over_capacity = over_capacity};
   session.arrival = Clock::Real().Now();
   session.record.route = kUnknownRoute;
+  session.record.id = RequestId("");  // Until the client's own are known.
+  session.record.trace = StartSpan("");
   session_ = &session;
   bool client_closes = false;
   const bool answered =
@@ -286,7 +288,7 @@ bool HttpServer::Impl::ServeOne(HttpConnection* connection, bool over_capacity) 
     options_.on_refused(RefusalReason(session.record.status));
   }
   if (session.record.status != 0) {
-    if (session.exchange != nullptr) session.record.note = session.exchange->note();
+    if (session.exchange != nullptr) session.record.notes = session.exchange->notes();
     session.record.duration = Clock::Real().Now() - session.arrival;
     if (options_.on_response) options_.on_response(session.record);
   }
@@ -356,6 +358,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::BeforeRouting(const httplib::
   session_->record.method = request.method;
   // httplib decodes percent-escapes in headers, so it may hold line breaks.
   session_->record.id = RequestId(request.get_header_value("x-request-id"));
+  session_->record.trace = StartSpan(request.get_header_value("traceparent"));
   std::optional<Refusal> refusal = CheckFraming(request);
   if (!refusal) refusal = FindRoute(request.method, request.path);
   if (!refusal) refusal = CheckAccess(request);
@@ -396,8 +399,13 @@ void HttpServer::Impl::HandlePost(const httplib::Request& request, httplib::Resp
 void HttpServer::Impl::Handle(const httplib::Request& request, std::string body,
                               httplib::Response* response) {
   HttpConnection* connection = session_->connection;
-  HttpExchange::Request exchange_request{request.method,      request.path,  std::move(body),
-                                         session_->record.id, session_->key, session_->arrival};
+  HttpExchange::Request exchange_request{.method = request.method,
+                                         .path = request.path,
+                                         .body = std::move(body),
+                                         .id = session_->record.id,
+                                         .accept = request.get_header_value("Accept"),
+                                         .key = session_->key,
+                                         .arrival = session_->arrival};
   session_->exchange = std::make_shared<HttpExchange>(
       std::move(exchange_request),
       [this, connection] { return aborting_ || connection->ClientGone(); });
@@ -454,8 +462,8 @@ httplib::Server::HandlerResponse HttpServer::Impl::FillError(httplib::Response& 
 
 void HttpServer::Impl::BeforeHeaders(httplib::Response& response) {
   session_->record.status = response.status;
-  if (session_->record.id.empty()) session_->record.id = RequestId("");
   response.set_header("x-request-id", session_->record.id);
+  response.set_header("traceparent", session_->record.trace.Header());
   if (session_->close) {
     response.headers.erase("Connection");
     response.headers.erase("Keep-Alive");

@@ -1,5 +1,5 @@
-// An HTTP/1.1 server for APIs: exact routes, JSON errors, bearer keys, request ids, TLS,
-// and limits on everything a client can make it hold. Built on cpp-httplib's parser;
+// An HTTP/1.1 server for APIs: exact routes, JSON errors, bearer keys, request ids, trace
+// contexts, TLS, and limits on everything a client can make it hold. Built on cpp-httplib's parser;
 // knows nothing of what the routes mean. A thread answers each request; requests beyond
 // the cap are answered with 429, except on routes for probes. Connections without a
 // request cost no thread (server/connection_poller.h).
@@ -21,6 +21,7 @@
 #include "server/api_keys.h"
 #include "server/http_connection.h"
 #include "server/tls.h"
+#include "server/trace_context.h"
 
 namespace treeline {
 
@@ -35,8 +36,9 @@ class HttpExchange {
     std::string method;
     std::string path;
     std::string body;
-    std::string id;  // The client's x-request-id, or one made here.
-    ApiKey key;      // Whose it is; without a name where no keys are asked for.
+    std::string id;      // The client's x-request-id, or one made here.
+    std::string accept;  // What it would like to be answered with; may be empty.
+    ApiKey key;          // Whose it is; without a name where no keys are asked for.
     TimePoint arrival;
   };
   struct Response {
@@ -62,17 +64,17 @@ class HttpExchange {
   // Nobody reads an answer: the log and the metrics say 499.
   void Abandon() { response_.status = 499; }
 
-  // Ends the request's line in the log.
-  void SetNote(const std::string& note) { note_ = note; }
+  // What else the log tells of the request, by name; numbers.
+  void SetNotes(OrderedJson notes) { notes_ = std::move(notes); }
 
   const Response& response() const { return response_; }
-  const std::string& note() const { return note_; }
+  const OrderedJson& notes() const { return notes_; }
 
  private:
   const Request request_;
   const std::function<bool()> client_gone_;
   Response response_;
-  std::string note_;
+  OrderedJson notes_ = OrderedJson::object();
 };
 
 class HttpServer {
@@ -85,8 +87,9 @@ class HttpServer {
     std::string route;  // "/v1/models/" for all below it; "unknown" where none fits.
     int status = 0;     // 499: the client left before the answer.
     std::string id;
+    TraceContext trace;
     Duration duration{};
-    std::string note;
+    OrderedJson notes = OrderedJson::object();
   };
 
   struct Options {

@@ -159,6 +159,20 @@ TEST_F(HttpServerTest, KeepAliveAndPipelining) {
   EXPECT_TRUE(client.ReadToEnd());
 }
 
+TEST_F(HttpServerTest, ARequestIsASpanOfItsClientsTrace) {
+  StartServer();
+  TestClient client(port());
+  client.Get("/health", "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n");
+  const std::string echoed = client.Read().headers["traceparent"];
+  const TraceContext trace = NextRecord().trace;
+  EXPECT_EQ(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+  EXPECT_EQ(trace.parent_span_id, "00f067aa0ba902b7");
+  EXPECT_EQ(echoed, trace.Header());
+  client.Get("/nowhere", "Traceparent: 00-%0d%0aEvil:%20yes\r\n");
+  EXPECT_EQ(client.Read().headers["traceparent"].size(), 55u);
+  EXPECT_EQ(NextRecord().trace.parent_span_id, "");
+}
+
 TEST_F(HttpServerTest, RequestIdsAreEchoedWhereHarmless) {
   StartServer();
   TestClient client(port());

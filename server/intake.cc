@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/json_fields.h"
+#include "server/request_log.h"
 #include "server/status_codes.h"
 
 namespace treeline {
@@ -28,9 +29,18 @@ void Intake::Accepted::Account(const Usage& usage) {
   allowance->Use(int64_t{usage.prompt_tokens} + usage.completion_tokens);
 }
 
-std::string Intake::Accepted::Note() const {
-  return fmt::format("prompt_tokens={} completion_tokens={} seed={}", used.prompt_tokens,
-                     used.completion_tokens, generation.seed());
+OrderedJson Intake::Accepted::Notes() const {
+  OrderedJson notes = {{"prompt_tokens", used.prompt_tokens},
+                       {"completion_tokens", used.completion_tokens},
+                       {"cached_tokens", used.cached_tokens},
+                       {"accepted_draft_tokens", used.accepted_draft_tokens},
+                       {"seed", generation.seed()}};
+  if (const auto times = generation.times()) {
+    notes["queue_ms"] = Milliseconds(times->queue);
+    if (times->prefill) notes["prefill_ms"] = Milliseconds(*times->prefill);
+    if (times->decode) notes["decode_ms"] = Milliseconds(*times->decode);
+  }
+  return notes;
 }
 
 void Intake::LogUnknownFields(const std::vector<std::string>& names) {

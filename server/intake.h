@@ -46,8 +46,8 @@ class Intake {
   struct Accepted {
     // Takes what was used from the key's allowance, and gives back the rest.
     void Account(const Usage& usage);
-    // For the log: what was used, and the seed.
-    std::string Note() const;
+    // For the log: what was used, the seed, and how long each phase took.
+    OrderedJson Notes() const;
 
     OpenAiRequest request;
     Generation generation;

@@ -9,6 +9,8 @@
 #include <map>
 #include <vector>
 
+#include "server/open_metrics.h"
+
 namespace treeline {
 
 namespace {
@@ -283,5 +285,7 @@ void Metrics::OnGrpcResponse(const std::string& method, const std::string& code,
 std::string Metrics::Text() const {
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }
+
+std::string Metrics::OpenMetrics() const { return OpenMetricsText(impl_->registry.Collect()); }
 
 }  // namespace treeline

@@ -39,8 +39,9 @@ class Metrics : public SchedulerObserver {
   // `code` is gRPC's name for it: "OK".
   void OnGrpcResponse(const std::string& method, const std::string& code, double seconds);
 
-  // The text exposition format.
+  // Prometheus' text format, version 0.0.4, and the OpenMetrics one, version 1.0.0.
   std::string Text() const;
+  std::string OpenMetrics() const;
 
  private:
   struct Impl;

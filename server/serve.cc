@@ -24,6 +24,7 @@
 #include "server/http_server.h"
 #include "server/intake.h"
 #include "server/metrics.h"
+#include "server/request_log.h"
 #include "server/tls.h"
 #include "server/version.h"
 
@@ -72,17 +73,31 @@ class Signals {
   sigset_t previous_;
 };
 
-// One line a request; probes, which come every few seconds, only when looked for.
-void LogRequest(const HttpServer::Record& record) {
+// Probes come every few seconds: they are told of only when looked for.
+void LogHttp(const HttpServer::Record& record, RequestLog* log) {
+  using Importance = RequestLog::Importance;
   const bool probe =
       record.status == 200 &&
       (record.route == "/health" || record.route == "/ready" || record.route == "/metrics");
-  const auto level = record.status >= 500 ? spdlog::level::warn
-                     : probe              ? spdlog::level::debug
-                                          : spdlog::level::info;
-  spdlog::log(level, "{} {} {} id={} ms={:.1f}{}{}", record.method, record.route, record.status,
-              record.id, 1000 * ToSeconds(record.duration), record.note.empty() ? "" : " ",
-              record.note);
+  log->Write({.name = fmt::format("{} {}", record.method, record.route),
+              .status = std::to_string(record.status),
+              .id = record.id,
+              .trace = record.trace,
+              .duration = record.duration,
+              .notes = record.notes},
+             record.status >= 500 ? Importance::kWarning
+             : probe              ? Importance::kDebug
+                                  : Importance::kInfo);
+}
+
+void LogGrpc(const GrpcRecord& record, RequestLog* log) {
+  log->Write({.name = "gRPC " + record.method,
+              .status = record.code,
+              .id = record.id,
+              .trace = record.trace,
+              .duration = record.duration,
+              .notes = record.notes},
+             RequestLog::Importance::kInfo);
 }
 
 // What SIGHUP reads again.
@@ -119,8 +134,8 @@ StatusOr<Secrets> ReadSecrets(const ServeConfig& config) {
   return secrets;
 }
 
-HttpServer::Options HttpOptions(const ServeConfig& config, const Secrets& secrets,
-                                Metrics* metrics) {
+HttpServer::Options HttpOptions(const ServeConfig& config, const Secrets& secrets, Metrics* metrics,
+                                RequestLog* log) {
   HttpServer::Options options;
   options.host = config.host();
   options.port = config.port();
@@ -130,8 +145,8 @@ HttpServer::Options HttpOptions(const ServeConfig& config, const Secrets& secret
       std::chrono::duration_cast<milliseconds>(Seconds(config.write_timeout_seconds()));
   options.api_keys = secrets.api_keys.get();
   options.tls = secrets.tls.get();
-  options.on_response = [metrics](const HttpServer::Record& record) {
-    LogRequest(record);
+  options.on_response = [metrics, log](const HttpServer::Record& record) {
+    LogHttp(record, log);
     metrics->OnHttpResponse(record.route, record.method, record.status, ToSeconds(record.duration));
   };
   options.on_refused = [metrics](std::string_view reason) { metrics->OnRejected(reason); };
@@ -139,8 +154,8 @@ HttpServer::Options HttpOptions(const ServeConfig& config, const Secrets& secret
 }
 
 // The admin address is for few and trusted clients.
-HttpServer::Options AdminOptions(const ServeConfig& config, Metrics* metrics) {
-  HttpServer::Options options = HttpOptions(config, Secrets(), metrics);
+HttpServer::Options AdminOptions(const ServeConfig& config, Metrics* metrics, RequestLog* log) {
+  HttpServer::Options options = HttpOptions(config, Secrets(), metrics, log);
   options.host = config.admin_host();
   options.port = config.admin_port();
   options.max_connections = 16;
@@ -184,20 +199,20 @@ Metrics::Options MetricsOptions(const ServeConfig& config) {
 
 // Null where no gRPC is asked for.
 StatusOr<std::unique_ptr<GrpcServer>> StartGrpc(const ServeConfig& config, const Secrets& secrets,
-                                                Metrics* metrics, Intake& intake) {
+                                                Metrics* metrics, RequestLog* log, Intake& intake) {
   if (!config.has_grpc_port()) return nullptr;
   GrpcServer::Options options;
   options.host = config.host();
   options.port = config.grpc_port();
   options.max_calls = config.max_connections();
   options.max_message_bytes = config.max_body_bytes();
+  options.write_timeout = Seconds(config.write_timeout_seconds());
   options.api_keys = secrets.api_keys.get();
   options.tls_certificate_file = config.tls_cert();
   options.tls_key_file = config.tls_key();
   options.version = kVersion;
-  options.on_response = [metrics](const GrpcRecord& record) {
-    spdlog::info("gRPC {} {} id={} ms={:.1f}{}{}", record.method, record.code, record.id,
-                 1000 * ToSeconds(record.duration), record.note.empty() ? "" : " ", record.note);
+  options.on_response = [metrics, log](const GrpcRecord& record) {
+    LogGrpc(record, log);
     metrics->OnGrpcResponse(record.method, record.code, ToSeconds(record.duration));
   };
   options.on_refused = [metrics](std::string_view reason) { metrics->OnRejected(reason); };
@@ -291,8 +306,10 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
   std::optional<HttpApi::Model> model;
   Intake intake(*metrics, Clock::Real());
   HttpApi api(ApiOptions(config), *metrics, intake);
-  HttpServer server(HttpOptions(config, secrets, metrics.get()));
-  HttpServer admin_server(AdminOptions(config, metrics.get()));
+  RequestLog log(config.request_log() == "json" ? RequestLog::Format::kJson
+                                                : RequestLog::Format::kText);
+  HttpServer server(HttpOptions(config, secrets, metrics.get(), &log));
+  HttpServer admin_server(AdminOptions(config, metrics.get(), &log));
   const bool separate_admin = config.admin_port() != 0;
   api.Register(&server);
   api.RegisterAdmin(separate_admin ? &admin_server : &server, /*with_probes=*/separate_admin);
@@ -300,7 +317,7 @@ Status Serve(const ServeConfig& config, const std::function<StatusOr<LoadedModel
   if (separate_admin) TREELINE_RETURN_IF_ERROR(admin_server.Start());
 
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
-                            StartGrpc(config, secrets, metrics.get(), intake));
+                            StartGrpc(config, secrets, metrics.get(), &log, intake));
 
   spdlog::info("listening on {} port {}; loading the model", config.host(), server.port());
   TREELINE_ASSIGN_OR_RETURN(runtime,

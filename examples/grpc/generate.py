@@ -1,11 +1,13 @@
-"""Streams an answer over gRPC.
+r"""Streams an answer over gRPC.
 
-    pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. proto/inference.proto
-    python examples/grpc/generate.py 127.0.0.1:8081 "What is the capital of France?"
+    python3 -m venv build/client
+    build/client/bin/pip install grpcio grpcio-tools
+    build/client/bin/python -m grpc_tools.protoc -I . --python_out=build --grpc_python_out=build \
+      proto/inference.proto
+    build/client/bin/python examples/grpc/generate.py 127.0.0.1:8081 "What is the capital of France?"
 
-Run it in the repository's folder, where the second command leaves its files in proto/. An API key
-goes into the environment variable TREELINE_API_KEY.
+Run these in the repository's folder (Debian: the first needs python3-venv). An API key goes into the
+environment variable TREELINE_API_KEY.
 """
 
 import os
@@ -14,7 +16,7 @@ import sys
 
 import grpc
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "build"))
 from proto import inference_pb2, inference_pb2_grpc  # noqa: E402
 
 

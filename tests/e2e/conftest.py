@@ -7,6 +7,7 @@ TREELINE_BIN names the binary, TREELINE_MODEL the folder of the default model (S
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -63,6 +64,23 @@ def stop_server(server: Server) -> int:
     except subprocess.TimeoutExpired:
         server.process.kill()
         raise
+
+
+def make_certificate(folder: pathlib.Path) -> None:
+    """Writes folder/cert.pem, signed by itself, for this machine, and folder/key.pem: both at once."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                    "-keyout", "new-key.pem", "-out", "new-cert.pem"],
+                   check=True, capture_output=True, cwd=folder)
+    for name in ("key.pem", "cert.pem"):
+        (folder / f"new-{name}").rename(folder / name)
+
+
+def spans(folder: pathlib.Path) -> list[dict]:
+    """What a server of this folder logged with --request-log json."""
+    lines = (folder / "server.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @pytest.fixture(scope="session")

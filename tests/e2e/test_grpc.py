@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from conftest import Server, start_server, stop_server
+from conftest import Server, make_certificate, spans, start_server, stop_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_tools import protoc
@@ -173,10 +173,74 @@ def test_500_streams_at_once(api, stub, grpc_server: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(list, calls))
     assert all(answer[-1].usage.completion_tokens == 4 for answer in answers)
-    # The same seed says the same, whatever runs beside it.
-    again = list(stub.Generate(api[0].GenerateRequest(prompt=PROMPT, max_tokens=4, seed=17,
-                                                      temperature=1, ignore_eos=True)))
-    assert [part.token_ids for part in again] == [part.token_ids for part in answers[17]]
+    # What HTTP says to one seed alone, whatever ran beside it here.
+    for seed in range(0, 500, 25):
+        alone = post(grpc_server, "/v1/completions", prompt=PROMPT, max_tokens=4, seed=seed,
+                     temperature=1, ignore_eos=True)
+        assert "".join(part.text for part in answers[seed]) == alone["choices"][0]["text"]
+
+
+def test_a_client_that_does_not_read_is_dropped(api, tmp_path: pathlib.Path) -> None:
+    server = start_server(tmp_path, "--grpc-port", "0", "--write-timeout-seconds", "0.5")
+    options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options) as channel:
+        call = api[1].InferenceStub(channel).Generate(api[0].GenerateRequest(
+            prompt=PROMPT, max_tokens=100, logprobs=20, ignore_eos=True))
+        wait_for(lambda: metric(server, "grpc_requests_total") == 1)  # The call has ended.
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+        assert error.value.code() == grpc.StatusCode.CANCELLED
+    wait_for(lambda: metric(server, "state_slots_used") == 0)
+    assert stop_server(server) == 0
+
+
+def test_tls_and_a_renewed_certificate(api, tmp_path: pathlib.Path) -> None:
+    certificate = tmp_path / "cert.pem"
+    make_certificate(tmp_path)
+    secure = start_server(tmp_path, "--grpc-port", "0", "--tls-cert", str(certificate),
+                          "--tls-key", str(tmp_path / "key.pem"))
+    address = f"127.0.0.1:{secure.grpc_port}"
+
+    def answers(credentials: grpc.ChannelCredentials | None) -> bool:
+        channel = grpc.secure_channel(address, credentials) if credentials else \
+            grpc.insecure_channel(address)
+        with channel:
+            try:
+                api[1].InferenceStub(channel).ModelInfo(api[0].ModelInfoRequest())
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                return False
+            return True
+
+    def trusting() -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(certificate.read_bytes())
+
+    first = trusting()
+    assert answers(first)
+    assert not answers(None)
+    make_certificate(tmp_path)  # No signal is needed.
+    wait_for(lambda: answers(trusting()))
+    assert not answers(first)
+    assert stop_server(secure) == 0
+
+
+def test_a_call_is_a_span_of_its_clients_trace(api, tmp_path: pathlib.Path) -> None:
+    server = start_server(tmp_path, "--grpc-port", "0", "--request-log", "json")
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = api[1].InferenceStub(channel).Generate(
+            api[0].GenerateRequest(prompt=PROMPT, max_tokens=3, ignore_eos=True),
+            metadata=[("traceparent", parent)])
+        assert len(list(call)) > 0
+        echoed = dict(call.initial_metadata())["traceparent"].split("-")
+    assert stop_server(server) == 0
+    span, = spans(tmp_path)
+    assert echoed == ["00", span["trace_id"], span["span_id"], "01"]
+    assert span["trace_id"] == parent.split("-")[1]
+    assert span["parent_span_id"] == parent.split("-")[2]
+    assert (span["name"], span["status"]) == ("gRPC Generate", "OK")
+    assert (span["prompt_tokens"], span["completion_tokens"]) == (6, 3)
+    assert {"queue_ms", "prefill_ms", "decode_ms", "duration_ms", "start"} <= set(span)
 
 
 def test_metrics_count_calls(api, stub, grpc_server: Server) -> None:

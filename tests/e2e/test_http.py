@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import http.client
 import json
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 
-from conftest import Server, start_server, stop_server
+from conftest import Server, make_certificate, spans, start_server, stop_server
 
 LONG = {"prompt": "One, two, three,", "max_tokens": 2000, "ignore_eos": True, "temperature": 0}
 
@@ -157,25 +158,18 @@ def test_a_second_signal_stops_at_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_tls_and_a_renewed_certificate(tmp_path: pathlib.Path) -> None:
-    def make_certificate() -> None:
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                        "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                        "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")],
-                       check=True, capture_output=True)
-
     def get_models() -> int:
         trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
         with urllib.request.urlopen(f"https://127.0.0.1:{secure.port}/v1/models",
                                     context=trust) as response:
             return response.status
 
-    make_certificate()
+    make_certificate(tmp_path)
     secure = start_server(tmp_path, "--tls-cert", str(tmp_path / "cert.pem"),
                           "--tls-key", str(tmp_path / "key.pem"))
     try:
         assert get_models() == 200
-        make_certificate()
+        make_certificate(tmp_path)
         secure.process.send_signal(signal.SIGHUP)
 
         def renewed() -> bool:
@@ -203,6 +197,30 @@ def test_the_log_tells_what_was_produced_and_never_the_text(tmp_path: pathlib.Pa
     assert secret not in log
     abandoned = re.search(r"/v1/completions 499 .* completion_tokens=(\d+)", log)
     assert int(abandoned.group(1)) > 0
+
+
+def test_a_request_is_a_span_of_its_clients_trace(tmp_path: pathlib.Path) -> None:
+    server = start_server(tmp_path, "--request-log", "json")
+    secret = "xylophone"
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"traceparent": parent, "x-request-id": "abc"}
+    asked = {"prompt": secret, "max_tokens": 3, "ignore_eos": True}
+    echoed = ask(server, "POST", "/v1/completions", asked, headers)[1]["traceparent"].split("-")
+    refused = ask(server, "POST", "/v1/completions", {"prompt": secret, "top_p": 7})[1]
+    assert ask(server, "GET", "/health")[0] == 200  # Probes are not logged.
+    assert stop_server(server) == 0
+    span, refusal = spans(tmp_path)
+    assert echoed == ["00", span["trace_id"], span["span_id"], "01"]
+    assert span["trace_id"] == parent.split("-")[1]
+    assert span["parent_span_id"] == parent.split("-")[2]
+    assert (span["request_id"], span["name"], span["status"]) == ("abc", "POST /v1/completions", "200")
+    assert span["completion_tokens"] == 3
+    phases = span["queue_ms"] + span["prefill_ms"] + span["decode_ms"]
+    assert 0 < phases <= span["duration_ms"]
+    assert datetime.datetime.fromisoformat(span["start"]).tzinfo is not None
+    assert refusal["status"] == "400" and "parent_span_id" not in refusal
+    assert refused["traceparent"].split("-")[1:3] == [refusal["trace_id"], refusal["span_id"]]
+    assert secret not in (tmp_path / "server.log").read_text()
 
 
 def test_killed_and_started_again_it_serves(tmp_path: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ import grpc
 import pytest
 import yaml
 from conftest import Server, start_server, stop_server
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None,
                                 reason="needs Debian's prometheus")
@@ -132,12 +133,34 @@ def test_no_alert_is_about_a_metric_that_is_not_there(prometheus: str) -> None:
         wait_for_data(prometheus, name)
 
 
+def metrics(server: Server, accept: str) -> tuple[str, bytes]:
+    request = urllib.request.Request(f"{server.url}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request) as response:
+        return response.headers["Content-Type"], response.read()
+
+
 def test_metrics_are_well_formed(server: Server) -> None:
-    with urllib.request.urlopen(f"{server.url}/metrics") as response:
-        text = response.read()
+    content_type, text = metrics(server, "text/plain")
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     # promtool wants _total on counters only; vLLM's dashboards know the one, and ours the other.
     complaints = [line for line in (checked.stdout + checked.stderr).decode().splitlines()
                   if line.split()[0] not in ("treeline_iteration_tokens_total",
                                              "treeline_state_slots_total")]
     assert complaints == []
+
+
+def test_openmetrics_are_well_formed(server: Server) -> None:
+    accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.3"
+    content_type, text = metrics(server, accept)
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    families = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    plain = metrics(server, "text/plain")[1].decode()
+    assert len(families) == plain.count("# TYPE ")
+    assert families["treeline_generation_tokens"].type == "counter"
+    assert families["treeline_time_to_first_token_seconds"].type == "histogram"
+
+
+def test_prometheus_scrapes_openmetrics(prometheus: str) -> None:
+    # Only there, bounds of buckets look like floats.
+    wait_for_data(prometheus, 'treeline_time_to_first_token_seconds_bucket{le="1.0"}')
