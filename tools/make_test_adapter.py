@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Writes a small random adapter to the checkpoint `softmax`, and what a float64 model predicts with it.
+"""Writes a small random adapter to the checkpoint `softmax`, and what a float64 model predicts with
+it.
 
 The folder is laid out as linearize's export does it, with every type that the factors may have.
 merged.safetensors holds the last layer's changed weights and oracle.json the predictions, both
-computed here with NumPy alone. The run stops where an update or the linearized attention makes no difference.
+computed here with NumPy alone. The run stops where an update or the linearized attention makes no
+difference.
 """
 
 from __future__ import annotations
