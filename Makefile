@@ -13,14 +13,16 @@ PORT ?= 8080
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-DEFAULT_MODEL := $(or $(TREELINE_CACHE),$(HOME)/.cache/treeline)/models/SmolLM2-135M-Instruct
+# What is served where no MODEL is named: an adapter, kept here, to a base that is fetched.
+DEFAULT_MODEL := $(CURDIR)/models/smollm2-135m-instruct-linear
+DEFAULT_BASE := $(or $(TREELINE_CACHE),$(HOME)/.cache/treeline)/models/SmolLM2-135M-Instruct
 SERVER := build/treeline
 # Folders are listed with the files: removing a file changes its folder's time.
 SOURCES := $(shell find $(wildcard engine kernels proto scheduler server third_party) ! -name "*_test.cc") \
            .bazelrc BUILD WORKSPACE
 CPP_FILES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 
-export BAZEL SERVER DEFAULT_MODEL
+export BAZEL SERVER DEFAULT_MODEL DEFAULT_BASE
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -28,7 +30,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
-serve: $(SERVER) $(if $(MODEL),,default-model) ## Serve MODEL (a Hugging Face folder; default: a small one, fetched) on HOST:PORT, with ARGS
+serve: $(SERVER) $(if $(MODEL),,default-model) ## Serve MODEL (a Hugging Face folder; default: a small one, its base fetched) on HOST:PORT, with ARGS
 	@exec $(SERVER) serve --model "$(or $(MODEL),$(DEFAULT_MODEL))" --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: build
@@ -74,7 +76,7 @@ fuzz: setup-sanitize ## Run each fuzz target for FUZZ_SECONDS
 
 .PHONY: default-model
 default-model: setup-build
-	@/usr/bin/python3 tools/fetch_default_model.py --output "$(DEFAULT_MODEL)" >/dev/null
+	@/usr/bin/python3 tools/fetch_default_model.py --output "$(DEFAULT_BASE)" >/dev/null
 
 .PHONY: setup-build setup-test setup-dist setup-format setup-sanitize
 setup-build:

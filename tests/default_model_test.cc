@@ -1,4 +1,4 @@
-// The default model against Hugging Face transformers in fp32
+// The base of the default model against Hugging Face transformers in fp32
 // (tests/testdata/default_model; tools/make_transformers_golden.py makes it). The
 // folder comes by TREELINE_MODEL.
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ std::string ModelDir() {
 class DefaultModel : public testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_NE(ModelDir(), "") << "set TREELINE_MODEL to the default model's folder";
+    ASSERT_NE(ModelDir(), "") << "set TREELINE_MODEL to the folder of the default model's base";
     auto golden = ParseJsonFile("tests/testdata/default_model/transformers_golden.json");
     ASSERT_TRUE(golden.ok()) << golden.status();
     golden_ = *std::move(golden);

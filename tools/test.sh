@@ -11,7 +11,7 @@ mkdir -p "$REPORTS"
 
 "${BAZEL:-bazel}" test --keep_going --test_tag_filters=-gpu,-benchmark,-fuzz \
   --build_tag_filters=-gpu,-fuzz --build_event_json_file="$REPORTS/bazel.json" \
-  --test_env=TREELINE_MODEL="$DEFAULT_MODEL" //... //tests:default_model_test
+  --test_env=TREELINE_MODEL="$DEFAULT_BASE" //... //tests:default_model_test
 bazel_status=$?
 
 TREELINE_BIN=$PWD/$SERVER TREELINE_MODEL=$DEFAULT_MODEL \

@@ -1,6 +1,6 @@
 """One `treeline serve` for all end-to-end tests, on a free port.
 
-TREELINE_BIN names the binary, TREELINE_MODEL the folder of the default model (SmolLM2-135M-Instruct);
+TREELINE_BIN names the binary, TREELINE_MODEL the folder of the default model;
 `make test` sets both.
 """
 
