@@ -51,31 +51,31 @@ std::map<const Sequence*, HeadGuesses> AskHeads(std::span<const Decode> decodes,
 
 // How many guesses of each decode to verify.
 std::vector<int32_t> CountGuesses(std::span<const Decode> decodes, int32_t num_heads_asked,
-                                  int32_t max_tokens, const StepCosts& costs,
-                                  DraftHeadPolicy& policy) {
+                                  int32_t max_tokens, Speculation& speculation) {
   std::vector<std::vector<float>> all, without_heads;
   for (const Decode& decode : decodes) {
     all.push_back(decode.draft ? decode.draft->probabilities : std::vector<float>());
     without_heads.push_back(decode.draft ? decode.draft->without_heads : std::vector<float>());
   }
-  const auto rows = static_cast<int32_t>(decodes.size());
-  const int32_t most = max_tokens - rows;
-  if (num_heads_asked == 0) return ChooseGuesses(all, rows, most, costs).counts;
-  GuessChoice choice = ChooseGuesses(all, rows, most, costs, costs.HeadSeconds(num_heads_asked));
-  const GuessChoice otherwise = ChooseGuesses(without_heads, rows, most, costs);
-  policy.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
+  const CostModel& costs = speculation.costs;
+  const int32_t most = max_tokens - static_cast<int32_t>(decodes.size());
+  if (num_heads_asked == 0) return ChooseGuesses(all, most, costs).counts;
+  GuessChoice choice = ChooseGuesses(all, most, costs, costs.HeadSeconds(num_heads_asked));
+  const GuessChoice otherwise = ChooseGuesses(without_heads, most, costs);
+  speculation.heads.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
   return std::move(choice.counts);
 }
 
-void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const StepCosts& costs,
-                DraftHeadPolicy& policy, Engine& engine, StepPlan& plan) {
-  const std::map<const Sequence*, HeadGuesses> heads = AskHeads(decodes, policy, engine);
+void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, Speculation& speculation,
+                Engine& engine, StepPlan& plan) {
+  const std::map<const Sequence*, HeadGuesses> heads = AskHeads(decodes, speculation.heads, engine);
+  plan.heads_asked = static_cast<int32_t>(heads.size());
   for (Decode& decode : decodes) {
     const auto guesses = heads.find(decode.sequence);
     decode.draft = decode.sequence->Guess(guesses == heads.end() ? nullptr : &guesses->second);
   }
   const std::vector<int32_t> counts =
-      CountGuesses(decodes, static_cast<int32_t>(heads.size()), max_tokens, costs, policy);
+      CountGuesses(decodes, plan.heads_asked, max_tokens, speculation);
   for (size_t i = 0; i < decodes.size(); ++i) {
     const auto& [group, sequence, draft] = decodes[i];
     const bool is_draft = counts[i] > 0;
@@ -107,10 +107,9 @@ void AddPrompts(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t 
 }  // namespace
 
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, const StepCosts& costs, DraftHeadPolicy& heads,
-                    Engine& engine) {
+                    int32_t max_prompt_tokens, Speculation& speculation, Engine& engine) {
   StepPlan plan;
-  AddDecodes(Decodes(groups), max_tokens, costs, heads, engine, plan);
+  AddDecodes(Decodes(groups), max_tokens, speculation, engine, plan);
   AddPrompts(groups, max_tokens, max_prompt_tokens, engine, plan);
   return plan;
 }

@@ -26,6 +26,7 @@ struct StepPlan {
   Batch batch;
   std::vector<Entry> entries;
   int32_t prompt_tokens = 0;
+  int32_t heads_asked = 0;  // Sequences that the draft heads guessed for.
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of
@@ -33,10 +34,10 @@ struct StepPlan {
 // the earliest admitted first. Decodes never outgrow max_tokens: who decodes was in the step
 // before, and that had its room. A prompt that is about to run first takes over what the engine
 // keeps of it.
-// Sequences that decode may verify guesses besides, where by `costs` that makes tokens faster.
+// Sequences that decode may verify guesses besides, where by `speculation` that makes tokens
+// faster.
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, const StepCosts& costs, DraftHeadPolicy& heads,
-                    Engine& engine);
+                    int32_t max_prompt_tokens, Speculation& speculation, Engine& engine);
 
 }  // namespace treeline
 

@@ -124,7 +124,7 @@ class LoopScheduler final : public Scheduler {
   // Touched by the loop's thread only (or by the one that calls Step), in admission order.
   std::vector<Group> running_;
   PromptPacer pacer_;
-  DraftHeadPolicy draft_heads_;
+  Speculation speculation_;
 
   std::thread loop_;
 };
@@ -144,7 +144,8 @@ LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Token
                {.ngram = options.drafters.ngram,
                 .heads = options.drafters.heads && limits_.num_draft_heads > 0}},
       last_loop_(clock.Now().time_since_epoch().count()),
-      pacer_(options.step_time) {}
+      pacer_(options.step_time),
+      speculation_{CostModel(options.step_costs)} {}
 
 LoopScheduler::~LoopScheduler() {
   {
@@ -254,8 +255,13 @@ bool LoopScheduler::Round() {
   Admit(now);
   const StepPlan plan =
       BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
-                 options_.step_costs, draft_heads_, engine_);
+                 speculation_, engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
+  if (plan.prompt_tokens == 0) {
+    const int32_t sequences = plan.batch.num_sequences();
+    speculation_.costs.Observe(sequences, plan.batch.num_tokens() - sequences, plan.heads_asked,
+                               ToSeconds(clock_.Now() - now));
+  }
 
   const std::vector<Group> ended = TakeEnded();
   if (plan.entries.empty() && ended.empty()) return false;

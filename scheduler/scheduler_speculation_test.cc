@@ -235,6 +235,33 @@ TEST_F(DraftHeadsTest, AreSeldomAskedWhereTheyCostMoreThanTheyBring) {
   EXPECT_LE(asked_.size(), 7u);
 }
 
+// Bug: what a tree costs where many sequences have one was taken from a single sequence's, so that
+// guessing ahead made a GPU's batches slower.
+TEST_F(SpeculationTest, StopsWhereRealStepsTakeLongerThanMeasured) {
+  Create({.max_batch_tokens = 64,
+          .max_draft_nodes = 16,
+          .step_costs = StepCosts({{1, 0.001}, {64, 0.0012}})});
+  CountUp();
+  engine_.set_on_step([this](const Batch& batch) {
+    int drafts = 0;
+    for (const Acceptance acceptance : batch.acceptance) drafts += acceptance == Acceptance::kLater;
+    clock_.Advance(std::chrono::milliseconds(1 + 40 * drafts));
+  });
+  std::vector<Reader> readers;
+  for (int i = 0; i < 3; ++i) readers.push_back(Submit(MakeRequest(Repeating(), 80)));
+  RunToEnd();
+  for (Reader& reader : readers) {
+    EXPECT_EQ(reader.choice().tokens, engine_.Continuation(Repeating(), 80));
+  }
+  int drafts = 0;
+  for (const auto& step : engine_.steps()) {
+    drafts += std::any_of(step.begin(), step.end(),
+                          [](const Chain& c) { return c.position >= 13 && c.num_tokens > 1; });
+  }
+  EXPECT_LE(drafts, 5);
+  EXPECT_GE(drafts, 1);
+}
+
 TEST_F(DraftHeadsTest, AFaultOfTheirsCostsNoAnswer) {
   engine_.set_on_draft([this](std::span<const int32_t>) {
     engine_.FailNextDraft(MakeStatus(StatusCode::kInternal, "broken"));

@@ -1,6 +1,7 @@
 #include "scheduler/speculation.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace treeline {
@@ -13,6 +14,9 @@ constexpr int32_t kSkippedSteps = 16;
 // back soon where they pay again.
 constexpr double kNewest = 0.1;
 constexpr double kLeastGain = -0.01;
+// A step without guesses brings those with guesses so much nearer to what it took itself: in the
+// end they are tried again.
+constexpr double kForgetting = 0.002;
 
 double Interpolate(const std::vector<StepCosts::Point>& points, int32_t rows) {
   if (points.size() == 1) return points[0].seconds;
@@ -42,8 +46,38 @@ void DraftHeadPolicy::Observe(double speedup) {
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
 }
 
-GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
-                          int32_t max_guesses, const StepCosts& costs, double drafting_seconds) {
+CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)), factors_{} {}
+
+size_t CostModel::Bucket(int32_t sequences) {
+  return std::bit_width(static_cast<uint32_t>(std::max(sequences, 1))) - 1;
+}
+
+double CostModel::Seconds(int32_t sequences, int32_t guesses) const {
+  const Factors& factors = factors_[Bucket(sequences)];
+  return measured_.Seconds(sequences + guesses) * (guesses > 0 ? factors.drafting : factors.plain);
+}
+
+void CostModel::Observe(int32_t sequences, int32_t guesses, int32_t heads_asked, double seconds) {
+  if (!measured_.measured() || sequences < 1 || !(seconds > 0)) return;
+  double expected = measured_.Seconds(sequences + guesses);
+  if (heads_asked > 0) expected += measured_.HeadSeconds(heads_asked);
+  if (!(expected > 0)) return;
+  Factors& factors = factors_[Bucket(sequences)];
+  const auto update = [&](double& factor, bool& known) {
+    factor = known ? (1 - kNewest) * factor + kNewest * seconds / expected : seconds / expected;
+    known = true;
+  };
+  if (guesses > 0) {
+    update(factors.drafting, factors.has_drafting);
+    return;
+  }
+  update(factors.plain, factors.has_plain);
+  if (!factors.has_drafting) factors.drafting = factors.plain;
+  factors.drafting += kForgetting * (factors.plain - factors.drafting);
+}
+
+GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
+                          const CostModel& costs, double drafting_seconds) {
   // A sequence's guesses descend, so the best of all of them are the first of each.
   std::vector<std::pair<float, size_t>> guesses;
   for (size_t s = 0; s < probabilities.size(); ++s) {
@@ -53,12 +87,13 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
                    [](const auto& a, const auto& b) { return a.first > b.first; });
   guesses.resize(std::min(guesses.size(), static_cast<size_t>(std::max(0, max_guesses))));
 
-  double tokens = static_cast<double>(probabilities.size());
-  double best_rate = tokens / (costs.Seconds(rows) + drafting_seconds);
+  const auto sequences = static_cast<int32_t>(probabilities.size());
+  double tokens = sequences;
+  double best_rate = tokens / (costs.Seconds(sequences, 0) + drafting_seconds);
   size_t best = 0;
   for (size_t i = 0; i < guesses.size(); ++i) {
     tokens += guesses[i].first;
-    const double seconds = costs.Seconds(rows + static_cast<int32_t>(i) + 1) + drafting_seconds;
+    const double seconds = costs.Seconds(sequences, static_cast<int32_t>(i) + 1) + drafting_seconds;
     const double rate = tokens / seconds;
     if (rate > best_rate) {
       best_rate = rate;

@@ -3,6 +3,8 @@
 #ifndef TREELINE_SCHEDULER_SPECULATION_H_
 #define TREELINE_SCHEDULER_SPECULATION_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -24,9 +26,40 @@ class StepCosts {
   // On the straight line between two points, or on from the last two.
   double Seconds(int32_t rows) const;
   double HeadSeconds(int32_t rows) const;
+  bool measured() const { return !steps_.empty(); }
 
  private:
   std::vector<Point> steps_, heads_;
+};
+
+// What steps take here and now: as measured at the start, times how far real steps were from
+// that of late. What a guess costs besides its row (a commit of its own, attention to a tree) shows
+// there, by the number of sequences and apart from steps without guesses. Unmeasured costs stay
+// as they are.
+class CostModel {
+ public:
+  explicit CostModel(StepCosts costs);
+
+  // Of a step of so many decoding sequences, one row each, and of `guesses` rows besides.
+  double Seconds(int32_t sequences, int32_t guesses) const;
+  // Of asking the draft heads about so many sequences.
+  double HeadSeconds(int32_t sequences) const { return measured_.HeadSeconds(sequences); }
+
+  // A step took so long, with all that came before and after it; of the sequences, the draft heads
+  // were asked about `heads_asked`.
+  void Observe(int32_t sequences, int32_t guesses, int32_t heads_asked, double seconds);
+
+ private:
+  // Factors on what was measured: of steps without guesses, and with.
+  struct Factors {
+    double plain = 1, drafting = 1;
+    bool has_plain = false, has_drafting = false;
+  };
+  // Of 1, 2 to 3, 4 to 7 ... sequences.
+  static size_t Bucket(int32_t sequences);
+
+  const StepCosts measured_;
+  std::array<Factors, 32> factors_;
 };
 
 // How many guesses of each sequence to verify, and what comes of it.
@@ -36,10 +69,10 @@ struct GuessChoice {
 };
 
 // probabilities[s]: those that the guesses of sequence s are right, descending. Chooses at most
-// `max_guesses` in all, so that the expected tokens per second of the step are greatest; without
-// guesses it has `rows` rows, one a sequence or more. `drafting_seconds` were spent on the guesses.
-GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t rows,
-                          int32_t max_guesses, const StepCosts& costs, double drafting_seconds = 0);
+// `max_guesses` in all, so that the expected tokens per second of the step are greatest.
+// `drafting_seconds` were spent on the guesses.
+GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
+                          const CostModel& costs, double drafting_seconds = 0);
 
 // When to ask the model's draft heads: in every step while what they guess makes tokens faster,
 // else in one of so many, to see whether it would.
@@ -53,6 +86,12 @@ class DraftHeadPolicy {
  private:
   double gain_ = 0;      // Of recent speedups over 1, the old ones fading.
   int32_t skipped_ = 0;  // Steps since they were asked.
+};
+
+// What a scheduler knows about guessing ahead.
+struct Speculation {
+  CostModel costs;
+  DraftHeadPolicy heads{};
 };
 
 }  // namespace treeline

@@ -22,28 +22,32 @@ TEST(StepCosts, LieOnStraightLinesBetweenWhatWasMeasured) {
 }
 
 TEST(ChooseGuesses, TakesAllWhereRowsAreFree) {
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.1f}, {0.5f}}, 2, 63, StepCosts()).counts,
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.1f}, {0.5f}}, 63, CostModel(StepCosts())).counts,
               ElementsAre(2, 1));
 }
 
 TEST(ChooseGuesses, TakesNoneWhereEveryRowCostsAStep) {
   const StepCosts costs({{1, 1}, {64, 64}});
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f}}, 1, 63, costs).counts, ElementsAre(0));
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f}}, 63, CostModel(costs)).counts,
+              ElementsAre(0));
 }
 
 TEST(ChooseGuesses, TakesThoseThatPay) {
   // A row more costs a quarter of the first: guesses pay while they are surer than
   // 0.25 * (tokens so far) / (cost so far).
   const StepCosts costs({{1, 1}, {65, 17}});
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.9f, 0.8f, 0.5f, 0.2f, 0.1f}}, 1, 63, costs).counts,
-              ElementsAre(3));
+  EXPECT_THAT(
+      ChooseGuesses(Probabilities{{0.9f, 0.8f, 0.5f, 0.2f, 0.1f}}, 63, CostModel(costs)).counts,
+      ElementsAre(3));
 }
 
 TEST(ChooseGuesses, KeepsToItsLimitAndPrefersTheSurest) {
   EXPECT_THAT(
-      ChooseGuesses(Probabilities{{0.5f, 0.4f}, {0.9f, 0.1f}, {}}, 3, 2, StepCosts()).counts,
+      ChooseGuesses(Probabilities{{0.5f, 0.4f}, {0.9f, 0.1f}, {}}, 2, CostModel(StepCosts()))
+          .counts,
       ElementsAre(1, 1, 0));
-  EXPECT_THAT(ChooseGuesses(Probabilities{{0.5f}}, 1, 0, StepCosts()).counts, ElementsAre(0));
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.5f}}, 0, CostModel(StepCosts())).counts,
+              ElementsAre(0));
 }
 
 // Against every way to choose.
@@ -72,7 +76,7 @@ TEST(ChooseGuesses, NoOtherChoiceIsFaster) {
     for (int a = 0; a <= 4; ++a) {
       for (int b = 0; b <= 4; ++b) best = std::max(best, rate(a, b));
     }
-    const GuessChoice chosen = ChooseGuesses(probabilities, 2, 63, costs);
+    const GuessChoice chosen = ChooseGuesses(probabilities, 63, CostModel(costs));
     EXPECT_NEAR(rate(chosen.counts[0], chosen.counts[1]), best, 1e-6 * best);
     EXPECT_NEAR(chosen.tokens_per_second, best, 1e-6 * best);
   }
@@ -83,10 +87,38 @@ TEST(ChooseGuesses, TimeSpentOnGuessesMakesMoreOfThemWorthVerifying) {
   // took as long as a step, it does.
   const StepCosts costs({{1, 1}, {65, 33}});
   const Probabilities probabilities{{0.4f}};
-  EXPECT_THAT(ChooseGuesses(probabilities, 1, 63, costs).counts, ElementsAre(0));
-  const GuessChoice choice = ChooseGuesses(probabilities, 1, 63, costs, 1);
+  EXPECT_THAT(ChooseGuesses(probabilities, 63, CostModel(costs)).counts, ElementsAre(0));
+  const GuessChoice choice = ChooseGuesses(probabilities, 63, CostModel(costs), 1);
   EXPECT_THAT(choice.counts, ElementsAre(1));
   EXPECT_NEAR(choice.tokens_per_second, 1.4 / 2.5, 1e-6);
+}
+
+TEST(CostModel, IsWhatWasMeasuredUntilStepsTellOtherwise) {
+  CostModel costs(StepCosts({{1, 1}, {64, 64}}, {{1, 2}, {64, 2}}));
+  EXPECT_DOUBLE_EQ(costs.Seconds(4, 0), 4);
+  EXPECT_DOUBLE_EQ(costs.Seconds(4, 8), 12);
+  costs.Observe(4, 0, 0, 6);  // Half as much again.
+  EXPECT_DOUBLE_EQ(costs.Seconds(5, 0), 7.5);
+  EXPECT_NEAR(costs.Seconds(4, 8), 18, 1e-9);                // Nothing else is known of guesses.
+  for (int i = 0; i < 100; ++i) costs.Observe(4, 8, 4, 42);  // 12 and 2 for the heads, three times.
+  EXPECT_NEAR(costs.Seconds(4, 4), 24, 1e-3);
+  EXPECT_DOUBLE_EQ(costs.Seconds(4, 0), 6);
+  EXPECT_DOUBLE_EQ(costs.Seconds(1, 8), 9);  // Of other numbers of sequences it tells nothing.
+}
+
+TEST(CostModel, ForgetsThatGuessesWereDear) {
+  CostModel costs(StepCosts({{1, 1}, {64, 1}}));
+  for (int i = 0; i < 50; ++i) costs.Observe(1, 8, 0, 10);
+  for (int i = 0; i < 100; ++i) costs.Observe(1, 0, 0, 1);
+  EXPECT_GT(costs.Seconds(1, 8), 5);
+  for (int i = 0; i < 3000; ++i) costs.Observe(1, 0, 0, 1);
+  EXPECT_LT(costs.Seconds(1, 8), 1.1);
+}
+
+TEST(CostModel, WithoutMeasuredCostsNothingIsLearned) {
+  CostModel costs{StepCosts()};
+  costs.Observe(1, 8, 0, 10);
+  EXPECT_EQ(costs.Seconds(1, 8), 1);
 }
 
 TEST(DraftHeadPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {

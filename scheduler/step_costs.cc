@@ -9,6 +9,9 @@
 namespace treeline {
 namespace {
 
+// The first of a size may have kernels to load and memory to take.
+constexpr int kRounds = 3;
+
 // A draft chain of so many nodes. Every row draws, as the rows of a draft do.
 StatusOr<double> TimeStep(Engine& engine, const Clock& clock, const StateSlot& slot, int32_t rows) {
   std::vector<int32_t> parents(rows);
@@ -50,7 +53,7 @@ StatusOr<StepCosts> MeasureStepCosts(Engine& engine, const Clock& clock, int32_t
   std::vector<StepCosts::Point> steps, heads;
   for (int32_t rows = 1; rows <= most; rows *= 2) {
     StepCosts::Point step{rows, std::numeric_limits<double>::infinity()}, head = step;
-    for (int round = 0; round < 2; ++round) {
+    for (int round = 0; round < kRounds; ++round) {
       TREELINE_ASSIGN_OR_RETURN(const double step_seconds, TimeStep(engine, clock, slot, rows));
       step.seconds = std::min(step.seconds, step_seconds);
       if (engine.limits().num_draft_heads == 0) continue;

@@ -12,8 +12,8 @@
 
 namespace treeline {
 
-// With draft chains of 1, 2, 4 ... up to max_nodes nodes, each the faster of two steps; a slot is
-// borrowed, and nothing is committed. Errors are the engine's. REQUIRES: nobody else steps it.
+// With draft chains of 1, 2, 4 ... up to max_nodes nodes, each the fastest of three steps; a slot
+// is borrowed, and nothing is committed. Errors are the engine's. REQUIRES: nobody else steps it.
 StatusOr<StepCosts> MeasureStepCosts(Engine& engine, const Clock& clock, int32_t max_nodes);
 
 }  // namespace treeline
