@@ -23,6 +23,12 @@ struct PrefixMatch {
   int32_t shared = 0;
 };
 
+// A path of a slot's draft tree from its root: node indices within the tree, in order.
+struct AcceptedPath {
+  int32_t slot = -1;  // StateSlot::index().
+  std::vector<int32_t> nodes;
+};
+
 struct EngineLimits {
   int32_t vocab_size = 0;       // Token ids are [0, vocab_size).
   int32_t max_context = 0;      // Tokens a sequence may hold, prompt and output.
@@ -45,9 +51,10 @@ class Engine {
   // run); after any other error the slots of the batch hold no valid state: release them.
   virtual StatusOr<std::vector<RowResult>> Step(const Batch& batch) = 0;
 
-  // Commits the accepted nodes of the draft tree that the last Step ran for this slot: a path
-  // from the root, `path` holding node indices within that tree, in order.
-  virtual Status Commit(const StateSlot& slot, std::span<const int32_t> path) = 0;
+  // Commits the accepted nodes of draft trees that the last Step ran, each slot's at most once.
+  // INVALID_ARGUMENT for what is no path of its tree (nothing has changed); after any other error
+  // the slots hold no valid state.
+  virtual Status Commit(std::span<const AcceptedPath> paths) = 0;
 
   // What the model's draft heads guess to follow the tokens drawn at rows of the last Step's batch,
   // a result a row. An engine without heads need not implement it.

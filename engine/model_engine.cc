@@ -330,23 +330,34 @@ StatusOr<std::vector<RowResult>> ModelEngine::Answer(std::span<const RowRequest>
   return results;
 }
 
-Status ModelEngine::Commit(const StateSlot& slot, std::span<const int32_t> path) {
-  DraftRows& draft = drafts_[slot.index()];
-  std::vector<int32_t> rows;
-  int32_t previous = -1;
-  for (const int32_t node : path) {
-    if (node < 0 || node >= static_cast<int32_t>(draft.parents.size()) ||
-        draft.parents[node] != previous) {
-      return InvalidArgument("commit: node {} does not continue a path of slot {}'s draft tree",
-                             node, slot.index());
+Status ModelEngine::Commit(std::span<const AcceptedPath> paths) {
+  std::vector<AcceptedRows> accepted;
+  std::vector<bool> seen(pool_->num_slots());
+  for (const AcceptedPath& path : paths) {
+    if (path.slot < 0 || path.slot >= pool_->num_slots() || seen[path.slot]) {
+      return InvalidArgument("commit: slot {} does not exist, or is named twice", path.slot);
     }
-    rows.push_back(draft.first_row + node);
-    previous = node;
+    seen[path.slot] = true;
+    const DraftRows& draft = drafts_[path.slot];
+    AcceptedRows& rows = accepted.emplace_back();
+    rows.slot = pool_->data(path.slot);
+    rows.length = pool_->length(path.slot);
+    int32_t previous = -1;
+    for (const int32_t node : path.nodes) {
+      if (node < 0 || node >= static_cast<int32_t>(draft.parents.size()) ||
+          draft.parents[node] != previous) {
+        return InvalidArgument("commit: node {} does not continue a path of slot {}'s draft tree",
+                               node, path.slot);
+      }
+      rows.rows.push_back(draft.first_row + node);
+      previous = node;
+    }
   }
-  TREELINE_RETURN_IF_ERROR(
-      model_->Commit(pool_->data(slot.index()), pool_->length(slot.index()), rows));
-  pool_->Advance(slot.index(), static_cast<int32_t>(rows.size()));
-  draft = DraftRows();
+  TREELINE_RETURN_IF_ERROR(model_->Commit(accepted));
+  for (const AcceptedPath& path : paths) {
+    pool_->Advance(path.slot, static_cast<int32_t>(path.nodes.size()));
+    drafts_[path.slot] = DraftRows();
+  }
   return OkStatus();
 }
 

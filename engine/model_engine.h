@@ -62,7 +62,7 @@ class ModelEngine : public Engine {
   int32_t free_slots() const override { return pool_->free_slots(); }
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
-  Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  Status Commit(std::span<const AcceptedPath> paths) override;
   StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;

@@ -145,16 +145,22 @@ struct AttentionParams {
   int32_t num_trees = 0;
 };
 
-// Appends rows to a state in order, folding each group that leaves every window.
+// The accepted rows of a sequence.
+struct CommitTree {
+  LayerState state;
+  int32_t length = 0;             // Before the commit.
+  const int32_t* rows = nullptr;  // [num_rows] which rows of CommitParams::k and v, in order
+  int32_t num_rows = 0;
+};
+
+// Appends rows to states, folding each group that leaves every window.
 struct CommitParams {
   const AttentionLayer* layer = nullptr;
-  LayerState state;
-  int32_t length = 0;        // Before the commit.
   const float* k = nullptr;  // [.., kv_heads, head_dim], kv_stride apart
   const float* v = nullptr;
   int32_t kv_stride = 0;
-  const int32_t* rows = nullptr;  // [num_rows] which rows of k and v; null: 0, 1, 2, ...
-  int32_t num_rows = 0;
+  const CommitTree* trees = nullptr;  // [num_trees] each of a state of its own
+  int32_t num_trees = 0;
 };
 
 }  // namespace treeline

@@ -59,18 +59,21 @@ void FakeEngine::ReleaseSlot(int32_t index) {
   EXPECT_EQ(committed_.erase(index), 1u) << "slot " << index << " was not in use";
 }
 
-Status FakeEngine::Commit(const StateSlot& slot, std::span<const int32_t> path) {
-  const auto draft = drafts_.find(slot.index());
-  EXPECT_NE(draft, drafts_.end()) << "no draft to commit";
-  if (draft == drafts_.end()) return InvalidArgument("no draft");
-  int32_t previous = -1;
-  for (const int32_t node : path) {
-    EXPECT_EQ(draft->second.parents.at(node), previous) << "not a path";
-    committed_.at(slot.index()).push_back(draft->second.tokens.at(node));
-    previous = node;
+Status FakeEngine::Commit(std::span<const AcceptedPath> paths) {
+  if (commit_error_) return *std::exchange(commit_error_, std::nullopt);
+  for (const AcceptedPath& path : paths) {
+    const auto draft = drafts_.find(path.slot);
+    EXPECT_NE(draft, drafts_.end()) << "no draft to commit";
+    if (draft == drafts_.end()) return InvalidArgument("no draft");
+    int32_t previous = -1;
+    for (const int32_t node : path.nodes) {
+      EXPECT_EQ(draft->second.parents.at(node), previous) << "not a path";
+      committed_.at(path.slot).push_back(draft->second.tokens.at(node));
+      previous = node;
+    }
+    EXPECT_FALSE(path.nodes.empty()) << "the root is always right";
+    drafts_.erase(draft);
   }
-  EXPECT_FALSE(path.empty()) << "the root is always right";
-  drafts_.erase(draft);
   return OkStatus();
 }
 

@@ -61,9 +61,10 @@ class FakeEngine : public Engine, private StateSlotOwner {
       std::function<std::vector<bool>(const RowRequest& request, std::span<const int32_t> prefix)>;
   void set_typical(Typical typical) { typical_ = std::move(typical); }
 
-  // Faults: of the next step, of the draft heads, of the next slot, of every row of the sequences
-  // that begin with `first_token`.
+  // Faults: of the next step, of the commit of its drafts, of the draft heads, of the next slot, of
+  // every row of the sequences that begin with `first_token`.
   void FailNextStep(const Status& status) { step_error_ = status; }
+  void FailNextCommit(const Status& status) { commit_error_ = status; }
   void FailNextDraft(const Status& status) { draft_error_ = status; }
   void FailNextAcquire(const Status& status) { acquire_error_ = status; }
   void FailRowsOf(int32_t first_token, const Status& status) { row_errors_[first_token] = status; }
@@ -86,7 +87,7 @@ class FakeEngine : public Engine, private StateSlotOwner {
   }
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
-  Status Commit(const StateSlot& slot, std::span<const int32_t> path) override;
+  Status Commit(std::span<const AcceptedPath> paths) override;
   StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
@@ -110,6 +111,7 @@ class FakeEngine : public Engine, private StateSlotOwner {
   };
   Typical typical_;
   std::optional<Status> step_error_;
+  std::optional<Status> commit_error_;
   std::optional<Status> draft_error_;
   std::optional<Status> acquire_error_;
   std::map<int32_t, Status> row_errors_;

@@ -87,10 +87,19 @@ class LoopScheduler final : public Scheduler {
   void AcquireSlots(SequenceGroup& group, TimePoint now);
   Group PopQueue(TimePoint now);
 
-  // Run and commit. Commit returns the number of tokens generated.
+  // Run and commit.
+  struct Outcome {
+    const StepPlan::Entry* entry;
+    bool in_prompt = false;  // Before the step.
+    std::optional<TokenEvent> event{};
+  };
   StepCounts Run(const StepPlan& plan);
-  int32_t Commit(const StepPlan::Entry& entry, std::span<RowResult> results, TimePoint now);
-  TokenEvent CommitDraft(SequenceGroup& group, Sequence& sequence, std::span<RowResult> results);
+  // Takes an entry's results into its sequence, and what the engine must commit of its draft.
+  Outcome Take(const StepPlan::Entry& entry, std::span<RowResult> results,
+               std::vector<AcceptedPath>* paths);
+  void CommitDrafts(std::span<const AcceptedPath> paths, const StepPlan& plan);
+  // Tells the reader; the number of tokens generated.
+  int32_t Tell(Outcome outcome, TimePoint now);
   void MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now);
 
   // Moves the groups that have ended from queue and running list to the result.
@@ -347,50 +356,65 @@ LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
   const TimePoint now = clock_.Now();
   pacer_.Observe(plan.prompt_tokens, plan.batch.num_tokens() - plan.prompt_tokens, now - start);
   std::span<RowResult> rest = *results;
-  StepCounts counts{.prompt_tokens = plan.prompt_tokens};
+  std::vector<Outcome> outcomes;
+  std::vector<AcceptedPath> paths;
   for (const StepPlan::Entry& entry : plan.entries) {
-    counts.generated_tokens += Commit(entry, rest.first(entry.num_requests), now);
+    outcomes.push_back(Take(entry, rest.first(entry.num_requests), &paths));
     rest = rest.subspan(entry.num_requests);
   }
+  CommitDrafts(paths, plan);
+  StepCounts counts{.prompt_tokens = plan.prompt_tokens};
+  for (Outcome& outcome : outcomes) counts.generated_tokens += Tell(std::move(outcome), now);
+  for (const StepPlan::Entry& entry : plan.entries) entry.group->EndIfFinished();
   return counts;
 }
 
-int32_t LoopScheduler::Commit(const StepPlan::Entry& entry, std::span<RowResult> results,
-                              TimePoint now) {
+LoopScheduler::Outcome LoopScheduler::Take(const StepPlan::Entry& entry,
+                                           std::span<RowResult> results,
+                                           std::vector<AcceptedPath>* paths) {
   SequenceGroup& group = *entry.group;
   Sequence& sequence = *entry.sequence;
+  Outcome outcome{&entry, !sequence.decoding()};
   for (const RowResult& result : results) {
     if (!result.status.ok()) group.Fail(result.status);
   }
-  if (group.end()) return 0;  // By this choice's row, or by another's just now.
+  if (group.end()) return outcome;  // By this choice's row, or by another's just now.
+  if (!entry.is_draft) {
+    outcome.event = sequence.Commit(entry.num_tokens, results);
+    return outcome;
+  }
+  AcceptedPath& path = paths->emplace_back();
+  path.slot = sequence.slot().index();
+  outcome.event = sequence.CommitDraft(results, &path.nodes);
+  observer_.OnDraft(static_cast<int32_t>(results.size()) - 1,
+                    static_cast<int32_t>(path.nodes.size()) - 1);
+  return outcome;
+}
 
-  const bool in_prompt = !sequence.decoding();
-  std::optional<TokenEvent> event = entry.is_draft ? CommitDraft(group, sequence, results)
-                                                   : sequence.Commit(entry.num_tokens, results);
-  if (group.end()) return 0;  // The engine could not commit.
+void LoopScheduler::CommitDrafts(std::span<const AcceptedPath> paths, const StepPlan& plan) {
+  if (paths.empty()) return;
+  const Status status = engine_.Commit(paths);
+  if (status.ok()) return;
+  for (const StepPlan::Entry& entry : plan.entries) {
+    if (entry.is_draft) entry.group->Fail(status);
+  }
+}
+
+int32_t LoopScheduler::Tell(Outcome outcome, TimePoint now) {
+  SequenceGroup& group = *outcome.entry->group;
+  Sequence& sequence = *outcome.entry->sequence;
+  if (group.end()) return 0;
   sequence.KeepPrefix(engine_);
-  if (!event) return 0;
-  if (in_prompt) {
+  if (!outcome.event) return 0;
+  if (outcome.in_prompt) {
     observer_.OnPromptComputed(static_cast<int32_t>(group.request().prompt.size()),
                                sequence.cached_tokens());
   }
-  const auto num_tokens = static_cast<int32_t>(event->tokens.size());
+  const auto num_tokens = static_cast<int32_t>(outcome.event->tokens.size());
   if (num_tokens > 0) MeasureToken(group, sequence, now);
-  if (event->finish) sequence.ReleaseSlot();
-  group.stream()->Push(*std::move(event));
-  group.EndIfFinished();
+  if (outcome.event->finish) sequence.ReleaseSlot();
+  group.stream()->Push(*std::move(outcome.event));
   return num_tokens;
-}
-
-TokenEvent LoopScheduler::CommitDraft(SequenceGroup& group, Sequence& sequence,
-                                      std::span<RowResult> results) {
-  std::vector<int32_t> path;
-  TokenEvent event = sequence.CommitDraft(results, &path);
-  observer_.OnDraft(static_cast<int32_t>(results.size()) - 1,
-                    static_cast<int32_t>(path.size()) - 1);
-  const Status status = engine_.Commit(sequence.slot(), path);
-  if (!status.ok()) group.Fail(status);
-  return event;
 }
 
 void LoopScheduler::MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now) {

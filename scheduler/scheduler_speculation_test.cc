@@ -111,6 +111,18 @@ TEST_F(SpeculationTest, MinTokensBanStopTokensAtEveryDepth) {
   EXPECT_EQ(with.choice().tokens, without.choice().tokens);
 }
 
+TEST_F(SpeculationTest, WhatCannotBeCommittedFailsItsRequestsAlone) {
+  CountUp();
+  Request without = MakeRequest(Repeating(), 30);
+  without.drafters = kNoDrafters;
+  Reader a = Submit(MakeRequest(Repeating(), 30)), b = Submit(without);
+  Steps(2);
+  engine_.FailNextCommit(MakeStatus(StatusCode::kInternal, "broken"));
+  RunToEnd();
+  EXPECT_EQ(a.code(), StatusCode::kInternal);
+  EXPECT_EQ(b.choice().tokens, engine_.Continuation(Repeating(), 30));
+}
+
 TEST_F(SpeculationTest, LogprobsBelongToTheirTokens) {
   CountUp(/*surprise=*/7);
   Request request = MakeRequest(Repeating(), 40);

@@ -54,17 +54,20 @@ class Sequence {
   }
 
   void Commit(const Rows& rows, const std::vector<int32_t>& path) {
+    CommitTree tree;
+    tree.state = state();
+    tree.length = length_;
+    tree.rows = path.data();
+    tree.num_rows = static_cast<int32_t>(path.size());
     CommitParams params;
     params.layer = &layer_;
-    params.state = state();
-    params.length = length_;
     params.k = rows.k.data();
     params.v = rows.v.data();
     params.kv_stride = layer_.kv_heads * layer_.head_dim;
-    params.rows = path.data();
-    params.num_rows = static_cast<int32_t>(path.size());
+    params.trees = &tree;
+    params.num_trees = 1;
     cpu::Commit(params, workspace_, pool_);
-    length_ += params.num_rows;
+    length_ += tree.num_rows;
   }
 
   // Takes over another sequence's state by its live bytes alone.

@@ -159,7 +159,7 @@ TEST_P(SmallCheckpoint, AcceptedPathsContinueAsPlainDecoding) {
       batch.requests.push_back(request);
     }
     const auto results = MustStep(*engine, batch);
-    ASSERT_TRUE(engine->Commit(*slot, path).ok());
+    ASSERT_TRUE(engine->Commit({{{slot->index(), path}}}).ok());
     std::vector<std::vector<float>> rows;
     for (const RowResult& result : results) rows.push_back(result.scores);
     const auto after = ScoreRows(*engine, *slot, {next(4)}, 1, vocabulary);
@@ -344,7 +344,7 @@ TEST(ModelEngine, RefusesMalformedBatches) {
   EXPECT_EQ(engine->pool().length(slot->index()), 0);
   EXPECT_EQ(code(good), StatusCode::kOk);
   EXPECT_EQ(engine->pool().length(slot->index()), 3);
-  EXPECT_EQ(engine->Commit(*slot, std::vector<int32_t>{0}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(engine->Commit({{{slot->index(), {0}}}}).code(), StatusCode::kInvalidArgument);
 }
 
 // A copy of a checkpoint's folder with another config.json.
@@ -429,7 +429,7 @@ TEST(ModelEngine, CommitTakesOnlyPathsOfTheLastStepsTree) {
     MustStep(*engine, batch);
   };
   const auto commit = [&](const StateSlot& slot, std::vector<int32_t> path) {
-    return engine->Commit(slot, path).code();
+    return engine->Commit({{{slot.index(), std::move(path)}}}).code();
   };
   int32_t index;
   {

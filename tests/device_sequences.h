@@ -162,17 +162,20 @@ class DeviceSequences {
   // Commits rows of the last step, counted over all its trees.
   void Commit(int32_t sequence, const std::vector<int32_t>& rows) {
     const int32_t dim = layer().head_dim, q_size = layer().heads * dim;
+    CommitTree tree;
+    tree.state = State(sequence);
+    tree.length = lengths_[sequence];
+    tree.rows = rows.data();
+    tree.num_rows = static_cast<int32_t>(rows.size());
     CommitParams params;
     params.layer = &layer();
-    params.state = State(sequence);
-    params.length = lengths_[sequence];
     params.k = rows_.data() + q_size;
     params.v = params.k + layer().kv_heads * dim;
     params.kv_stride = q_size + 2 * layer().kv_heads * dim;
-    params.rows = rows.data();
-    params.num_rows = static_cast<int32_t>(rows.size());
+    params.trees = &tree;
+    params.num_trees = 1;
     backend_.Commit(params);
-    lengths_[sequence] += params.num_rows;
+    lengths_[sequence] += tree.num_rows;
   }
 
   // S, then z where the form has one.

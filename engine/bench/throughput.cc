@@ -88,7 +88,7 @@ class Measurer {
       next.work = Work::kVerify;
       next.sequences = sequences;
       next.steps = options_.output;
-      next.tokens = sequences * options_.output * static_cast<int32_t>(AcceptedPath().size());
+      next.tokens = sequences * options_.output * static_cast<int32_t>(PathAccepted().size());
       TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Verify(sequences); }));
     }
     return OkStatus();
@@ -145,7 +145,7 @@ class Measurer {
   }
 
   // Nodes 0, 1, 3, as far as there are such.
-  std::vector<int32_t> AcceptedPath() const {
+  std::vector<int32_t> PathAccepted() const {
     std::vector<int32_t> path;
     for (int32_t node = 0; node < options_.tree; node = 2 * node + 1) {
       if (path.size() < ThroughputOptions::kAccepted) path.push_back(node);
@@ -155,7 +155,7 @@ class Measurer {
 
   // All nodes' next tokens are wanted.
   Status Verify(int32_t sequences) {
-    const std::vector<int32_t> path = AcceptedPath();
+    const std::vector<int32_t> path = PathAccepted();
     std::vector<int32_t> parents;
     for (int32_t i = 0; i < options_.tree; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
     for (int32_t step = 0; step < options_.output; ++step) {
@@ -167,9 +167,9 @@ class Measurer {
         for (int32_t i = 0; i < options_.tree; ++i) batch.requests.push_back(Greedy(root + i));
       }
       TREELINE_RETURN_IF_ERROR(Step(batch));
-      for (int32_t s = 0; s < sequences; ++s) {
-        TREELINE_RETURN_IF_ERROR(engine_.Commit(slots_[s], path));
-      }
+      std::vector<AcceptedPath> paths;
+      for (int32_t s = 0; s < sequences; ++s) paths.push_back({slots_[s].index(), path});
+      TREELINE_RETURN_IF_ERROR(engine_.Commit(paths));
     }
     return OkStatus();
   }

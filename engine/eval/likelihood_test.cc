@@ -64,7 +64,7 @@ class PrefixEngine : public Engine, private StateSlotOwner {
     }
     return results;
   }
-  Status Commit(const StateSlot&, std::span<const int32_t>) override { return OkStatus(); }
+  Status Commit(std::span<const AcceptedPath>) override { return OkStatus(); }
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override {
     Tokens& held = held_.at(slot.index());
     for (const Tokens& kept : kept_) {

@@ -48,7 +48,7 @@ class BigramEngine : public Engine, private StateSlotOwner {
     }
     return results;
   }
-  Status Commit(const StateSlot&, std::span<const int32_t>) override { return OkStatus(); }
+  Status Commit(std::span<const AcceptedPath>) override { return OkStatus(); }
   PrefixMatch RestorePrefix(const StateSlot&, std::span<const int32_t>) override { return {}; }
   void KeepPrefix(const StateSlot&, std::span<const int32_t>) override {}
 

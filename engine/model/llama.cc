@@ -65,7 +65,7 @@ class Llama : public Model {
   StatusOr<const float*> Logits(std::span<const int32_t> rows) override;
   int32_t num_draft_heads() const override { return medusa_heads_ ? medusa_heads_->size() : 0; }
   StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) override;
-  Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) override;
+  Status Commit(std::span<const AcceptedRows> accepted) override;
 
  private:
   // Where a step's intermediate results live. Row counts are the step's.
@@ -360,18 +360,23 @@ StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows) {
   return logits;
 }
 
-Status Llama::Commit(void* slot, int32_t length, std::span<const int32_t> rows) {
+Status Llama::Commit(std::span<const AcceptedRows> accepted) {
   TREELINE_ASSIGN_OR_RETURN(const float* draft_kv, draft_kv_.Floats(0));
+  std::vector<CommitTree> trees(accepted.size());
   for (int32_t i = 0; i < config_.num_layers; ++i) {
+    for (size_t t = 0; t < trees.size(); ++t) {
+      trees[t].state = layout_.At(accepted[t].slot, i);
+      trees[t].length = accepted[t].length;
+      trees[t].rows = accepted[t].rows.data();
+      trees[t].num_rows = static_cast<int32_t>(accepted[t].rows.size());
+    }
     CommitParams params;
     params.layer = &layers_[i].attention.layer;
-    params.state = layout_.At(slot, i);
-    params.length = length;
     params.k = draft_kv + int64_t{i} * draft_rows_ * 2 * kv_size();
     params.v = params.k + kv_size();
     params.kv_stride = 2 * kv_size();
-    params.rows = rows.data();
-    params.num_rows = static_cast<int32_t>(rows.size());
+    params.trees = trees.data();
+    params.num_trees = static_cast<int32_t>(trees.size());
     backend_.Commit(params);
   }
   return backend_.Synchronize();

@@ -28,6 +28,13 @@ struct ModelStep {
   std::vector<int32_t> lengths;    // [num_sequences] tokens committed before the step
 };
 
+// Rows of a sequence's draft tree, as indices into the step's batch, in order.
+struct AcceptedRows {
+  void* slot = nullptr;  // The state's memory,
+  int32_t length = 0;    // and the tokens that it holds.
+  std::vector<int32_t> rows;
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -47,9 +54,8 @@ class Model {
   // Their logits at `rows` of the last Forward, as Logits: [num_draft_heads(), rows.size(),
   // vocab_size]. REQUIRES: it has heads.
   virtual StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) = 0;
-  // Commits rows of a draft tree of the last Forward (indices into its batch) to the state at
-  // `slot`, which holds `length` tokens.
-  virtual Status Commit(void* slot, int32_t length, std::span<const int32_t> rows) = 0;
+  // Commits rows of draft trees of the last Forward.
+  virtual Status Commit(std::span<const AcceptedRows> accepted) = 0;
 };
 
 struct ModelOptions {

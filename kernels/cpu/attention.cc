@@ -159,15 +159,16 @@ void StoreRow(const AttentionLayer& layer, const LayerState& state, int32_t posi
   StoreValues(layer, state.ring_v, row(layer.v_ring_rows), v);
 }
 
-void CommitHead(const CommitParams& params, int32_t kv_head, AttentionWorkspace::Thread& thread) {
+void CommitHead(const CommitParams& params, const CommitTree& tree, int32_t kv_head,
+                AttentionWorkspace::Thread& thread) {
   const AttentionLayer& layer = *params.layer;
   const int32_t head = kv_head * layer.head_dim;
-  for (int32_t i = 0; i < params.num_rows; ++i) {
-    const int64_t row = (params.rows == nullptr ? i : params.rows[i]) * params.kv_stride;
-    const int32_t position = params.length + i;
-    StoreRow(layer, params.state, position, kv_head, params.k + row + head, params.v + row + head);
+  for (int32_t i = 0; i < tree.num_rows; ++i) {
+    const int64_t row = int64_t{tree.rows[i]} * params.kv_stride;
+    const int32_t position = tree.length + i;
+    StoreRow(layer, tree.state, position, kv_head, params.k + row + head, params.v + row + head);
     const int32_t leaving = LeavingGroup(layer.form, position + 1);
-    if (leaving >= 0) FoldFromRings(layer, params.state, leaving, kv_head, thread);
+    if (leaving >= 0) FoldFromRings(layer, tree.state, leaving, kv_head, thread);
   }
 }
 
@@ -318,8 +319,10 @@ void Attention(const AttentionParams& params, AttentionWorkspace& workspace, Thr
 }
 
 void Commit(const CommitParams& params, AttentionWorkspace& workspace, ThreadPool& pool) {
-  pool.ParallelFor(params.layer->kv_heads, [&](int64_t kv_head, int32_t thread) {
-    CommitHead(params, static_cast<int32_t>(kv_head), workspace.per_thread[thread]);
+  const int32_t kv_heads = params.layer->kv_heads;
+  pool.ParallelFor(int64_t{params.num_trees} * kv_heads, [&](int64_t task, int32_t thread) {
+    CommitHead(params, params.trees[task / kv_heads], static_cast<int32_t>(task % kv_heads),
+               workspace.per_thread[thread]);
   });
 }
 

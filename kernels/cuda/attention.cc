@@ -69,19 +69,20 @@ std::vector<int64_t> RequestOf(const AttentionParams& params) {
   std::vector<int64_t> request;
   for (int32_t i = 0; i < params.num_trees; ++i) {
     const AttentionTree& tree = params.trees[i];
-    const int64_t offset = static_cast<const std::byte*>(tree.state.ring_k) -
-                           static_cast<const std::byte*>(params.trees[0].state.ring_k);
-    request.insert(request.end(),
-                   {offset, tree.length, tree.first_row, tree.num_rows, tree.commit});
+    request.insert(request.end(), {StateOffset(params.trees[0].state, tree.state), tree.length,
+                                   tree.first_row, tree.num_rows, tree.commit});
     if (!tree.commit) request.insert(request.end(), tree.parents, tree.parents + tree.num_rows);
   }
   return request;
 }
 std::vector<int64_t> RequestOf(const CommitParams& params) {
   constexpr int64_t kCommit = -1;  // Nothing that attention asks for begins so.
-  std::vector<int64_t> request = {kCommit, params.length, params.num_rows, params.rows != nullptr};
-  if (params.rows != nullptr) {
-    request.insert(request.end(), params.rows, params.rows + params.num_rows);
+  std::vector<int64_t> request = {kCommit};
+  for (int32_t i = 0; i < params.num_trees; ++i) {
+    const CommitTree& tree = params.trees[i];
+    request.insert(request.end(),
+                   {StateOffset(params.trees[0].state, tree.state), tree.length, tree.num_rows});
+    request.insert(request.end(), tree.rows, tree.rows + tree.num_rows);
   }
   return request;
 }
@@ -214,8 +215,9 @@ void ForestAttention::Attend(const AttentionParams& params) {
 }
 
 void ForestAttention::Commit(const CommitParams& params) {
+  if (params.num_trees == 0) return;
   Planned& planned = PlanFor(*params.layer, RequestOf(params), [&] { return PlanCommit(params); });
-  AttentionStep step = StepOf(planned, *params.layer, params.state);
+  AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
   step.k = params.k;
   step.v = params.v;
   step.kv_stride = params.kv_stride;

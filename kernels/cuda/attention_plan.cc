@@ -4,12 +4,12 @@
 #include <cstddef>
 
 namespace treeline::cuda {
-namespace {
 
-// The parts of all states lie alike, so any of them will do.
 int64_t StateOffset(const LayerState& first, const LayerState& state) {
   return static_cast<const std::byte*>(state.ring_k) - static_cast<const std::byte*>(first.ring_k);
 }
+
+namespace {
 
 class Planner {
  public:
@@ -38,12 +38,10 @@ class Planner {
     AddFeatures(index, first_fold, form_.window_begin(tree.length + deepest), segment.nodes < 0);
   }
 
-  void AddCommit(const CommitParams& params) {
-    const int32_t index = AddTree(0, params.length, 0, params.num_rows);
-    if (params.rows != nullptr) {
-      plan_.trees.back().rows = static_cast<int32_t>(plan_.rows.size());
-      plan_.rows.insert(plan_.rows.end(), params.rows, params.rows + params.num_rows);
-    }
+  void AddCommit(const CommitTree& tree, int64_t state_offset) {
+    const int32_t index = AddTree(state_offset, tree.length, 0, tree.num_rows);
+    plan_.trees.back().rows = static_cast<int32_t>(plan_.rows.size());
+    plan_.rows.insert(plan_.rows.end(), tree.rows, tree.rows + tree.num_rows);
     const int32_t first_fold = static_cast<int32_t>(plan_.folds.size());
     AddFolds(index);
     AddStore(index);
@@ -215,7 +213,10 @@ Plan PlanAttention(const AttentionParams& params, bool store_single_rows) {
 
 Plan PlanCommit(const CommitParams& params) {
   Planner planner(*params.layer);
-  planner.AddCommit(params);
+  for (int32_t i = 0; i < params.num_trees; ++i) {
+    const CommitTree& tree = params.trees[i];
+    planner.AddCommit(tree, StateOffset(params.trees[0].state, tree.state));
+  }
   return planner.Take();
 }
 

@@ -113,6 +113,9 @@ struct Plan {
   int32_t num_rows = 0;  // Of the batch, up to the last segment's last one.
 };
 
+// Bytes from one state to another. The parts of all states lie alike, so any of them would do.
+int64_t StateOffset(const LayerState& first, const LayerState& state);
+
 // store_single_rows: what Segment::is_stored says.
 // Layers that are attended to on tensor cores: with bf16 rings, and a shape that there is a kernel
 // for. Their states have S as split_float.h says.

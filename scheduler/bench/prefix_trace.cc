@@ -104,7 +104,7 @@ class IdleEngine : public Engine {
     for (RowResult& result : results) result.token = 1;
     return results;
   }
-  Status Commit(const StateSlot&, std::span<const int32_t>) override { return OkStatus(); }
+  Status Commit(std::span<const AcceptedPath>) override { return OkStatus(); }
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override {
     const PrefixCache::Match match = cache_->Find(tokens);
     const int32_t length = pool_->length(slot.index());
