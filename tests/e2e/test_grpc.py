@@ -146,7 +146,7 @@ def test_a_deadline_frees_the_slot(api, stub, grpc_server: Server) -> None:
 def test_cancelling_frees_the_slot(api, stub, grpc_server: Server) -> None:
     call = stub.Generate(api[0].GenerateRequest(prompt=PROMPT, max_tokens=6000, ignore_eos=True))
     next(call)
-    assert metric(grpc_server, "num_requests_running") == 1
+    wait_for(lambda: metric(grpc_server, "num_requests_running") == 1)  # Told after the step.
     call.cancel()
     wait_for(lambda: metric(grpc_server, "num_requests_running") == 0)
     assert metric(grpc_server, "state_slots_used") == 0
