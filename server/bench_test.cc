@@ -100,8 +100,9 @@ TEST(BenchTest, VerifiesTrees) {
   const Ran ran = RunBench(
       Config(kLinearized, {"--prompt", "0", "--context", "0", "--tree", "7", "--json", "-"}));
   ASSERT_EQ(ran.status, OkStatus());
+  const Json report = Json::parse(ran.out);
   std::vector<std::string> works;
-  for (const Json& result : Json::parse(ran.out)["results"]) {
+  for (const Json& result : report["results"]) {
     works.push_back(fmt::format("{} {} {}", result["work"].get<std::string>(),
                                 result["sequences"].get<int>(), result["tokens"].get<int>()));
   }
