@@ -373,7 +373,27 @@ class AttentionRun {
       history_[0].Append(layer_, draft, node);
       ++node;  // Sequence 1's row comes first.
     }
-    sequences_.Commit(0, accepted);
+    sequences_.Commit({{0, accepted}});
+  }
+
+  // A tree on each; paths of both are committed at once. What follows tells whether they were.
+  void TwoTrees() {
+    std::vector<TreeRows> trees;
+    std::map<int32_t, std::vector<int32_t>> accepted;
+    int32_t first_row = 0;
+    for (int32_t i = 0; i < 2; ++i) {
+      const std::vector<int32_t> parents = RandomTree(rng_);
+      const auto nodes = static_cast<int32_t>(parents.size());
+      trees.push_back({i, Rows(layer_, nodes, rng_), parents});
+      const int32_t last = std::uniform_int_distribution<int32_t>(0, nodes - 1)(rng_);
+      for (const int32_t node : PathTo(parents, last)) {
+        history_[i].Append(layer_, trees[i].rows, node);
+        accepted[i].push_back(first_row + node);
+      }
+      first_row += nodes;
+    }
+    sequences_.Step(trees);
+    sequences_.Commit(accepted);
   }
 
   // Changes one element of sequence 0's newest value row in what the definition sees.
@@ -418,6 +438,8 @@ void CheckForm(Backend& backend, const RandomLayer& random, std::mt19937& rng,
   run.Chunks(2 * g + 7, 1);
   run.Tree();
   run.Chunks(1, g);
+  run.TwoTrees();
+  run.Chunks(2, 1);
   run.Chunks(1, 0);
   run.Tree();
   run.Chunks(1, 1);

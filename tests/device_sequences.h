@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -159,23 +160,26 @@ class DeviceSequences {
     return out.Read();
   }
 
-  // Commits rows of the last step, counted over all its trees.
-  void Commit(int32_t sequence, const std::vector<int32_t>& rows) {
+  // Commits rows of the last step, counted over all its trees, to each of these sequences.
+  void Commit(const std::map<int32_t, std::vector<int32_t>>& rows_of) {
     const int32_t dim = layer().head_dim, q_size = layer().heads * dim;
-    CommitTree tree;
-    tree.state = State(sequence);
-    tree.length = lengths_[sequence];
-    tree.rows = rows.data();
-    tree.num_rows = static_cast<int32_t>(rows.size());
+    std::vector<CommitTree> trees;
+    for (const auto& [sequence, rows] : rows_of) {
+      CommitTree& tree = trees.emplace_back();
+      tree.state = State(sequence);
+      tree.length = lengths_[sequence];
+      tree.rows = rows.data();
+      tree.num_rows = static_cast<int32_t>(rows.size());
+      lengths_[sequence] += tree.num_rows;
+    }
     CommitParams params;
     params.layer = &layer();
     params.k = rows_.data() + q_size;
     params.v = params.k + layer().kv_heads * dim;
     params.kv_stride = q_size + 2 * layer().kv_heads * dim;
-    params.trees = &tree;
-    params.num_trees = 1;
+    params.trees = trees.data();
+    params.num_trees = static_cast<int32_t>(trees.size());
     backend_.Commit(params);
-    lengths_[sequence] += tree.num_rows;
   }
 
   // S, then z where the form has one.
