@@ -263,7 +263,7 @@ def try_image(stage: Stage, model: pathlib.Path, more_flags: list[str]) -> None:
             assert time.monotonic() < deadline, "the server does not become healthy"
             time.sleep(0.2)
         say("healthy once the server is ready")
-        processes = subprocess.run(container.enter("pgrep", "-u", stage.user, "-x", "treeline"),
+        processes = subprocess.run(["pgrep", "--uid", stage.user, "--exact", "treeline"],
                                    capture_output=True, text=True, check=True).stdout.split()
         assert len(processes) == 1
         say(f"the server runs as user {stage.user}")
@@ -272,7 +272,7 @@ def try_image(stage: Stage, model: pathlib.Path, more_flags: list[str]) -> None:
                             '{"prompt": "One, two, three,", "max_tokens": 8, "temperature": 0}'),
             capture_output=True, text=True, check=True).stdout
         say(f"answers: {json.loads(answer)['choices'][0]['text']!r}")
-        subprocess.run(container.enter("kill", "-TERM", *processes), check=True)
+        os.kill(int(processes[0]), signal.SIGTERM)
         assert server.wait(timeout=60) == 0
         say("SIGTERM ends it with 0")
     finally:
