@@ -220,8 +220,10 @@ TEST(ServeErrorsTest, ComeOutBeforeAndAfterLoading) {
                 .code(),
             StatusCode::kNotFound);
   EXPECT_FALSE(loaded);
+  ServeConfig any_port;  // Bug: the default port may be somebody else's.
+  any_port.set_port(0);
   const Status status =
-      Serve(ServeConfig(), []() -> StatusOr<LoadedModel> { return NotFound("no model there"); });
+      Serve(any_port, []() -> StatusOr<LoadedModel> { return NotFound("no model there"); });
   EXPECT_THAT(Message(status), HasSubstr("no model there"));
   ServeConfig half_tls;
   half_tls.set_tls_cert("cert.pem");
