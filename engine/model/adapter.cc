@@ -272,6 +272,7 @@ StatusOr<std::unique_ptr<Checkpoint>> ApplyAdapter(std::unique_ptr<Checkpoint> b
   TREELINE_ASSIGN_OR_RETURN(const AdapterConfig adapter, LoadConfig(folder));
   auto config = AdaptedConfig(adapter, *base);
   if (!config.ok()) return Annotate(config.status(), folder);
+  TREELINE_RETURN_IF_ERROR(config->ReadGenerationConfig(folder));
   const std::string path = folder + "/" + kWeightsFile;
   TREELINE_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
   TREELINE_ASSIGN_OR_RETURN(AdapterTensors changes,

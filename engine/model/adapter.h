@@ -6,8 +6,8 @@
 //                              beside them: NAME.weight becomes W + scale * B A. And what a
 //                              linearized attention has learned, by the names of docs/attention.md.
 //   adapter_config.json        r, lora_alpha (scale is lora_alpha / r), base_model_name_or_path
-//   and,
-//                              where the adapter linearizes its base, linear_attention.
+//                              and, where the adapter linearizes its base, linear_attention.
+//   generation_config.json     Where there is one, in place of the base's.
 #ifndef TREELINE_ENGINE_MODEL_ADAPTER_H_
 #define TREELINE_ENGINE_MODEL_ADAPTER_H_
 

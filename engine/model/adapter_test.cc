@@ -145,6 +145,26 @@ TEST(Adapter, LeavesTheRestToTheBase) {
   EXPECT_EQ(adapted->weight_bytes(), bytes);
 }
 
+TEST(Adapter, MaySayHowToSample) {
+  EXPECT_FALSE(MustOpen(kFolder)->config().sampling_defaults.temperature.has_value());
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "sampling";
+  std::filesystem::create_directories(folder);
+  for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+    std::filesystem::copy_file(std::filesystem::path(kFolder) / file, folder / file,
+                               std::filesystem::copy_options::overwrite_existing);
+  }
+  const auto apply = [&](const char* generation) {
+    std::ofstream(folder / "generation_config.json") << generation;
+    return ApplyAdapter(MustOpen(kBase), folder.string());
+  };
+  const auto adapted = apply(R"({"temperature": 0.25, "eos_token_id": 7})");
+  ASSERT_TRUE(adapted.ok()) << adapted.status();
+  EXPECT_EQ((*adapted)->config().sampling_defaults.temperature, 0.25f);
+  EXPECT_THAT((*adapted)->config().eos_token_ids, ElementsAre(7));
+  EXPECT_THAT(Message(apply(R"({"temperature": -1})").status()),
+              testing::HasSubstr(folder.string() + ": generation_config.json: temperature"));
+}
+
 // The golden's tensors without those of the attention.
 class UpdatesOnly {
  public:

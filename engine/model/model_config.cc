@@ -155,6 +155,18 @@ StatusOr<ModelConfig::SamplingDefaults> ReadSamplingDefaults(const ConfigReader&
   return defaults;
 }
 
+// What generation_config.json says.
+Status TakeGeneration(const Json& json, ModelConfig& config) {
+  if (!json.is_object()) return InvalidArgument("{}: must be a JSON object", kGenerationFile);
+  const ConfigReader reader(json, kGenerationFile);
+  if (reader.Has("eos_token_id")) {
+    TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids, ReadEosTokenIds(reader, config.vocab_size));
+  }
+  TREELINE_ASSIGN_OR_RETURN(config.sampling_defaults,
+                            ReadSamplingDefaults(reader, config.vocab_size));
+  return OkStatus();
+}
+
 }  // namespace
 
 bool ModelConfig::is_linearized() const {
@@ -164,14 +176,18 @@ bool ModelConfig::is_linearized() const {
 
 StatusOr<ModelConfig> ModelConfig::Load(const std::string& model_dir) {
   TREELINE_ASSIGN_OR_RETURN(const Json config, ParseJsonFile(model_dir + "/" + kConfigFile));
-  Json generation;
-  const std::string generation_path = model_dir + "/" + kGenerationFile;
-  if (FileExists(generation_path)) {
-    TREELINE_ASSIGN_OR_RETURN(generation, ParseJsonFile(generation_path));
-  }
-  auto loaded = FromJson(config, generation);
+  auto loaded = FromJson(config, Json());
   if (!loaded.ok()) return Annotate(loaded.status(), model_dir);
+  TREELINE_RETURN_IF_ERROR(loaded->ReadGenerationConfig(model_dir));
   return loaded;
+}
+
+Status ModelConfig::ReadGenerationConfig(const std::string& folder) {
+  const std::string path = folder + "/" + kGenerationFile;
+  if (!FileExists(path)) return OkStatus();
+  TREELINE_ASSIGN_OR_RETURN(const Json json, ParseJsonFile(path));
+  const Status status = TakeGeneration(json, *this);
+  return status.ok() ? status : Annotate(status, folder);
 }
 
 StatusOr<ModelConfig> ModelConfig::FromJson(const Json& config_json, const Json& generation_json) {
@@ -196,17 +212,9 @@ StatusOr<ModelConfig> ModelConfig::FromJson(const Json& config_json, const Json&
   }
   TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids, ReadEosTokenIds(reader, config.vocab_size));
 
-  if (generation_json.is_null()) return config;
-  if (!generation_json.is_object()) {
-    return InvalidArgument("{}: must be a JSON object", kGenerationFile);
+  if (!generation_json.is_null()) {
+    TREELINE_RETURN_IF_ERROR(TakeGeneration(generation_json, config));
   }
-  const ConfigReader generation_reader(generation_json, kGenerationFile);
-  if (generation_reader.Has("eos_token_id")) {
-    TREELINE_ASSIGN_OR_RETURN(config.eos_token_ids,
-                              ReadEosTokenIds(generation_reader, config.vocab_size));
-  }
-  TREELINE_ASSIGN_OR_RETURN(config.sampling_defaults,
-                            ReadSamplingDefaults(generation_reader, config.vocab_size));
   return config;
 }
 

@@ -49,6 +49,8 @@ struct ModelConfig {
   static StatusOr<ModelConfig> Load(const std::string& model_dir);
   // The same from parsed files; `generation_json` is null where the folder has none.
   static StatusOr<ModelConfig> FromJson(const Json& config_json, const Json& generation_json);
+  // Takes over what the folder's generation_config.json says, where there is one. Errors as Load's.
+  Status ReadGenerationConfig(const std::string& folder);
 };
 
 }  // namespace treeline
