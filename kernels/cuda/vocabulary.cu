@@ -1,4 +1,5 @@
 #include <climits>
+#include <cmath>
 #include <limits>
 
 #include "kernels/cuda/launch.cuh"
@@ -75,7 +76,7 @@ __global__ void TopTokensKernel(TopTokensParams params) {
   const float log_sum = best.logit + logf(BlockSum(sum));
   for (int rank = 0; rank < params.k; ++rank) {
     if (threadIdx.x == 0) {
-      ids[rank] = isfinite(best.logit) && !isnan(log_sum) ? best.id : -1;
+      ids[rank] = std::isfinite(best.logit) && !std::isnan(log_sum) ? best.id : -1;
       logprobs[rank] = best.logit - log_sum;
     }
     if (own.id == best.id && best.id != INT_MAX) own = BestBelow(logits, params.n, best);
