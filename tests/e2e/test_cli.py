@@ -50,7 +50,7 @@ def test_misuse_is_named() -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: pathlib.Path) -> None:
-    result = treeline("serve", "--model", str(tmp_path / "none"))
+    result = treeline("serve", "--port", "0", "--model", str(tmp_path / "none"))
     assert result.returncode == 1
     assert "none" in result.stderr
 
