@@ -82,11 +82,12 @@ Command MakeCommand(const std::string& name, const std::string& help,
 }
 
 std::vector<Command> Commands() {
-  return {MakeCommand("serve", "answer requests over HTTP (OpenAI's API)", RunServe),
-          MakeCommand("generate", "answer one prompt at the terminal", RunGenerate),
-          MakeCommand("eval", "measure how well a model predicts a text or answers a task", RunEval),
-          MakeCommand("bench", "measure how fast a model runs here", RunBench),
-          MakeCommand("inspect", "tell what a model's folder holds", RunInspect)};
+  return {
+      MakeCommand("serve", "answer requests over HTTP (OpenAI's API)", RunServe),
+      MakeCommand("generate", "answer one prompt at the terminal", RunGenerate),
+      MakeCommand("eval", "measure how well a model predicts a text or answers a task", RunEval),
+      MakeCommand("bench", "measure how fast a model runs here", RunBench),
+      MakeCommand("inspect", "tell what a model's folder holds", RunInspect)};
 }
 
 std::string UsageText(const std::vector<Command>& commands) {
