@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly BAZEL=${BAZEL:-bazel}
 readonly SECONDS_EACH=${FUZZ_SECONDS:-60}
+# Of one input. A template may print 64 MiB, which takes 7 s under the sanitizers.
+readonly SECONDS_AN_INPUT=30
 
 mapfile -t targets < <($BAZEL query --noshow_progress 'attr(tags, "\bfuzz\b", //tests/fuzz/...)')
 $BAZEL build --config=fuzz "${targets[@]}"
@@ -17,7 +19,7 @@ for target in "${targets[@]}"; do
   seeds=()
   [[ ! -d tests/fuzz/seeds/$name ]] || seeds=("tests/fuzz/seeds/$name")
   echo "== $name, $SECONDS_EACH s"
-  "$work/$name" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 \
+  "$work/$name" -max_total_time="$SECONDS_EACH" -timeout="$SECONDS_AN_INPUT" -rss_limit_mb=2048 \
     -print_final_stats=1 -print_funcs=0 -verbosity=0 -artifact_prefix="$work/" "$work/corpus" "${seeds[@]}" ||
     { echo "fuzz: $name failed; its input is in $work" >&2 && exit 1; }
 done
