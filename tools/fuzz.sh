@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly BAZEL=${BAZEL:-bazel}
 readonly SECONDS_EACH=${FUZZ_SECONDS:-60}
-# Of one input. A template may print 64 MiB, which takes 7 s under the sanitizers.
+# Of one input. Sanitizers take seconds for a template that uses up its limits.
 readonly SECONDS_AN_INPUT=30
 
 mapfile -t targets < <($BAZEL query --noshow_progress 'attr(tags, "\bfuzz\b", //tests/fuzz/...)')

@@ -18,7 +18,7 @@ namespace treeline::jinja {
 
 // Statements, expressions and macro calls inside each other, while they run.
 inline constexpr int kMaxCallDepth = 500;
-inline constexpr size_t kMaxOutputBytes = size_t{64} << 20;
+inline constexpr size_t kMaxOutputBytes = size_t{16} << 20;
 
 // The variables of a template, loop, macro or block. Those of the parents are seen, but
 // {% set %} writes to the innermost.

@@ -21,7 +21,7 @@ namespace treeline::jinja {
 // Evaluated nodes, compared elements and the like.
 inline constexpr int64_t kMaxSteps = 10'000'000;
 // Bytes of text and collections read or made by all operations together.
-inline constexpr size_t kMaxBytes = size_t{256} << 20;
+inline constexpr size_t kMaxBytes = size_t{64} << 20;
 // Lists and dicts inside each other, when they are converted, printed or compared.
 inline constexpr int kMaxValueDepth = 100;
 

@@ -230,7 +230,7 @@ TEST(HostileTemplate, StopsAtTheStepLimit) {
 }
 
 TEST(HostileTemplate, StopsAtTheMemoryLimit) {
-  const std::string limit = "works through more than 256 MiB";
+  const std::string limit = "works through more than 64 MiB";
   ExpectRefused({
       {"{{ 'x' * 1000000000000 }}", limit},
       {"{{ [1] * 9223372036854775807 }}", limit},
@@ -255,7 +255,7 @@ TEST(HostileTemplate, StopsAtTheMemoryLimit) {
 
 TEST(HostileTemplate, StopsAtTheOutputLimit) {
   ExpectRefused({{"{% set s = 'x' * 1000000 %}{% for i in range(70) %}{{ s }}{% endfor %}",
-                  "prints more than 64 MiB"}});
+                  "prints more than 16 MiB"}});
 }
 
 TEST(HostileTemplate, StopsAtTheDepthOfValues) {
