@@ -7,6 +7,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 BAZEL ?= bazel
+# Or cuda: the server for NVIDIA GPUs, which needs nvcc to be built.
+BACKEND ?= cpu
 MODEL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -16,13 +18,13 @@ FUZZ_SECONDS ?= 60
 # What is served where no MODEL is named: an adapter, kept here, to a base that is fetched.
 DEFAULT_MODEL := $(CURDIR)/models/smollm2-135m-instruct-linear
 DEFAULT_BASE := $(or $(TREELINE_CACHE),$(HOME)/.cache/treeline)/models/SmolLM2-135M-Instruct
-SERVER := build/treeline
+SERVER := build/treeline$(patsubst %,-%,$(filter-out cpu,$(BACKEND)))
 # Folders are listed with the files: removing a file changes its folder's time.
 SOURCES := $(shell find $(wildcard engine kernels proto scheduler server third_party) ! -name "*_test.cc") \
            .bazelrc BUILD WORKSPACE
 CPP_FILES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 
-export BAZEL SERVER DEFAULT_MODEL DEFAULT_BASE
+export BACKEND BAZEL SERVER DEFAULT_MODEL DEFAULT_BASE
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -34,11 +36,11 @@ serve: $(SERVER) $(if $(MODEL),,default-model) ## Serve MODEL (a Hugging Face fo
 	@exec $(SERVER) serve --model "$(or $(MODEL),$(DEFAULT_MODEL))" --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: build
-build: $(SERVER) ## Build the server: build/treeline
+build: $(SERVER) ## Build the server: build/treeline (BACKEND=cuda: build/treeline-cuda, with nvcc)
 
 # A copy, so that sanitizer and CUDA builds, which share Bazel's output folder, leave it alone.
 $(SERVER): $(SOURCES) | setup-build
-	$(BAZEL) build //server:treeline
+	$(BAZEL) build --//:backend=$(BACKEND) //server:treeline
 	@mkdir -p $(@D) && install -m 755 bazel-bin/server/treeline $@
 
 .PHONY: test
@@ -50,7 +52,7 @@ bench: setup-test ## Run the kernel benchmarks
 	@tools/bench.sh
 
 .PHONY: dist
-dist: setup-dist $(SERVER) ## Make dist/*.tar.gz: the CPU server with the libraries it needs
+dist: setup-dist $(SERVER) ## Make dist/*.tar.gz: the server, also BACKEND=cuda, with the libraries it needs
 	@tools/dist.sh
 
 .PHONY: format

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Packs the CPU server into dist/treeline-linux-ARCH.tar.gz: the binary, the shared libraries it
-# needs beyond glibc and libstdc++ in lib/ (found through the binary's own rpath), their licences,
-# the example configurations and our licence. Then unpacks it elsewhere and starts it. Outside a git
-# checkout SOURCE_DATE_EPOCH tells the time of the files in it.
+# Packs the server into dist/treeline-linux-ARCH.tar.gz, or -ARCH-cuda.tar.gz where BACKEND is cuda:
+# the binary, the shared libraries it needs beyond glibc and libstdc++ in lib/ (found through the
+# binary's own rpath), their licences, the example configurations and our licence. The CUDA server
+# holds CUDA's runtime and opens the driver and cuBLASLt when it starts. Then unpacks it elsewhere,
+# starts it, and says what it needs of glibc and libstdc++. Outside a git checkout SOURCE_DATE_EPOCH
+# tells the time of the files in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly NAME=treeline-linux-$(uname -m)
+BACKEND=${BACKEND:-cpu}
+FLAVOUR=${BACKEND#cpu}
+readonly NAME=treeline-linux-$(uname -m)${FLAVOUR:+-$FLAVOUR}
 readonly STAGE=build/dist/$NAME
 readonly ARCHIVE=dist/$NAME.tar.gz
 # Every Linux with a C++ compiler's runtime has these; they must match its kernel and loader.
@@ -41,6 +45,11 @@ try_archive() {
   env -i "$binary" --help >/dev/null
 }
 
+# Prints the newest version of these symbols that the archive's programs ask for.
+newest_version() {
+  objdump -T "$STAGE/treeline" "$STAGE"/lib/* | grep -o "$1_[0-9.]*" | sort -Vu | tail -n 1
+}
+
 rm -rf "$STAGE"
 mkdir -p "$STAGE/lib" "$STAGE/licenses" dist
 install -m 755 "$SERVER" "$STAGE/treeline"
@@ -55,4 +64,5 @@ mtime=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$mtime" \
   -C "$(dirname "$STAGE")" -c "$NAME" | gzip -n >"$ARCHIVE"
 try_archive
-echo "$ARCHIVE ($(du -h "$ARCHIVE" | cut -f1))"
+echo "$ARCHIVE ($(du -h "$ARCHIVE" | cut -f1)); needs $(newest_version GLIBC)," \
+  "$(newest_version GLIBCXX)"
