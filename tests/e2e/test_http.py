@@ -75,6 +75,21 @@ def test_errors_are_json(server: Server) -> None:
         assert headers["x-request-id"]
 
 
+def test_a_stream_says_what_the_whole_answer_says(server: Server) -> None:
+    asked = {"messages": [{"role": "user", "content": "Name three colours."}], "max_tokens": 12,
+             "temperature": 0}
+    whole = json.loads(ask(server, "POST", "/v1/chat/completions", asked)[2])
+    status, headers, body = ask(server, "POST", "/v1/chat/completions", asked | {
+        "stream": True, "stream_options": {"include_usage": True}})
+    assert status == 200 and headers["Content-Type"].startswith("text/event-stream")
+    *events, last, end = [event.removeprefix("data: ") for event in body.decode().split("\n\n")
+                          if event.startswith("data: ")]
+    deltas = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events]
+    assert "".join(deltas) == whole["choices"][0]["message"]["content"] != ""
+    assert json.loads(last)["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert end == "[DONE]"
+
+
 def test_request_id_is_echoed(server: Server) -> None:
     assert ask(server, "GET", "/health", headers={"x-request-id": "abc"})[1]["x-request-id"] == "abc"
 
