@@ -17,6 +17,9 @@ namespace treeline {
 // kernels/quantization.h defines kInt8 and kInt4.
 enum class WeightType { kF32, kBF16, kInt8, kInt4 };
 
+// How the rows of the K and V rings and of the sinks are stored.
+enum class StateType { kF32, kBF16 };
+
 // y = x * rsqrt(mean(x^2) + eps) * weight, row by row.
 struct RmsNormParams {
   const float* x = nullptr;       // [rows, dim]
@@ -38,15 +41,18 @@ struct RopeAnglesParams {
   float scale = 1.0f;
 };
 
-// Rotates each head of x in place: dimensions i and i + head_dim/2 (the "half-split" layout of
-// LLaMA) by the row's angle i.
-struct RopeParams {
-  float* x = nullptr;             // [rows, heads, head_dim], rows row_stride apart
+// What lies between the product of queries, keys and values and their attention. Each head of the
+// queries (in place) and keys is rotated: dimensions i and i + head_dim/2 (the "half-split" layout
+// of LLaMA) by the row's angle i. Keys and values are rounded to what a state can hold.
+struct RopeQkvParams {
+  float* qkv = nullptr;           // [rows, heads + 2 kv_heads, head_dim]
+  float* kv = nullptr;            // [rows, 2 kv_heads, head_dim] what becomes of keys and values
   const float* angles = nullptr;  // [rows, head_dim] of RopeAnglesParams
   int32_t rows = 0;
-  int32_t row_stride = 0;  // In floats.
   int32_t heads = 0;
+  int32_t kv_heads = 0;
   int32_t head_dim = 0;
+  StateType state_type = StateType::kF32;
 };
 
 // Adds the same vector to every row of x in place: y = x W^T + bias is a product and this.
@@ -69,12 +75,19 @@ struct ResidualSiluParams {
   int32_t dim = 0;
 };
 
+// The rows of a product's x are normalised first, as RmsNormParams says. Not where weight is null.
+struct Normalization {
+  const float* weight = nullptr;  // [k]
+  float eps = 0;
+};
+
 // y = x W^T, or y += x W^T.
 struct MatMulParams {
   const float* x = nullptr;  // [rows, k]
   float* y = nullptr;        // [rows, n]
   int32_t rows = 0;
   bool accumulate = false;  // Adds to y: the residual connection.
+  Normalization norm = {};
 };
 
 // y = silu(x Wg^T + gate_bias) * (x Wu^T + up_bias): the gated unit of LLaMA's MLP, in one pass,
@@ -85,10 +98,8 @@ struct GatedMatMulParams {
   int32_t rows = 0;
   const float* gate_bias = nullptr;  // [n] or null
   const float* up_bias = nullptr;    // [n] or null
+  Normalization norm = {};
 };
-
-// How the rows of the K and V rings and of the sinks are stored.
-enum class StateType { kF32, kBF16 };
 
 // One layer of one sequence's state (docs/attention.md, "State"). Token j's ring row is
 // j mod rows.

@@ -98,7 +98,7 @@ TEST_P(BackendEquivalence, MatMul) {
   constexpr double kTolerance = 4e-6;
   for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
     for (const auto& [n, k] : {std::pair{1, 8}, {33, 24}, {576, 576}, {96, 1536}, {7, 17}}) {
-      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 33, 130}) {
+      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 33, 64, 130}) {
         for (const bool accumulate : {false, true}) {
           SCOPED_TRACE(fmt::format("type {}, [{}, {}] x [{}, {}]^T, accumulate {}", int(type), rows,
                                    k, n, k, accumulate));
@@ -121,42 +121,104 @@ TEST_P(BackendEquivalence, MatMul) {
   }
 }
 
+// Where weights are bf16, rows of x are rounded to it after the norm, or before it is complete.
+TEST_P(BackendEquivalence, MatMulOfNormalisedRows) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
+    const double tolerance = type == WeightType::kF32 ? 4e-6 : 4e-3;
+    for (const auto& [n, k] : {std::pair{40, 576}, {96, 4096}, {7, 24}}) {
+      for (const int32_t rows : {1, 3, 9, 64, 70}) {
+        SCOPED_TRACE(fmt::format("type {}, [{}, {}] x [{}, {}]^T", int(type), rows, k, n, k));
+        const std::vector<float> weight = RandomBf16(n * k, rng_);
+        const std::vector<float> norm = Random(k, rng_);
+        std::vector<float> x = Random(rows * k, rng_);
+        for (int32_t i = 0; i < rows * k; ++i) x[i] *= 1 + i / k;  // Rows of different norms.
+        const DeviceArray<float> device_norm = Upload(norm);
+        std::vector<float> expected(rows * n);
+        reference::MatMul({x.data(), expected.data(), rows, false, {norm.data(), 1e-5f}},
+                          weight.data(), n, k);
+        const auto matrix = MakeMatrix(type, n, k, weight);
+        const auto run = [&](const std::vector<float>& input) {
+          const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * n);
+          backend_->MatMul({device_x.data(), y.data(), rows, false, {device_norm.data(), 1e-5f}},
+                           *matrix);
+          return y.Read();
+        };
+        EXPECT_LE(Error(run(x), expected), tolerance);
+        EXPECT_GE(Error(run(WithFault(x, 0, 40.0f)), expected), kClear * tolerance);
+      }
+    }
+  }
+}
+
 TEST_P(BackendEquivalence, GatedMatMul) {
   constexpr double kTolerance = 3e-6;
   for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
-    for (const int32_t rows : {1, 3, 19}) {
-      for (const bool biased : {false, true}) {
-        SCOPED_TRACE(fmt::format("type {}, {} rows, biased {}", int(type), rows, biased));
-        const int32_t n = 88, k = 72;
-        const std::vector<float> gate = RandomBf16(n * k, rng_, 0.2f),
-                                 x = RandomBf16(rows * k, rng_);
-        const std::vector<float> up = RandomBf16(n * k, rng_, 0.2f);
-        const std::vector<float> gate_bias = Random(n, rng_), up_bias = Random(n, rng_);
-        const auto gate_matrix = MakeMatrix(type, n, k, gate),
-                   up_matrix = MakeMatrix(type, n, k, up);
-        const DeviceArray<float> device_gate_bias = Upload(gate_bias),
-                                 device_up_bias = Upload(up_bias);
-        std::vector<float> expected(rows * n);
-        GatedMatMulParams params;
-        params.rows = rows;
-        params.x = x.data();
-        params.y = expected.data();
-        params.gate_bias = biased ? gate_bias.data() : nullptr;
-        params.up_bias = biased ? up_bias.data() : nullptr;
-        reference::GatedMatMul(params, gate.data(), up.data(), n, k);
-        const auto run = [&](const std::vector<float>& input) {
-          const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * n);
-          params.x = device_x.data();
-          params.y = y.data();
-          params.gate_bias = biased ? device_gate_bias.data() : nullptr;
-          params.up_bias = biased ? device_up_bias.data() : nullptr;
-          backend_->GatedMatMul(params, *gate_matrix, *up_matrix);
-          return y.Read();
-        };
-        EXPECT_LE(Error(run(x), expected), kTolerance);
-        EXPECT_GE(Error(run(WithFault(x, 0)), expected), kClear * kTolerance);
+    for (const auto& [n, k] : {std::pair{88, 72}, {88, 64}, {300, 576}}) {
+      for (const int32_t rows : {1, 3, 19, 40}) {
+        for (const bool biased : {false, true}) {
+          SCOPED_TRACE(
+              fmt::format("type {}, {} rows of {}, biased {}", int(type), rows, k, biased));
+          const std::vector<float> gate = RandomBf16(n * k, rng_, 0.2f),
+                                   x = RandomBf16(rows * k, rng_);
+          const std::vector<float> up = RandomBf16(n * k, rng_, 0.2f);
+          const std::vector<float> gate_bias = Random(n, rng_), up_bias = Random(n, rng_);
+          const auto gate_matrix = MakeMatrix(type, n, k, gate),
+                     up_matrix = MakeMatrix(type, n, k, up);
+          const DeviceArray<float> device_gate_bias = Upload(gate_bias),
+                                   device_up_bias = Upload(up_bias);
+          std::vector<float> expected(rows * n);
+          GatedMatMulParams params;
+          params.rows = rows;
+          params.x = x.data();
+          params.y = expected.data();
+          params.gate_bias = biased ? gate_bias.data() : nullptr;
+          params.up_bias = biased ? up_bias.data() : nullptr;
+          reference::GatedMatMul(params, gate.data(), up.data(), n, k);
+          const auto run = [&](const std::vector<float>& input) {
+            const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * n);
+            params.x = device_x.data();
+            params.y = y.data();
+            params.gate_bias = biased ? device_gate_bias.data() : nullptr;
+            params.up_bias = biased ? device_up_bias.data() : nullptr;
+            backend_->GatedMatMul(params, *gate_matrix, *up_matrix);
+            return y.Read();
+          };
+          EXPECT_LE(Error(run(x), expected), kTolerance);
+          EXPECT_GE(Error(run(WithFault(x, 0)), expected), kClear * kTolerance);
+        }
       }
     }
+  }
+}
+
+TEST_P(BackendEquivalence, GatedMatMulOfNormalisedRows) {
+  constexpr double kTolerance = 6e-3;  // Of bf16 activations.
+  const int32_t n = 88, k = 576;
+  for (const int32_t rows : {1, 19, 70}) {
+    const std::vector<float> gate = RandomBf16(n * k, rng_, 0.05f),
+                             up = RandomBf16(n * k, rng_, 0.05f), norm = Random(k, rng_);
+    std::vector<float> x = Random(rows * k, rng_);
+    for (int32_t i = 0; i < rows * k; ++i) x[i] *= 1 + i / k;
+    const auto gate_matrix = MakeMatrix(WeightType::kBF16, n, k, gate),
+               up_matrix = MakeMatrix(WeightType::kBF16, n, k, up);
+    const DeviceArray<float> device_norm = Upload(norm);
+    std::vector<float> expected(rows * n);
+    GatedMatMulParams params;
+    params.rows = rows;
+    params.x = x.data();
+    params.y = expected.data();
+    params.norm = {norm.data(), 1e-5f};
+    reference::GatedMatMul(params, gate.data(), up.data(), n, k);
+    const auto run = [&](const std::vector<float>& input) {
+      const DeviceArray<float> device_x = Upload(input), y = Poisoned(rows * n);
+      params.x = device_x.data();
+      params.y = y.data();
+      params.norm.weight = device_norm.data();
+      backend_->GatedMatMul(params, *gate_matrix, *up_matrix);
+      return y.Read();
+    };
+    EXPECT_LE(Error(run(x), expected), kTolerance) << rows;
+    EXPECT_GE(Error(run(WithFault(x, 0, 40.0f)), expected), kClear * kTolerance) << rows;
   }
 }
 
@@ -178,12 +240,11 @@ TEST_P(BackendEquivalence, RmsNorm) {
   }
 }
 
-TEST_P(BackendEquivalence, RopeAnglesAndRope) {
+TEST_P(BackendEquivalence, RopeAnglesAndRopeQkv) {
   constexpr double kAnglesTolerance = 3e-7, kTolerance = 1e-6;
   for (const int32_t dim : {8, 24, 64, 128}) {
     const std::vector<int32_t> positions = {0, 1, 17, 4095, 32768, 131071};
-    const int32_t rows = static_cast<int32_t>(positions.size()), heads = 3;
-    const int32_t stride = heads * dim + 16;  // What lies behind the heads stays as it is.
+    const int32_t rows = static_cast<int32_t>(positions.size()), heads = 3, kv_heads = 2;
     std::vector<float> frequencies(dim / 2);
     for (int32_t i = 0; i < dim / 2; ++i) frequencies[i] = std::pow(1e4f, -2.0f * i / dim);
     std::vector<float> expected_angles(rows * dim);
@@ -206,16 +267,29 @@ TEST_P(BackendEquivalence, RopeAnglesAndRope) {
     backend_->RopeAngles(angles);
     EXPECT_GE(Error(faulty_angles.Read(), expected_angles), kClear * kAnglesTolerance) << dim;
 
-    const std::vector<float> x = Random(rows * stride, rng_);
-    std::vector<float> expected = x;
-    reference::Rope({expected.data(), expected_angles.data(), rows, stride, heads, dim});
-    const auto run = [&](const DeviceArray<float>& by) {
-      const DeviceArray<float> device_x = Upload(x);
-      backend_->Rope({device_x.data(), by.data(), rows, stride, heads, dim});
-      return device_x.Read();
-    };
-    EXPECT_LE(Error(run(device_angles), expected), kTolerance) << dim;
-    EXPECT_GE(Error(run(faulty_angles), expected), kClear * kTolerance) << dim;
+    for (const StateType type : {StateType::kF32, StateType::kBF16}) {
+      const std::vector<float> x = Random(rows * (heads + 2 * kv_heads) * dim, rng_);
+      std::vector<float> expected = x, expected_kv(rows * 2 * kv_heads * dim);
+      reference::RopeQkv({expected.data(), expected_kv.data(), expected_angles.data(), rows, heads,
+                          kv_heads, dim, type});
+      const auto run = [&](const DeviceArray<float>& by) {
+        const DeviceArray<float> device_x = Upload(x), kv = Poisoned(expected_kv.size());
+        backend_->RopeQkv(
+            {device_x.data(), kv.data(), by.data(), rows, heads, kv_heads, dim, type});
+        return std::pair(device_x.Read(), kv.Read());
+      };
+      // A value between two bf16 may be rounded to either, by how it was rotated.
+      const double kv_tolerance = type == StateType::kF32 ? kTolerance : 4e-3;
+      const auto [q, kv] = run(device_angles);
+      EXPECT_LE(Error(q, expected), kTolerance) << dim;
+      EXPECT_LE(Error(kv, expected_kv), kv_tolerance) << dim;
+      for (size_t i = 0; type == StateType::kBF16 && i < kv.size(); ++i) {
+        ASSERT_EQ(kv[i], Bf16ToFloat(FloatToBf16(kv[i]))) << i;
+      }
+      const auto [faulty_q, faulty_kv] = run(faulty_angles);
+      EXPECT_GE(Error(faulty_q, expected), kClear * kTolerance) << dim;
+      EXPECT_GE(Error(faulty_kv, expected_kv), kClear * kv_tolerance) << dim;
+    }
   }
 }
 
@@ -257,18 +331,6 @@ TEST_P(BackendEquivalence, ResidualSilu) {
   }
 }
 
-TEST_P(BackendEquivalence, CopyRows) {
-  const int32_t rows = 5, columns = 7, from_stride = 11, to_stride = 9;
-  const std::vector<float> from = Random(rows * from_stride, rng_);
-  std::vector<float> expected = Random(rows * to_stride, rng_);
-  const DeviceArray<float> device_from = Upload(from), to = Upload(expected);
-  for (int32_t row = 0; row < rows; ++row) {
-    std::copy_n(from.begin() + row * from_stride, columns, expected.begin() + row * to_stride);
-  }
-  backend_->CopyRows(to.data(), to_stride, device_from.data(), from_stride, rows, columns);
-  EXPECT_EQ(to.Read(), expected);  // No tolerance; what lies between the rows stays.
-}
-
 TEST_P(BackendEquivalence, TopTokens) {
   constexpr double kTolerance = 2e-5;
   for (const int32_t n : {1, 31, 1000, 49152, 128256}) {
@@ -297,21 +359,6 @@ TEST_P(BackendEquivalence, TopTokens) {
       }
     }
   }
-}
-
-TEST_P(BackendEquivalence, RoundToState) {
-  const int32_t rows = 3, columns = 24, stride = 30;
-  const std::vector<float> x = Random(rows * stride, rng_);
-  std::vector<float> expected = x;
-  for (int32_t i = 0; i < rows * stride; ++i) {
-    if (i % stride < columns) expected[i] = Bf16ToFloat(FloatToBf16(x[i]));
-  }
-  const DeviceArray<float> rounded = Upload(x), kept = Upload(x);
-  backend_->RoundToState(StateType::kBF16, rounded.data(), rows, columns, stride);
-  backend_->RoundToState(StateType::kF32, kept.data(), rows, columns, stride);
-  EXPECT_EQ(rounded.Read(), expected);  // Rounding is exact: no tolerance.
-  EXPECT_EQ(kept.Read(), x);
-  EXPECT_NE(expected, x);
 }
 
 // -- Attention.

@@ -47,9 +47,6 @@ class Backend {
   // Memory aligned to 64 bytes, contents undefined. RESOURCE_EXHAUSTED naming the size.
   virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
-  // `rows` rows of `columns` floats, which lie so many floats apart; on the device.
-  virtual void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride,
-                        int32_t rows, int32_t columns) = 0;
   virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
   virtual void CopyToHost(void* to, const void* from, size_t bytes) = 0;
 
@@ -67,12 +64,9 @@ class Backend {
                            const Matrix& up) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void RopeAngles(const RopeAnglesParams& params) = 0;
-  virtual void Rope(const RopeParams& params) = 0;
+  virtual void RopeQkv(const RopeQkvParams& params) = 0;
   virtual void AddBias(const AddBiasParams& params) = 0;
   virtual void ResidualSilu(const ResidualSiluParams& params) = 0;
-  // Rounds [rows, columns], row_stride floats apart, to what a state of `type` can hold.
-  virtual void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
-                            int32_t row_stride) = 0;
   virtual void TopTokens(const TopTokensParams& params) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
   virtual void Commit(const CommitParams& params) = 0;

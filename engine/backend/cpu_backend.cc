@@ -108,12 +108,6 @@ class CpuBackend : public Backend {
     return Buffer(data, std::free);
   }
   void Copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride, int32_t rows,
-                int32_t columns) override {
-    for (int64_t row = 0; row < rows; ++row) {
-      std::memcpy(to + row * to_stride, from + row * from_stride, columns * sizeof(float));
-    }
-  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
@@ -160,16 +154,9 @@ class CpuBackend : public Backend {
   }
   void RmsNorm(const RmsNormParams& params) override { cpu::RmsNorm(params, pool_); }
   void RopeAngles(const RopeAnglesParams& params) override { cpu::RopeAngles(params, pool_); }
-  void Rope(const RopeParams& params) override { cpu::Rope(params, pool_); }
+  void RopeQkv(const RopeQkvParams& params) override { cpu::RopeQkv(params, pool_); }
   void AddBias(const AddBiasParams& params) override { cpu::AddBias(params, pool_); }
   void ResidualSilu(const ResidualSiluParams& params) override { cpu::ResidualSilu(params, pool_); }
-  void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
-                    int32_t row_stride) override {
-    if (type == StateType::kF32) return;
-    for (int32_t row = 0; row < rows; ++row) {
-      cpu::RoundToBf16(std::span<float>(x + int64_t{row} * row_stride, columns));
-    }
-  }
   void TopTokens(const TopTokensParams& params) override {
     pool_.ParallelFor(params.rows, [&](int64_t row, int32_t) {
       cpu::TopTokens({params.logits + row * params.n, params.ids + row * params.k,

@@ -70,11 +70,6 @@ class CudaBackend : public Backend {
 
   StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateOn(stream_, bytes); }
   void Copy(void* to, const void* from, size_t bytes) override { stream_->Copy(to, from, bytes); }
-  void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride, int32_t rows,
-                int32_t columns) override {
-    stream_->CopyRows(to, to_stride * sizeof(float), from, from_stride * sizeof(float),
-                      columns * sizeof(float), rows);
-  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     stream_->CopyToDevice(to, from, bytes);
   }
@@ -118,15 +113,10 @@ class CudaBackend : public Backend {
   }
   void RmsNorm(const RmsNormParams& params) override { cuda::RmsNorm(params, *stream_); }
   void RopeAngles(const RopeAnglesParams& params) override { cuda::RopeAngles(params, *stream_); }
-  void Rope(const RopeParams& params) override { cuda::Rope(params, *stream_); }
+  void RopeQkv(const RopeQkvParams& params) override { cuda::RopeQkv(params, *stream_); }
   void AddBias(const AddBiasParams& params) override { cuda::AddBias(params, *stream_); }
   void ResidualSilu(const ResidualSiluParams& params) override {
     cuda::ResidualSilu(params, *stream_);
-  }
-  void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
-                    int32_t row_stride) override {
-    if (type == StateType::kF32) return;
-    cuda::RoundToBf16(x, rows, columns, row_stride, *stream_);
   }
   void TopTokens(const TopTokensParams& params) override { cuda::TopTokens(params, *stream_); }
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }

@@ -33,10 +33,6 @@ class TimedBackend : public Backend {
   size_t DefaultStateMemory() const override { return backend_->DefaultStateMemory(); }
   StatusOr<Buffer> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
   void Copy(void* to, const void* from, size_t bytes) override { backend_->Copy(to, from, bytes); }
-  void CopyRows(float* to, int32_t to_stride, const float* from, int32_t from_stride, int32_t rows,
-                int32_t columns) override {
-    backend_->CopyRows(to, to_stride, from, from_stride, rows, columns);
-  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     backend_->CopyToDevice(to, from, bytes);
   }
@@ -56,11 +52,7 @@ class TimedBackend : public Backend {
   void AddBias(const AddBiasParams& params) override { backend_->AddBias(params); }
   void ResidualSilu(const ResidualSiluParams& params) override { backend_->ResidualSilu(params); }
   void RopeAngles(const RopeAnglesParams& params) override { backend_->RopeAngles(params); }
-  void Rope(const RopeParams& params) override { backend_->Rope(params); }
-  void RoundToState(StateType type, float* x, int32_t rows, int32_t columns,
-                    int32_t row_stride) override {
-    backend_->RoundToState(type, x, rows, columns, row_stride);
-  }
+  void RopeQkv(const RopeQkvParams& params) override { backend_->RopeQkv(params); }
   void TopTokens(const TopTokensParams& params) override { backend_->TopTokens(params); }
   void Attention(const AttentionParams& params) override;
   void Commit(const CommitParams& params) override;

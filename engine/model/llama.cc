@@ -52,7 +52,7 @@ class Llama : public Model {
         activated_(backend),
         positions_(backend),
         rope_angles_(backend),
-        draft_kv_(backend),
+        kv_(backend),
         logits_(backend),
         head_states_(backend) {}
 
@@ -71,8 +71,8 @@ class Llama : public Model {
   // Where a step's intermediate results live. Row counts are the step's.
   struct Workspace {
     float* hidden;             // [rows, hidden_size] the residual stream
-    float* normed;             // [rows, hidden_size]
     float* qkv;                // [rows, q_size + 2 kv_size]
+    float* kv;                 // [rows, 2 kv_size] the layer's keys and values for attention
     float* attention;          // [rows, q_size]
     float* activated;          // [rows, intermediate_size]
     const float* rope_angles;  // [rows, head_dim]
@@ -87,7 +87,9 @@ class Llama : public Model {
   void AttentionBlock(const LlamaLayer& layer, const Workspace& work,
                       std::vector<AttentionTree>& trees, int32_t rows);
   void MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows);
-  void Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows);
+  Normalization NormBy(const DeviceVector& weight) const {
+    return {weight.data(), config_.rms_norm_eps};
+  }
   // The final norm of `rows` of the last Forward: [rows.size(), hidden_size].
   StatusOr<const float*> LastHidden(std::span<const int32_t> rows);
   const Matrix& output() const { return lm_head_ ? *lm_head_ : *embedding_; }
@@ -108,8 +110,9 @@ class Llama : public Model {
   std::unique_ptr<MedusaHeads> medusa_heads_;  // Or null.
 
   Activations hidden_, normed_, qkv_, attention_, activated_, positions_, rope_angles_;
-  // Keys and values of the last step's rows, where it had draft trees: [layers, rows, 2 kv_size].
-  Activations draft_kv_;
+  // Keys and values of the last step's rows: [rows, 2 kv_size] of the last layer, or of every layer
+  // where the step had draft trees, for Commit.
+  Activations kv_;
   int32_t draft_rows_ = 0;  // Rows of the last step; 0 where it had no draft tree.
   Activations logits_, head_states_;
 };
@@ -221,7 +224,6 @@ StatusOr<Llama::Workspace> Llama::Prepare(const ModelStep& step) {
   const size_t rows = step.batch.num_tokens();
   Workspace work;
   TREELINE_ASSIGN_OR_RETURN(work.hidden, hidden_.Floats(rows * config_.hidden_size));
-  TREELINE_ASSIGN_OR_RETURN(work.normed, normed_.Floats(rows * config_.hidden_size));
   TREELINE_ASSIGN_OR_RETURN(work.qkv, qkv_.Floats(rows * qkv_size()));
   TREELINE_ASSIGN_OR_RETURN(work.attention, attention_.Floats(rows * q_size()));
   TREELINE_ASSIGN_OR_RETURN(work.activated, activated_.Floats(rows * config_.intermediate_size));
@@ -244,7 +246,7 @@ StatusOr<Llama::Workspace> Llama::Prepare(const ModelStep& step) {
 Status Llama::Forward(const ModelStep& step) {
   const Batch& batch = step.batch;
   const int32_t rows = batch.num_tokens();
-  TREELINE_ASSIGN_OR_RETURN(const Workspace work, Prepare(step));
+  TREELINE_ASSIGN_OR_RETURN(Workspace work, Prepare(step));
 
   std::vector<AttentionTree> trees(batch.num_sequences());
   bool has_drafts = false;
@@ -257,11 +259,8 @@ Status Llama::Forward(const ModelStep& step) {
     has_drafts |= !trees[i].commit;
   }
   draft_rows_ = has_drafts ? rows : 0;
-  float* draft_kv = nullptr;
-  if (has_drafts) {
-    TREELINE_ASSIGN_OR_RETURN(draft_kv,
-                              draft_kv_.Floats(size_t(config_.num_layers) * rows * 2 * kv_size()));
-  }
+  const size_t layer_kv = size_t(rows) * 2 * kv_size();
+  TREELINE_ASSIGN_OR_RETURN(work.kv, kv_.Floats(layer_kv * (has_drafts ? config_.num_layers : 1)));
 
   backend_.Embed(*embedding_, batch.token_ids, work.hidden);
   for (int32_t i = 0; i < config_.num_layers; ++i) {
@@ -269,10 +268,7 @@ Status Llama::Forward(const ModelStep& step) {
       trees[t].state = layout_.At(step.slots[t], i);
     }
     AttentionBlock(layers_[i], work, trees, rows);
-    if (has_drafts) {
-      backend_.CopyRows(draft_kv + int64_t{i} * rows * 2 * kv_size(), 2 * kv_size(),
-                        work.qkv + q_size(), qkv_size(), rows, 2 * kv_size());
-    }
+    if (has_drafts) work.kv += layer_kv;
     MlpBlock(layers_[i], work, rows);
   }
   return backend_.Synchronize();
@@ -280,28 +276,27 @@ Status Llama::Forward(const ModelStep& step) {
 
 void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
                            std::vector<AttentionTree>& trees, int32_t rows) {
-  Norm(work.hidden, layer.input_norm, work.normed, rows);
-  Multiply({work.normed, work.qkv, rows, false}, layer.qkv);
+  Multiply({work.hidden, work.qkv, rows, false, NormBy(layer.input_norm)}, layer.qkv);
 
-  // Queries and keys are the first heads + kv_heads heads of a row; both are rotated.
-  RopeParams rope;
-  rope.x = work.qkv;
+  RopeQkvParams rope;
+  rope.qkv = work.qkv;
+  rope.kv = work.kv;
   rope.angles = work.rope_angles;
   rope.rows = rows;
-  rope.row_stride = qkv_size();
-  rope.heads = config_.num_heads + config_.num_kv_heads;
+  rope.heads = config_.num_heads;
+  rope.kv_heads = config_.num_kv_heads;
   rope.head_dim = config_.head_dim;
-  backend_.Rope(rope);
-  backend_.RoundToState(state_type_, work.qkv + q_size(), rows, 2 * kv_size(), qkv_size());
+  rope.state_type = state_type_;
+  backend_.RopeQkv(rope);
 
   AttentionParams attention;
   attention.layer = &layer.attention.layer;
   attention.q = work.qkv;
-  attention.k = work.qkv + q_size();
-  attention.v = work.qkv + q_size() + kv_size();
+  attention.k = work.kv;
+  attention.v = work.kv + kv_size();
   attention.out = work.attention;
   attention.q_stride = qkv_size();
-  attention.kv_stride = qkv_size();
+  attention.kv_stride = 2 * kv_size();
   attention.trees = trees.data();
   attention.num_trees = static_cast<int32_t>(trees.size());
   backend_.Attention(attention);
@@ -310,15 +305,10 @@ void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
 }
 
 void Llama::MlpBlock(const LlamaLayer& layer, const Workspace& work, int32_t rows) {
-  Norm(work.hidden, layer.post_attention_norm, work.normed, rows);
-  backend_.GatedMatMul(
-      {work.normed, work.activated, rows, layer.gate.bias.data(), layer.up.bias.data()},
-      *layer.gate.weight, *layer.up.weight);
+  backend_.GatedMatMul({work.hidden, work.activated, rows, layer.gate.bias.data(),
+                        layer.up.bias.data(), NormBy(layer.post_attention_norm)},
+                       *layer.gate.weight, *layer.up.weight);
   Multiply({work.activated, work.hidden, rows, true}, layer.down);
-}
-
-void Llama::Norm(const float* x, const DeviceVector& weight, float* y, int32_t rows) {
-  backend_.RmsNorm({x, weight.data(), y, rows, config_.hidden_size, config_.rms_norm_eps});
 }
 
 void Llama::Multiply(const MatMulParams& params, const Linear& linear) {
@@ -329,13 +319,14 @@ void Llama::Multiply(const MatMulParams& params, const Linear& linear) {
 
 StatusOr<const float*> Llama::LastHidden(std::span<const int32_t> rows) {
   const int32_t count = static_cast<int32_t>(rows.size()), hidden = config_.hidden_size;
-  // The rows side by side in the buffer of the layers' norms, which are over.
+  // The rows side by side.
   TREELINE_ASSIGN_OR_RETURN(float* normed, normed_.Floats(size_t(count) * hidden));
   TREELINE_ASSIGN_OR_RETURN(const float* x, hidden_.Floats(0));
   // Rows that follow one another, as those of a decode or a tree do, at once.
   for (int32_t i = 0, end; i < count; i = end) {
     for (end = i + 1; end < count && rows[end] == rows[end - 1] + 1;) ++end;
-    Norm(x + int64_t{rows[i]} * hidden, final_norm_, normed + int64_t{i} * hidden, end - i);
+    backend_.RmsNorm({x + int64_t{rows[i]} * hidden, final_norm_.data(),
+                      normed + int64_t{i} * hidden, end - i, hidden, config_.rms_norm_eps});
   }
   return normed;
 }
@@ -361,7 +352,7 @@ StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows) {
 }
 
 Status Llama::Commit(std::span<const AcceptedRows> accepted) {
-  TREELINE_ASSIGN_OR_RETURN(const float* draft_kv, draft_kv_.Floats(0));
+  TREELINE_ASSIGN_OR_RETURN(const float* draft_kv, kv_.Floats(0));
   std::vector<CommitTree> trees(accepted.size());
   for (int32_t i = 0; i < config_.num_layers; ++i) {
     for (size_t t = 0; t < trees.size(); ++t) {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/float_types.h"
 #include "kernels/quantization.h"
 
@@ -161,9 +162,18 @@ void ConvertRow(const float* x, int32_t k, ActivationType type, int32_t row, int
   std::fill(out + k, out + stride, std::byte{0});
 }
 
-// Products of all rows of x, which are converted to what the kernel takes; without panel and y.
-PanelProduct ConvertActivations(const float* x, int32_t rows, int32_t k, ActivationType type,
+// Products of all rows of params.x, which are normalised and converted to what the kernel takes;
+// without panel and y.
+template <class Params>
+PanelProduct ConvertActivations(const Params& params, int32_t k, ActivationType type,
                                 MatMulWorkspace& workspace, ThreadPool& pool) {
+  const float* x = params.x;
+  const int32_t rows = params.rows;
+  if (params.norm.weight != nullptr) {
+    float* normed = workspace.normed.Resize(size_t(rows) * k);
+    RmsNorm({x, params.norm.weight, normed, rows, k, params.norm.eps}, pool);
+    x = normed;
+  }
   PanelProduct product = {};
   product.rows = rows;
   product.k = k;
@@ -245,7 +255,7 @@ void MatMul(const MatMulParams& params, const PackedMatrix& matrix, const MatMul
   const int32_t n = matrix.n();
   const MatMulKernel::Run run = kernel.run[static_cast<int>(matrix.type())];
   const PanelProduct all =
-      ConvertActivations(params.x, params.rows, matrix.k(), kernel.activations, workspace, pool);
+      ConvertActivations(params, matrix.k(), kernel.activations, workspace, pool);
   ForEachBlock(all, matrix.num_panels(), pool,
                [&](int32_t first_row, PanelProduct product, int32_t p) {
                  product.panel = matrix.panel(p);
@@ -261,7 +271,7 @@ void GatedMatMul(const GatedMatMulParams& params, const PackedMatrix& gate, cons
                  const MatMulKernel& kernel, MatMulWorkspace& workspace, ThreadPool& pool) {
   const int32_t n = gate.n();
   const PanelProduct all =
-      ConvertActivations(params.x, params.rows, gate.k(), kernel.activations, workspace, pool);
+      ConvertActivations(params, gate.k(), kernel.activations, workspace, pool);
   ForEachBlock(
       all, gate.num_panels(), pool, [&](int32_t first_row, PanelProduct product, int32_t p) {
         // Both panels' results stay in the cache until they are one.

@@ -17,7 +17,7 @@ namespace treeline::cpu {
 // Memory for converted activations, reused from call to call.
 struct MatMulWorkspace {
   AlignedBuffer<std::byte> x;
-  AlignedBuffer<float> scales, sums;
+  AlignedBuffer<float> normed, scales, sums;
   AlignedBuffer<int32_t> zeros;
 };
 

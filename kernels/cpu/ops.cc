@@ -5,6 +5,7 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/ops.h"
@@ -39,25 +40,22 @@ void RmsNormRow(const float* HWY_RESTRICT x, const float* HWY_RESTRICT weight,
   for (int32_t i = whole; i < dim; ++i) y[i] = x[i] * scale * weight[i];
 }
 
-void RopeRow(const RopeParams& params, int32_t row) {
+// y = x rotated; they may be the same.
+void RotateHead(const float* x, const float* HWY_RESTRICT cosines, int32_t head_dim, float* y) {
   const hn::ScalableTag<float> d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), half = params.head_dim / 2;
+  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d)), half = head_dim / 2;
   const int32_t whole = WholeVectors(d, half);
-  const float* cosines = params.angles + int64_t{row} * params.head_dim;
   const float* sines = cosines + half;
-  for (int32_t head = 0; head < params.heads; ++head) {
-    float* x = params.x + int64_t{row} * params.row_stride + head * params.head_dim;
-    for (int32_t i = 0; i < whole; i += lanes) {
-      const auto a = hn::LoadU(d, x + i), b = hn::LoadU(d, x + half + i);
-      const auto cosine = hn::LoadU(d, cosines + i), sine = hn::LoadU(d, sines + i);
-      hn::StoreU(hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), d, x + i);
-      hn::StoreU(hn::MulAdd(a, sine, hn::Mul(b, cosine)), d, x + half + i);
-    }
-    for (int32_t i = whole; i < half; ++i) {
-      const float a = x[i], b = x[half + i];
-      x[i] = a * cosines[i] - b * sines[i];
-      x[half + i] = b * cosines[i] + a * sines[i];
-    }
+  for (int32_t i = 0; i < whole; i += lanes) {
+    const auto a = hn::LoadU(d, x + i), b = hn::LoadU(d, x + half + i);
+    const auto cosine = hn::LoadU(d, cosines + i), sine = hn::LoadU(d, sines + i);
+    hn::StoreU(hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), d, y + i);
+    hn::StoreU(hn::MulAdd(a, sine, hn::Mul(b, cosine)), d, y + half + i);
+  }
+  for (int32_t i = whole; i < half; ++i) {
+    const float a = x[i], b = x[half + i];
+    y[i] = a * cosines[i] - b * sines[i];
+    y[half + i] = b * cosines[i] + a * sines[i];
   }
 }
 
@@ -69,7 +67,7 @@ namespace treeline::cpu {
 namespace {
 
 HWY_EXPORT(RmsNormRow);
-HWY_EXPORT(RopeRow);
+HWY_EXPORT(RotateHead);
 
 // Rows a task takes: enough work to be worth handing out.
 constexpr int32_t kRowsPerTask = 8;
@@ -105,8 +103,22 @@ void RopeAngles(const RopeAnglesParams& params, ThreadPool& pool) {
   });
 }
 
-void Rope(const RopeParams& params, ThreadPool& pool) {
-  ForEachRow(params.rows, pool, [&](int32_t row) { HWY_DYNAMIC_DISPATCH(RopeRow)(params, row); });
+void RopeQkv(const RopeQkvParams& params, ThreadPool& pool) {
+  const int32_t dim = params.head_dim, kv_size = params.kv_heads * dim;
+  const int32_t q_size = params.heads * dim;
+  ForEachRow(params.rows, pool, [&](int32_t row) {
+    const float* cosines = params.angles + int64_t{row} * dim;
+    float* q = params.qkv + int64_t{row} * (q_size + 2 * kv_size);
+    const float* k = q + q_size;
+    float* kv = params.kv + int64_t{row} * 2 * kv_size;
+    const auto rotate = [&](const float* x, float* y) {
+      HWY_DYNAMIC_DISPATCH(RotateHead)(x, cosines, dim, y);
+    };
+    for (int32_t i = 0; i < q_size; i += dim) rotate(q + i, q + i);
+    for (int32_t i = 0; i < kv_size; i += dim) rotate(k + i, kv + i);
+    std::copy_n(k + kv_size, kv_size, kv + kv_size);
+    if (params.state_type == StateType::kBF16) RoundToBf16(std::span<float>(kv, 2 * kv_size));
+  });
 }
 
 void AddBias(const AddBiasParams& params, ThreadPool& pool) {

@@ -15,7 +15,7 @@ namespace treeline::cpu {
 
 void RmsNorm(const RmsNormParams& params, ThreadPool& pool);
 void RopeAngles(const RopeAnglesParams& params, ThreadPool& pool);
-void Rope(const RopeParams& params, ThreadPool& pool);
+void RopeQkv(const RopeQkvParams& params, ThreadPool& pool);
 void AddBias(const AddBiasParams& params, ThreadPool& pool);
 void ResidualSilu(const ResidualSiluParams& params, ThreadPool& pool);
 

@@ -43,7 +43,8 @@ class RopeTest : public testing::TestWithParam<int32_t> {};
 TEST_P(RopeTest, MatchesTheReferenceFarIntoAContext) {
   std::mt19937 rng(3);
   ThreadPool pool(2);
-  const int32_t kHeads = 3, kHeadDim = GetParam(), kStride = kHeads * kHeadDim + 12;
+  const int32_t kHeads = 3, kKvHeads = 2, kHeadDim = GetParam();
+  const int32_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
   std::vector<float> frequencies;
   for (int i = 0; i < kHeadDim / 2; ++i) {
     frequencies.push_back(std::pow(100000.0f, -2.0f * i / kHeadDim));
@@ -57,14 +58,29 @@ TEST_P(RopeTest, MatchesTheReferenceFarIntoAContext) {
                   pool);
   reference::RopeAngles(
       {positions.data(), frequencies.data(), expected_angles.data(), rows, kHeadDim, 1.0f});
-  cpu::Rope({actual.data(), angles.data(), rows, kStride, kHeads, kHeadDim}, pool);
-  reference::Rope({expected.data(), expected_angles.data(), rows, kStride, kHeads, kHeadDim});
+  std::vector<float> kv(rows * 2 * kKvHeads * kHeadDim), expected_kv = kv;
+  RopeQkvParams params{actual.data(), kv.data(), angles.data(), rows,
+                       kHeads,        kKvHeads,  kHeadDim,      StateType::kF32};
+  cpu::RopeQkv(params, pool);
+  params.qkv = expected.data();
+  params.kv = expected_kv.data();
+  params.angles = expected_angles.data();
+  reference::RopeQkv(params);
   for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 1e-6);
-  // Position 0 turns nothing, and what lies behind the heads stays as it was.
+  for (size_t i = 0; i < kv.size(); ++i) ASSERT_NEAR(kv[i], expected_kv[i], 1e-6);
+  // Position 0 turns nothing.
   for (int i = 0; i < kStride; ++i) EXPECT_EQ(actual[i], original[i]);
-  for (int i = kHeads * kHeadDim; i < kStride; ++i) {
-    EXPECT_EQ(actual[kStride + i], original[kStride + i]);
+  for (int i = 0; i < 2 * kKvHeads * kHeadDim; ++i) {
+    EXPECT_EQ(kv[i], original[kHeads * kHeadDim + i]);
   }
+  // What a bf16 state takes.
+  auto rounded = kv;
+  cpu::RoundToBf16(rounded);
+  auto again = original;
+  params = {again.data(), kv.data(), angles.data(), rows,
+            kHeads,       kKvHeads,  kHeadDim,      StateType::kBF16};
+  cpu::RopeQkv(params, pool);
+  EXPECT_EQ(kv, rounded);
 }
 
 // Halves shorter than a vector, of whole vectors, and with a rest.
@@ -74,9 +90,9 @@ TEST(Rope, ScalesWhatItRotates) {
   ThreadPool pool(1);
   const float frequency = 1.0f;
   const int32_t position = 2;
-  std::vector<float> x = {3, 4}, angles(2);
+  std::vector<float> x = {3, 4, 0, 0, 0, 0}, kv(4), angles(2);
   cpu::RopeAngles({&position, &frequency, angles.data(), 1, 2, 1.25f}, pool);
-  cpu::Rope({x.data(), angles.data(), 1, 2, 1, 2}, pool);
+  cpu::RopeQkv({x.data(), kv.data(), angles.data(), 1, 1, 1, 2, StateType::kF32}, pool);
   EXPECT_NEAR(x[0], 1.25 * (3 * std::cos(2.0) - 4 * std::sin(2.0)), 1e-6);
   EXPECT_NEAR(x[1], 1.25 * (4 * std::cos(2.0) + 3 * std::sin(2.0)), 1e-6);
 }

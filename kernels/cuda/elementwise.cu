@@ -28,7 +28,8 @@ __device__ float BlockSum(float value) {
 
 // A block a row. What a thread has of the weights comes while earlier kernels run, as far as it
 // fits kHeld registers; rows of a few thousand do.
-__global__ void __launch_bounds__(kNormThreads) RmsNormKernel(RmsNormParams params) {
+template <typename Output>
+__global__ void __launch_bounds__(kNormThreads) RmsNormKernel(RmsNormParams params, Output* out) {
   LetNextKernelComeUp();
   constexpr int kHeld = 4;
   float weights[kHeld], values[kHeld];
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kNormThreads) RmsNormKernel(RmsNormParams para
   }
   WaitForEarlierKernels();
   const float* x = params.x + int64_t{blockIdx.x} * params.dim;
-  float* y = params.y + int64_t{blockIdx.x} * params.dim;
+  Output* y = out + int64_t{blockIdx.x} * params.dim;
   float squares = 0;
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) {
@@ -53,9 +54,11 @@ __global__ void __launch_bounds__(kNormThreads) RmsNormKernel(RmsNormParams para
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) {
     const int i = threadIdx.x + j * kNormThreads;
-    if (i < params.dim) y[i] = values[j] * scale * weights[j];
+    if (i < params.dim) y[i] = FromFloat<Output>(values[j] * scale * weights[j]);
   }
-  for (int i = rest; i < params.dim; i += kNormThreads) y[i] = x[i] * scale * params.weight[i];
+  for (int i = rest; i < params.dim; i += kNormThreads) {
+    y[i] = FromFloat<Output>(x[i] * scale * params.weight[i]);
+  }
 }
 
 // A thread an angle, in double: the angle itself is a float, but may be far from zero.
@@ -74,19 +77,37 @@ __global__ void RopeAnglesKernel(RopeAnglesParams params) {
   out[half + i] = static_cast<float>(params.scale * sine);
 }
 
+// Pairs of dimensions of a row.
+__host__ __device__ int PairsOf(const RopeQkvParams& params) {
+  return (params.heads + 2 * params.kv_heads) * (params.head_dim / 2);
+}
+
 // A thread a pair of dimensions.
-__global__ void RopeKernel(RopeParams params) {
+__global__ void RopeQkvKernel(RopeQkvParams params) {
   WaitForEarlierKernels();
-  const int half = params.head_dim / 2, pairs = params.heads * half;
+  const int dim = params.head_dim, half = dim / 2, pairs = PairsOf(params);
   const int64_t thread = GlobalThread();
   const int64_t row = thread / pairs;
   if (row >= params.rows) return;
-  const int pair = static_cast<int>(thread % pairs), i = pair % half;
-  const float* cosines = params.angles + row * params.head_dim;
-  float* x = params.x + row * params.row_stride + pair / half * params.head_dim + i;
-  const float a = x[0], b = x[half], cosine = cosines[i], sine = cosines[half + i];
-  x[0] = a * cosine - b * sine;
-  x[half] = b * cosine + a * sine;
+  const int pair = static_cast<int>(thread % pairs), head = pair / half, i = pair % half;
+  float* x = params.qkv + row * 2 * pairs + head * dim + i;
+  float a = x[0], b = x[half];
+  if (head < params.heads + params.kv_heads) {
+    const float* cosines = params.angles + row * dim;
+    const float cosine = cosines[i], sine = cosines[half + i];
+    const float turned = a * cosine - b * sine;
+    b = b * cosine + a * sine;
+    a = turned;
+  }
+  if (head < params.heads) {
+    x[0] = a;
+    x[half] = b;
+    return;
+  }
+  const bool rounds = params.state_type == StateType::kBF16;
+  float* kv = params.kv + (row * 2 * params.kv_heads + head - params.heads) * dim + i;
+  kv[0] = rounds ? Bf16Rounded(a) : a;
+  kv[half] = rounds ? Bf16Rounded(b) : b;
 }
 
 __global__ void AddBiasKernel(AddBiasParams params) {
@@ -108,19 +129,16 @@ __global__ void ResidualSiluKernel(ResidualSiluParams params) {
       params.x[row * params.dim + i] + gate / (1 + expf(-gate));
 }
 
-__global__ void RoundToBf16Kernel(float* x, int32_t rows, int32_t columns, int32_t row_stride) {
-  WaitForEarlierKernels();
-  const int64_t element = GlobalThread();
-  const int64_t row = element / columns;
-  if (row >= rows) return;
-  float& value = x[row * row_stride + element % columns];
-  value = Bf16Rounded(value);
-}
-
 }  // namespace
 
 void RmsNorm(const RmsNormParams& params, Stream& stream) {
-  Launch(stream, "RmsNorm", RmsNormKernel, dim3(params.rows), kNormThreads, 0, params);
+  Launch(stream, "RmsNorm", RmsNormKernel<float>, dim3(params.rows), kNormThreads, 0, params,
+         params.y);
+}
+
+void RmsNormToBf16(const RmsNormParams& params, void* y, Stream& stream) {
+  Launch(stream, "RmsNorm", RmsNormKernel<__nv_bfloat16>, dim3(params.rows), kNormThreads, 0,
+         params, static_cast<__nv_bfloat16*>(y));
 }
 
 void RopeAngles(const RopeAnglesParams& params, Stream& stream) {
@@ -128,9 +146,9 @@ void RopeAngles(const RopeAnglesParams& params, Stream& stream) {
          GridFor(int64_t{params.rows} * (params.head_dim / 2)), kThreads, 0, params);
 }
 
-void Rope(const RopeParams& params, Stream& stream) {
-  Launch(stream, "Rope", RopeKernel,
-         GridFor(int64_t{params.rows} * params.heads * (params.head_dim / 2)), kThreads, 0, params);
+void RopeQkv(const RopeQkvParams& params, Stream& stream) {
+  Launch(stream, "RopeQkv", RopeQkvKernel, GridFor(int64_t{params.rows} * PairsOf(params)),
+         kThreads, 0, params);
 }
 
 void AddBias(const AddBiasParams& params, Stream& stream) {
@@ -141,11 +159,6 @@ void AddBias(const AddBiasParams& params, Stream& stream) {
 void ResidualSilu(const ResidualSiluParams& params, Stream& stream) {
   Launch(stream, "ResidualSilu", ResidualSiluKernel,
          GridFor(int64_t{params.rows} * params.heads * params.dim), kThreads, 0, params);
-}
-
-void RoundToBf16(float* x, int32_t rows, int32_t columns, int32_t row_stride, Stream& stream) {
-  Launch(stream, "RoundToBf16", RoundToBf16Kernel, GridFor(int64_t{rows} * columns), kThreads, 0, x,
-         rows, columns, row_stride);
 }
 
 }  // namespace treeline::cuda

@@ -11,13 +11,12 @@
 namespace treeline::cuda {
 
 void RmsNorm(const RmsNormParams& params, Stream& stream);
+// The same, rounded to bf16: y [rows, dim]. params.y is not used.
+void RmsNormToBf16(const RmsNormParams& params, void* y, Stream& stream);
 void RopeAngles(const RopeAnglesParams& params, Stream& stream);
-void Rope(const RopeParams& params, Stream& stream);
+void RopeQkv(const RopeQkvParams& params, Stream& stream);
 void AddBias(const AddBiasParams& params, Stream& stream);
 void ResidualSilu(const ResidualSiluParams& params, Stream& stream);
-
-// Rounds [rows, columns], row_stride floats apart, to bf16 and back.
-void RoundToBf16(float* x, int32_t rows, int32_t columns, int32_t row_stride, Stream& stream);
 
 }  // namespace treeline::cuda
 

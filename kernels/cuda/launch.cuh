@@ -23,14 +23,15 @@ inline bool Check(Stream& stream, const char* call, cudaError_t code) {
   return false;
 }
 
-// Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...); `name` is for errors. An empty
-// grid is no launch.
+// Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...), `cluster` neighbouring blocks
+// together (cluster.cuh); `name` is for errors. An empty grid is no launch.
 //
 // Where the GPU can, the kernel's blocks come up while the kernel before it runs out: every kernel
 // calls WaitForEarlierKernels before it touches what earlier kernels read or write.
 template <typename... Parameters>
-void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
-            size_t shared_bytes, std::type_identity_t<Parameters>... arguments) {
+void LaunchClusters(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid,
+                    int cluster, int threads, size_t shared_bytes,
+                    std::type_identity_t<Parameters>... arguments) {
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   constexpr size_t kSharedWithoutAsking = 48 << 10;
   if (shared_bytes > kSharedWithoutAsking &&
@@ -44,12 +45,26 @@ void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream.handle();
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = stream.overlaps_kernels() ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (stream.overlaps_kernels()) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    cudaLaunchAttribute& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster;
+    together.val.clusterDim.y = together.val.clusterDim.z = 1;
+  }
   Check(stream, name, cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+template <typename... Parameters>
+void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
+            size_t shared_bytes, std::type_identity_t<Parameters>... arguments) {
+  LaunchClusters(stream, name, kernel, grid, 1, threads, shared_bytes, arguments...);
 }
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

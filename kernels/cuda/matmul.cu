@@ -5,6 +5,9 @@
 #include <map>
 #include <tuple>
 
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/few_rows.h"
+#include "kernels/cuda/gate.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/tiles.cuh"
@@ -13,129 +16,6 @@ namespace treeline::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-// -- Few rows.
-
-constexpr int kFewRows = 4;
-constexpr int kWarps = 8;
-// Rows of weights that a warp multiplies by at once, and vectors of each that a lane has in flight.
-constexpr int kColumns = 2;
-constexpr int kBatch = 4;
-
-// What a warp's kColumns rows of weights lead to: columns next to one another of y = x W^T, or one
-// column of y = silu(x Wg^T) * (x Wu^T), of which it takes a row of each.
-struct Columns {
-  MatMulParams params;
-  const __nv_bfloat16* weights;  // [n, k]
-
-  static constexpr int kCount = kColumns;
-  __device__ const __nv_bfloat16* WeightsOf(int column, int c, int n, int k) const {
-    // Past the end the last row is read again, and its sum thrown away.
-    return weights + int64_t{min(column + c, n - 1)} * k;
-  }
-  __device__ void Store(const float (&sums)[kColumns], int row, int column, int n) const {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      if (column + c >= n) continue;
-      float& y = params.y[int64_t{row} * n + column + c];
-      y = params.accumulate ? y + sums[c] : sums[c];
-    }
-  }
-};
-
-__device__ float Gated(const GatedMatMulParams& params, float gate, float up, int column) {
-  if (params.gate_bias != nullptr) gate += params.gate_bias[column];
-  if (params.up_bias != nullptr) up += params.up_bias[column];
-  return gate / (1.0f + expf(-gate)) * up;
-}
-
-struct GatedColumn {
-  GatedMatMulParams params;
-  const __nv_bfloat16* gate;  // [n, k]
-  const __nv_bfloat16* up;
-
-  static constexpr int kCount = 1;
-  __device__ const __nv_bfloat16* WeightsOf(int column, int c, int, int k) const {
-    return (c == 0 ? gate : up) + int64_t{column} * k;
-  }
-  __device__ void Store(const float (&sums)[kColumns], int row, int column, int n) const {
-    params.y[int64_t{row} * n + column] = Gated(params, sums[0], sums[1], column);
-  }
-};
-
-// y [Rows, n] from bf16 weights: a warp takes kColumns rows of them, its lanes divide k. x is
-// rounded to bf16 into shared memory while the first weights are on their way.
-// REQUIRES: k % kVector == 0.
-template <int Rows, typename Output>
-__global__ void __launch_bounds__(kWarps* kWarp) FewRowsKernel(Output output, int n, int k) {
-  LetNextKernelComeUp();
-  const int lane = threadIdx.x % kWarp;
-  const int column = (blockIdx.x * kWarps + threadIdx.x / kWarp) * Output::kCount;
-  const __nv_bfloat16* weights[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    weights[c] = output.WeightsOf(min(column, n - 1), c, n, k) + lane * kVector;
-  }
-  constexpr int kStride = kWarp * kVector;  // From one vector of a lane to the next.
-  uint4 bits[kBatch][kColumns];
-  const auto load = [&](int first) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int at = first + j * kStride;
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        bits[j][c] = at + lane * kVector < k
-                         ? __ldcs(reinterpret_cast<const uint4*>(weights[c] + at))
-                         : uint4{0, 0, 0, 0};
-      }
-    }
-  };
-  load(0);
-  WaitForEarlierKernels();
-  __nv_bfloat16* x = reinterpret_cast<__nv_bfloat16*>(SharedFloats());  // [Rows, k]
-  for (int i = threadIdx.x * kVector; i < Rows * k; i += kWarps * kWarp * kVector) {
-    float values[kVector] = {};
-    if (i < output.params.rows * k) LoadVector(output.params.x + i, values);
-    StoreRounded(x + i, values);
-  }
-  __syncthreads();
-  if (column >= n) return;
-
-  float sums[Rows][kColumns] = {};
-  for (int first = 0; first < k; first += kBatch * kStride) {
-    uint4 now[kBatch][kColumns];
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) now[j][c] = bits[j][c];
-    }
-    load(first + kBatch * kStride);
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int at = first + j * kStride + lane * kVector;
-      if (at >= k) break;
-      float w[kColumns][kVector];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) Unpack(now[j][c], w[c]);
-#pragma unroll
-      for (int row = 0; row < Rows; ++row) {
-        float values[kVector];
-        Unpack(*reinterpret_cast<const uint4*>(x + row * k + at), values);
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-          for (int i = 0; i < kVector; ++i) sums[row][c] += w[c][i] * values[i];
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int row = 0; row < Rows; ++row) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) sums[row][c] = WarpSum(sums[row][c]);
-    if (lane == 0 && row < output.params.rows) output.Store(sums[row], row, column, n);
-  }
-}
 
 // -- The parts between products.
 
@@ -236,7 +116,7 @@ struct Product {
 class CublasProducts : public DenseProducts {
  public:
   CublasProducts(Stream& stream, const CublasLt& lt)
-      : stream_(stream), lt_(lt), rounded_(stream), up_(stream), workspace_(stream) {}
+      : stream_(stream), lt_(lt), prepared_(stream), up_(stream), workspace_(stream) {}
 
   ~CublasProducts() override {
     for (auto& [shape, product] : products_) {
@@ -257,24 +137,16 @@ class CublasProducts : public DenseProducts {
   }
 
   void MatMul(const MatMulParams& params, const DeviceMatrix& matrix) override {
-    if (params.rows == 0) return;
-    if (TakesFewRows(params.rows, matrix)) {
-      MultiplyFewRows(Columns{params, Bf16Of(matrix)}, matrix);
-    } else {
-      Multiply(params, Rounded(params.x, params.rows, matrix), matrix);
-    }
+    if (params.rows == 0 || MatMulOfFewRows(params, matrix, stream_)) return;
+    Multiply(params, Prepared(params, matrix), matrix);
   }
 
   void GatedMatMul(const GatedMatMulParams& params, const DeviceMatrix& gate,
                    const DeviceMatrix& up) override {
-    if (params.rows == 0) return;
-    if (TakesFewRows(params.rows, gate)) {
-      MultiplyFewRows(GatedColumn{params, Bf16Of(gate), Bf16Of(up)}, gate);
-      return;
-    }
+    if (params.rows == 0 || GatedMatMulOfFewRows(params, gate, up, stream_)) return;
     const int64_t size = int64_t{params.rows} * gate.n;
     float* up_product = up_.Floats(size);
-    const void* x = Rounded(params.x, params.rows, gate);
+    const void* x = Prepared(params, gate);
     Multiply({params.x, params.y, params.rows, false}, x, gate);
     Multiply({params.x, up_product, params.rows, false}, x, up);
     Launch(stream_, "Gate", GateKernel, GridFor(size), kThreads, 0, params, up_product, gate.n);
@@ -286,40 +158,25 @@ class CublasProducts : public DenseProducts {
 
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
-  bool TakesFewRows(int32_t rows, const DeviceMatrix& matrix) const {
-    return rows <= kFewRows && matrix.type == WeightType::kBF16 && matrix.k % kVector == 0 &&
-           FewRowsBytes(matrix.k) <= stream_.max_shared_memory();
-  }
-  static size_t FewRowsBytes(int32_t k) { return kFewRows * size_t(k) * sizeof(__nv_bfloat16); }
-
-  static const __nv_bfloat16* Bf16Of(const DeviceMatrix& matrix) {
-    return static_cast<const __nv_bfloat16*>(matrix.data);
-  }
-  // matrix: the shape of all that output has.
-  template <typename Output>
-  void MultiplyFewRows(const Output& output, const DeviceMatrix& matrix) {
-    const dim3 grid(static_cast<unsigned>(CeilDiv(matrix.n, kWarps * Output::kCount)));
-    const auto launch = [&](auto kernel, int rows) {
-      Launch(stream_, "MatMul", kernel, grid, kWarps * kWarp,
-             rows * size_t(matrix.k) * sizeof(__nv_bfloat16), output, matrix.n, matrix.k);
-    };
-    if (output.params.rows == 1) {
-      launch(FewRowsKernel<1, Output>, 1);
-    } else if (output.params.rows == 2) {
-      launch(FewRowsKernel<2, Output>, 2);
+  // The activations as the product takes them: normalised, and of the weights' type.
+  template <typename Params>
+  const void* Prepared(const Params& params, const DeviceMatrix& matrix) {
+    const bool rounds = matrix.type == WeightType::kBF16;
+    const bool normalises = params.norm.weight != nullptr;
+    if (!rounds && !normalises) return params.x;
+    const int64_t size = int64_t{params.rows} * matrix.k;
+    void* prepared = prepared_.Resize(size * (rounds ? sizeof(__nv_bfloat16) : sizeof(float)));
+    const RmsNormParams norm{params.x,    params.norm.weight, static_cast<float*>(prepared),
+                             params.rows, matrix.k,           params.norm.eps};
+    if (!rounds) {
+      RmsNorm(norm, stream_);
+    } else if (normalises) {
+      RmsNormToBf16(norm, prepared, stream_);
     } else {
-      launch(FewRowsKernel<kFewRows, Output>, kFewRows);
+      Launch(stream_, "ToBf16", ToBf16Kernel, GridFor(CeilDiv(size, kVector)), kThreads, 0,
+             params.x, static_cast<__nv_bfloat16*>(prepared), size);
     }
-  }
-
-  // The activations as the product takes them.
-  const void* Rounded(const float* x, int32_t rows, const DeviceMatrix& matrix) {
-    if (matrix.type == WeightType::kF32) return x;
-    const int64_t size = int64_t{rows} * matrix.k;
-    auto* rounded = static_cast<__nv_bfloat16*>(rounded_.Resize(size * sizeof(__nv_bfloat16)));
-    Launch(stream_, "ToBf16", ToBf16Kernel, GridFor(CeilDiv(size, kVector)), kThreads, 0, x,
-           rounded, size);
-    return rounded;
+    return prepared;
   }
 
   void Multiply(const MatMulParams& params, const void* x, const DeviceMatrix& matrix) {
@@ -400,7 +257,7 @@ class CublasProducts : public DenseProducts {
   const CublasLt lt_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Shape, Product> products_;
-  Scratch rounded_, up_, workspace_;
+  Scratch prepared_, up_, workspace_;
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Dense products on the GPU: weights as fp32 or bf16, activations fp32 in memory, sums in fp32.
 // Where weights are bf16, activations are rounded to bf16 first, however many rows there are.
 //
-// A step of few rows reads every weight once and is bound by that: a kernel of ours. The others
-// are cuBLASLt's, which is looked for when the first DenseProducts is made: the program itself
-// does not need it.
+// Products of few rows, bound by reading the weights, are ours (few_rows.h). The others are
+// cuBLASLt's, which is looked for when the first DenseProducts is made: the program itself does not
+// need it.
 #ifndef TREELINE_KERNELS_CUDA_MATMUL_H_
 #define TREELINE_KERNELS_CUDA_MATMUL_H_
 
@@ -12,18 +12,11 @@
 #include <span>
 #include <string>
 
+#include "kernels/cuda/device_matrix.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/params.h"
 
 namespace treeline::cuda {
-
-// W [n, k] in device memory, row-major. Not owned.
-struct DeviceMatrix {
-  WeightType type = WeightType::kBF16;  // Or kF32.
-  int32_t n = 0;
-  int32_t k = 0;
-  const void* data = nullptr;
-};
 
 class DenseProducts {
  public:

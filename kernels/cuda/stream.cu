@@ -53,7 +53,7 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
     error = "GPU " + std::to_string(ordinal) + ": " + s.error_;
     return nullptr;
   }
-  s.overlaps_kernels_ = major >= 9;
+  s.is_hopper_or_newer_ = major >= 9;
   s.max_shared_memory_ = static_cast<size_t>(shared);
   s.upload_capacity_ = kUploadBytes;
   return stream;
@@ -98,14 +98,6 @@ void Stream::Copy(void* to, const void* from, size_t bytes) {
   if (!ok() || bytes == 0) return;
   Check(*this, "copying on the GPU",
         cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_));
-}
-
-void Stream::CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride,
-                      size_t row_bytes, size_t rows) {
-  if (!ok() || row_bytes == 0 || rows == 0) return;
-  Check(*this, "copying on the GPU",
-        cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows,
-                          cudaMemcpyDeviceToDevice, handle_));
 }
 
 // From pageable memory CUDA takes a copy before it returns.

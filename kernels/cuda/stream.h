@@ -27,7 +27,9 @@ class Stream {
   CUstream_st* handle() const { return handle_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
   // A kernel may come up before the one ahead of it has ended (launch.cuh).
-  bool overlaps_kernels() const { return overlaps_kernels_; }
+  bool overlaps_kernels() const { return is_hopper_or_newer_; }
+  // Blocks of threads may work together (cluster.cuh).
+  bool has_clusters() const { return is_hopper_or_newer_; }
   // Of a block, where a kernel asks for it.
   size_t max_shared_memory() const { return max_shared_memory_; }
 
@@ -43,9 +45,6 @@ class Stream {
   void Free(void* data);
 
   void Copy(void* to, const void* from, size_t bytes);
-  // `rows` rows of row_bytes, which lie so far apart.
-  void CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes,
-                size_t rows);
   // `from` may change when the call returns.
   void CopyToDevice(void* to, const void* from, size_t bytes);
   // Returns when `to` is there.
@@ -60,7 +59,7 @@ class Stream {
 
   CUstream_st* handle_ = nullptr;
   int num_multiprocessors_ = 0;
-  bool overlaps_kernels_ = false;
+  bool is_hopper_or_newer_ = false;
   size_t max_shared_memory_ = 0;
   std::string error_;
 

@@ -9,7 +9,7 @@ namespace treeline::reference {
 
 void RmsNorm(const RmsNormParams& params);
 void RopeAngles(const RopeAnglesParams& params);
-void Rope(const RopeParams& params);
+void RopeQkv(const RopeQkvParams& params);
 void AddBias(const AddBiasParams& params);
 void ResidualSilu(const ResidualSiluParams& params);
 // weight: [n, k].

@@ -1,0 +1,33 @@
+// Blocks of threads that run at the same time and read one another's shared memory: compute
+// capability 9.0 and newer (Stream::has_clusters).
+#ifndef TREELINE_KERNELS_CUDA_CLUSTER_CUH_
+#define TREELINE_KERNELS_CUDA_CLUSTER_CUH_
+
+#include <cstdint>
+
+namespace treeline::cuda {
+
+// Returns when all threads of the cluster are here; what they wrote before is there.
+__device__ inline void WaitForCluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+#endif
+}
+
+// Where block `rank` of the cluster has what this block has at `mine` in shared memory.
+__device__ inline const float* OfBlock(const float* mine, int rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const float* theirs;
+  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(theirs) : "l"(mine), "r"(rank));
+  return theirs;
+#else
+  return mine;
+#endif
+}
+
+}  // namespace treeline::cuda
+
+#endif  // TREELINE_KERNELS_CUDA_CLUSTER_CUH_
