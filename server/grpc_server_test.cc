@@ -466,6 +466,7 @@ TEST_F(GrpcServerTest, TlsForClientsThatTrustTheCertificate) {
     std::filesystem::rename(PathOf(std::string("another") + kind),
                             PathOf(std::string("grpc") + kind));
   }
+  // A server that looked between the two has none to show until it looks again.
   while (NameShownAt(server_->port()) != "another") std::this_thread::yield();
 }
 

@@ -6,6 +6,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
 
@@ -42,14 +43,15 @@ void MakeCertificate(const std::string& name) {
 }
 
 std::string NameShownAt(int port) {
+  std::signal(SIGPIPE, SIG_IGN);  // A server that ends the handshake is no reason to die.
   SSL_CTX* context = SSL_CTX_new(TLS_client_method());
   BIO* bio = BIO_new_ssl_connect(context);
   BIO_set_conn_hostname(bio, ("127.0.0.1:" + std::to_string(port)).c_str());
-  EXPECT_EQ(BIO_do_handshake(bio), 1);
+  const bool shaken = BIO_do_handshake(bio) == 1;
   SSL* ssl = nullptr;
   BIO_get_ssl(bio, &ssl);
   char name[100] = "";
-  if (X509* shown = SSL_get1_peer_certificate(ssl)) {
+  if (X509* shown = shaken ? SSL_get1_peer_certificate(ssl) : nullptr) {
     X509_NAME_get_text_by_NID(X509_get_subject_name(shown), NID_commonName, name, sizeof(name));
     X509_free(shown);
   }

@@ -12,7 +12,8 @@ std::string PathOf(const std::string& name);
 // Writes NAME.key and NAME.crt: a key and the certificate, signed by itself, of NAME.
 void MakeCertificate(const std::string& name);
 
-// The common name of the certificate that a server of this machine shows.
+// The common name of the certificate that a server of this machine shows; empty where the handshake
+// fails.
 std::string NameShownAt(int port);
 
 }  // namespace treeline
