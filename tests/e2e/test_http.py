@@ -151,7 +151,7 @@ def test_keys(tmp_path: pathlib.Path) -> None:
 
 def test_sigterm_lets_running_requests_finish(tmp_path: pathlib.Path) -> None:
     draining = start_server(tmp_path)
-    connection = post_and_keep_open(draining, LONG | {"stream": True, "max_tokens": 150})
+    connection = post_and_keep_open(draining, LONG | {"stream": True, "max_tokens": 300})
     received = connection.recv(20)  # Under way.
     draining.process.send_signal(signal.SIGTERM)
     wait_for(lambda: ask(draining, "GET", "/ready")[0] == 503)
