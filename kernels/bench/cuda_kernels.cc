@@ -27,20 +27,29 @@ constexpr int32_t kHeads = 32, kHeadDim = 128;
 class Bench {
  public:
   Bench(Stream& stream, DenseProducts& products, std::string part)
-      : stream_(stream),
-        products_(products),
-        attention_(stream),
-        part_(std::move(part)),
-        random_(size_t{16} << 20) {
+      : stream_(stream), products_(products), attention_(stream), part_(std::move(part)) {
     std::mt19937 rng(1);
     std::normal_distribution<float> normal;
-    for (float& value : random_) value = 0.1f * normal(rng);
+    std::vector<float> floats(kBlockBytes / sizeof(float));
+    for (float& value : floats) value = 0.1f * normal(rng);
+    // bf16: the upper halves of such floats.
+    std::vector<uint16_t> bf16(kBlockBytes / sizeof(uint16_t));
+    for (size_t i = 0; i < bf16.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &floats[i * 5 % floats.size()], sizeof bits);
+      bf16[i] = static_cast<uint16_t>(bits >> 16);
+    }
+    random_floats_ = stream_.Allocate(kBlockBytes);
+    random_bf16_ = stream_.Allocate(kBlockBytes);
+    stream_.CopyToDevice(random_floats_, floats.data(), kBlockBytes);
+    stream_.CopyToDevice(random_bf16_, bf16.data(), kBlockBytes);
   }
 
   void Run() {
     if (part_.empty()) MeasureCeilings();
     fmt::print("\n{:<58}{:>10}{:>10}{:>10}\n", "products of bf16 weights", "us", "GB/s", "TFLOP/s");
-    for (const auto& [n, k] : {std::pair{12288, 4096}, {4096, 4096}, {4096, 11008}}) {
+    for (const auto& [n, k] :
+         {std::pair{12288, 4096}, {4096, 4096}, {4096, 11008}, {3072, 576}, {576, 1536}}) {
       for (const int32_t rows : {1, 4, 16, 64, 256, 2048}) Product(rows, n, k);
     }
     fmt::print("\n{:<58}{:>10}{:>10}\n", "attention of a layer, 32 heads of 128", "us", "GB/s");
@@ -75,16 +84,16 @@ class Bench {
     return times[2];
   }
 
-  // `bytes` of random values, which stay allocated until the process ends.
-  void* RandomMemory(size_t bytes) {
+  // `bytes` filled with the values of a block, which stay allocated until the process ends.
+  void* Filled(size_t bytes, const void* block) {
     auto* data = static_cast<std::byte*>(stream_.Allocate(bytes));
     if (data == nullptr) stream_.Fail("out of memory");
-    const size_t block = random_.size() * sizeof(float);
-    for (size_t at = 0; at < bytes; at += block) {
-      stream_.CopyToDevice(data + at, random_.data(), std::min(block, bytes - at));
+    for (size_t at = 0; at < bytes; at += kBlockBytes) {
+      stream_.Copy(data + at, block, std::min(kBlockBytes, bytes - at));
     }
     return data;
   }
+  void* RandomMemory(size_t bytes) { return Filled(bytes, random_floats_); }
   float* RandomFloats(size_t count) { return static_cast<float*>(RandomMemory(count * 4)); }
 
   void MeasureCeilings() {
@@ -94,7 +103,6 @@ class Bench {
     const double copy = Time([&] { stream_.Copy(to, from, kBytes); });
     fmt::print("copy: {:.0f} GB/s read and written\n", 2e-3 * kBytes / copy);
     constexpr int32_t kSize = 8192;
-    // A random bf16 pattern: the upper halves of random floats.
     const DeviceMatrix w{WeightType::kBF16, kSize, kSize, Bf16Matrix(kSize, kSize)};
     const MatMulParams params{RandomFloats(size_t{kSize} * kSize),
                               RandomFloats(size_t{kSize} * kSize), kSize, false};
@@ -106,15 +114,7 @@ class Bench {
   }
 
   const void* Bf16Matrix(int32_t n, int32_t k) {
-    std::vector<uint16_t> values(size_t(n) * k);
-    for (size_t i = 0; i < values.size(); ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &random_[i % random_.size()], 4);
-      values[i] = static_cast<uint16_t>(bits >> 16);
-    }
-    void* data = stream_.Allocate(values.size() * 2);
-    stream_.CopyToDevice(data, values.data(), values.size() * 2);
-    return data;
+    return Filled(size_t(n) * k * sizeof(uint16_t), random_bf16_);
   }
 
   bool Wanted(const std::string& name) const { return name.find(part_) != std::string::npos; }
@@ -233,8 +233,10 @@ class Bench {
   Stream& stream_;
   DenseProducts& products_;
   ForestAttention attention_;
+  static constexpr size_t kBlockBytes = size_t{64} << 20;
   const std::string part_;
-  std::vector<float> random_;
+  void* random_floats_ = nullptr;  // [kBlockBytes] on the GPU, as is
+  void* random_bf16_ = nullptr;    // this.
 };
 
 int Main(const std::string& part) {

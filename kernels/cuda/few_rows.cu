@@ -4,7 +4,7 @@
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/few_rows.h"
 #include "kernels/cuda/gate.cuh"
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/warp_group.cuh"
 
 namespace treeline::cuda {
 namespace {
@@ -63,33 +63,32 @@ __device__ float RowScale(const Normalization& norm, float squares, int k) {
 constexpr int kMostLanesRows = 4;
 constexpr int kWarps = 8;
 // Rows of weights that a warp multiplies by at once, and vectors of each that a lane has in flight.
-constexpr int kWeightRows = 2;
+constexpr int kLaneWeightRows = 2;
 constexpr int kBatch = 4;
 
-// y [Rows, n]: a warp takes kWeightRows rows of weights, its lanes divide k. x is rounded to bf16
-// into shared memory while the first weights are on their way.
-// REQUIRES: k % kVector == 0.
+// y [Rows, n]: a warp takes kLaneWeightRows rows of weights, its lanes divide k. x is rounded to
+// bf16 into shared memory while the first weights are on their way. REQUIRES: k % kVector == 0.
 template <int Rows, typename Output>
 __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int n, int k) {
   LetNextKernelComeUp();
-  constexpr int kColumns = kWeightRows / Output::kMatrices;  // Of a warp.
+  constexpr int kColumns = kLaneWeightRows / Output::kMatrices;  // Of a warp.
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int column = (blockIdx.x * kWarps + warp) * kColumns;
-  const Bf16* weights[kWeightRows];
+  const Bf16* weights[kLaneWeightRows];
 #pragma unroll
-  for (int c = 0; c < kWeightRows; ++c) {
+  for (int c = 0; c < kLaneWeightRows; ++c) {
     // Past the end the last column's are read again, and the sum thrown away.
     const int of = min(column + c / Output::kMatrices, n - 1);
     weights[c] = output.Row(c % Output::kMatrices, of, k) + lane * kVector;
   }
   constexpr int kStride = kWarp * kVector;  // From one vector of a lane to the next.
-  uint4 bits[kBatch][kWeightRows];
+  uint4 bits[kBatch][kLaneWeightRows];
   const auto load = [&](int first) {
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       const int at = first + j * kStride;
 #pragma unroll
-      for (int c = 0; c < kWeightRows; ++c) {
+      for (int c = 0; c < kLaneWeightRows; ++c) {
         bits[j][c] = at + lane * kVector < k
                          ? __ldcs(reinterpret_cast<const uint4*>(weights[c] + at))
                          : uint4{0, 0, 0, 0};
@@ -117,28 +116,28 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
   __syncthreads();
   if (column >= n) return;
 
-  float sums[Rows][kWeightRows] = {};
+  float sums[Rows][kLaneWeightRows] = {};
   for (int first = 0; first < k; first += kBatch * kStride) {
-    uint4 now[kBatch][kWeightRows];
+    uint4 now[kBatch][kLaneWeightRows];
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
 #pragma unroll
-      for (int c = 0; c < kWeightRows; ++c) now[j][c] = bits[j][c];
+      for (int c = 0; c < kLaneWeightRows; ++c) now[j][c] = bits[j][c];
     }
     load(first + kBatch * kStride);
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       const int at = first + j * kStride + lane * kVector;
       if (at >= k) break;
-      float w[kWeightRows][kVector];
+      float w[kLaneWeightRows][kVector];
 #pragma unroll
-      for (int c = 0; c < kWeightRows; ++c) Unpack(now[j][c], w[c]);
+      for (int c = 0; c < kLaneWeightRows; ++c) Unpack(now[j][c], w[c]);
 #pragma unroll
       for (int row = 0; row < Rows; ++row) {
         float values[kVector];
         Unpack(*reinterpret_cast<const uint4*>(x + row * k + at), values);
 #pragma unroll
-        for (int c = 0; c < kWeightRows; ++c) {
+        for (int c = 0; c < kLaneWeightRows; ++c) {
 #pragma unroll
           for (int i = 0; i < kVector; ++i) sums[row][c] += w[c][i] * values[i];
         }
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
 #pragma unroll
   for (int row = 0; row < Rows; ++row) {
 #pragma unroll
-    for (int c = 0; c < kWeightRows; ++c) sums[row][c] = WarpSum(sums[row][c]);
+    for (int c = 0; c < kLaneWeightRows; ++c) sums[row][c] = WarpSum(sums[row][c]);
     if (lane != 0 || row >= output.params.rows) continue;
     float total = 0;
 #pragma unroll
@@ -169,66 +168,63 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
 // -- Up to kMostTilesRows rows, on tensor cores.
 
 constexpr int kMostTilesRows = 64;
-constexpr int kChunk = 64;  // Of k, that is multiplied at once.
-constexpr int kStages = 4;  // Chunks of weights on their way or in use.
-constexpr int kChunkStride = kChunk + kPad;
-constexpr int kChunkVectors = kChunk / kVector;
-constexpr int kTile = 16;       // Rows of weights that a product of tiles takes.
-constexpr int kWarpTiles = 2;   // A warp has so many of them, or one of each matrix.
+constexpr int kThreads = 2 * kWarpGroup;
+constexpr int kWeightRows = kThreads / kWarpGroup * kTileRows;  // Of a block.
+constexpr int kStages = 5;      // Chunks of weights on their way or in use.
 constexpr int kMostSplits = 8;  // Blocks of a cluster.
-constexpr int kPartialPad = 4;  // Lanes that write a tile's sums then meet different banks.
+constexpr int kQuad = 4;        // Columns that a thread adds up at once.
+constexpr int kInTurns = 16;    // Rows of a matrix, before those of the next one.
 
-// Sizes of a kernel for 8 kRowTiles rows, by blocks of kNumWarps warps.
-template <int kRowTiles, int kNumWarps>
-struct TilesSizes {
-  static constexpr int kRows = 8 * kRowTiles;
-  static constexpr int kThreads = kNumWarps * kWarp;
-  static constexpr int kWeightRows = kNumWarps * kWarpTiles * kTile;  // Of a block.
-  static constexpr int kWeightsSize = kStages * kWeightRows * kChunkStride;
-  static constexpr int kPartialStride = kWeightRows + kPartialPad;
-  static constexpr size_t kBytes = sizeof(Bf16) * (kWeightsSize + 2 * kRows * kChunkStride);
-  // What a block has summed lies where its weights were.
-  static_assert(sizeof(float) * kRows * (kPartialStride + 1) <= sizeof(Bf16) * kWeightsSize);
-};
+// What a block has summed: [rows, kPartialStride], then the rows' sums of squares. Lanes that write
+// a tile's sums meet different banks.
+constexpr int kPartialStride = kWeightRows + 4;
 
-// y [rows, n]. A block takes kWeightRows rows of weights, and of k a part: the `splits` blocks of a
-// cluster have the parts of the same rows and add up what they have summed, each for some of the
-// outputs, always in the same order. Weights pass through shared memory a chunk of k at a time,
-// kStages - 1 of them on their way; x is rounded into two chunks in turns.
-// REQUIRES: k % kChunk == 0, splits <= k / kChunk.
-template <int kRowTiles, int kNumWarps, typename Output>
-__global__ void __launch_bounds__(kNumWarps* kWarp)
-    TilesKernel(Output output, int n, int k, int splits) {
+// Bytes of shared memory, for `rows` rows.
+constexpr size_t TilesBytes(int rows) {
+  return sizeof(Bf16) * kTileDepth * (kStages * kWeightRows + 2 * rows);
+}
+static_assert(sizeof(float) * kMostTilesRows * (kPartialStride + 1) <=
+              sizeof(Bf16) * kTileDepth * kStages * kWeightRows);
+
+// y [rows, n], for up to 8 kRowTiles rows. A block takes kWeightRows rows of weights, and of k a
+// part: the `splits` blocks of a cluster have the parts of the same rows and add up what they have
+// summed, each for some of the outputs, always in the same order. Weights pass through shared
+// memory a tile's depth of k at a time, kStages - 1 of these chunks on their way; x is rounded into
+// two chunks in turns.
+// REQUIRES: k % kTileDepth == 0, splits <= k / kTileDepth.
+template <int kRowTiles, typename Output>
+__global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, int k, int splits) {
   LetNextKernelComeUp();
-  using Sizes = TilesSizes<kRowTiles, kNumWarps>;
-  constexpr int kThreads = Sizes::kThreads, kWeightRows = Sizes::kWeightRows;
-  constexpr int kColumns = kWeightRows / Output::kMatrices;
+  constexpr int kRows = 8 * kRowTiles, kColumns = kWeightRows / Output::kMatrices;
+  constexpr int kVectors = kTileDepth / kVector;       // Of a row of a chunk.
+  constexpr int kRowStep = kThreads / kVectors;        // From a thread's row to its next.
+  constexpr int kCopies = kWeightRows / kRowStep;      // Of a thread, for a chunk of weights
+  constexpr int kXVectors = CeilDiv(kRows, kRowStep);  // and of x.
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int part = blockIdx.x % splits, first_column = blockIdx.x / splits * kColumns;
-  const int chunks = k / kChunk;
+  const int chunks = k / kTileDepth;
   const int begin = chunks * part / splits, end = chunks * (part + 1) / splits;
-  Bf16* const weights = reinterpret_cast<Bf16*>(SharedFloats());  // [kStages, kWeightRows, chunk]
-  Bf16* const x = weights + Sizes::kWeightsSize;                  // [2, kRows, chunk]
+  const int my_row = threadIdx.x / kVectors, my_vector = threadIdx.x % kVectors;
+  const int in_chunk = my_vector * kVector;
+  // kRowStep is a multiple of 8, so that all rows of a thread are swizzled alike.
+  const int to = SwizzledAt(my_row, my_vector);
+  Bf16* const weights = reinterpret_cast<Bf16*>(SharedFloats());  // [kStages] of kWeightRows rows
+  Bf16* const x = weights + kStages * kWeightRows * kTileDepth;   // [2] of kRows rows
 
-  // Row i of the block's weights: tiles of the matrices in turns, so that a warp has all of a
-  // column's.
-  constexpr int kCopies = kWeightRows * kChunkVectors / kThreads;
-  const int in_chunk = threadIdx.x % kChunkVectors * kVector;
-  const Bf16* rows[kCopies];
+  const Bf16* from[kCopies];
 #pragma unroll
   for (int j = 0; j < kCopies; ++j) {
-    const int i = threadIdx.x / kChunkVectors + j * (kThreads / kChunkVectors);
-    const int column = i / (kTile * Output::kMatrices) * kTile + i % kTile;
-    rows[j] =
-        output.Row(i / kTile % Output::kMatrices, min(first_column + column, n - 1), k) + in_chunk;
+    const int i = my_row + j * kRowStep;
+    const int column = i / (kInTurns * Output::kMatrices) * kInTurns + i % kInTurns;
+    from[j] = output.Row(i / kInTurns % Output::kMatrices, min(first_column + column, n - 1), k) +
+              in_chunk;
   }
   const auto fetch_weights = [&](int chunk) {
     if (chunk < end) {
-      Bf16* to = weights + (chunk - begin) % kStages * kWeightRows * kChunkStride + in_chunk;
+      Bf16* stage = weights + (chunk - begin) % kStages * kWeightRows * kTileDepth;
 #pragma unroll
       for (int j = 0; j < kCopies; ++j) {
-        const int i = threadIdx.x / kChunkVectors + j * (kThreads / kChunkVectors);
-        CopyAsync(to + i * kChunkStride, rows[j] + chunk * kChunk);
+        CopyAsync(stage + j * kRowStep * kTileDepth + to, from[j] + chunk * kTileDepth);
       }
     }
     CommitCopies();
@@ -236,71 +232,64 @@ __global__ void __launch_bounds__(kNumWarps* kWarp)
   for (int i = 0; i < kStages - 1; ++i) fetch_weights(begin + i);
   WaitForEarlierKernels();
 
-  // A thread's vectors of a chunk of x, of the same rows in every chunk.
   const Normalization norm = output.params.norm;
-  constexpr int kRowStep = kThreads / kChunkVectors;
-  constexpr int kXVectors = (Sizes::kRows + kRowStep - 1) / kRowStep;
-  const int x_row = threadIdx.x / kChunkVectors;
   float fetched[kXVectors][kVector], squares[kXVectors] = {};
   const auto fetch_x = [&](int chunk) {
 #pragma unroll
     for (int j = 0; j < kXVectors; ++j) {
-      const int row = x_row + j * kRowStep;
+      const int row = my_row + j * kRowStep;
       if (row < output.params.rows) {
-        LoadVector(output.params.x + int64_t{row} * k + chunk * kChunk + in_chunk, fetched[j]);
+        LoadVector(output.params.x + int64_t{row} * k + chunk * kTileDepth + in_chunk, fetched[j]);
       } else {
         SetZero(fetched[j]);
       }
     }
   };
   const auto store_x = [&](int chunk) {
-    Bf16* to = x + chunk % 2 * Sizes::kRows * kChunkStride + in_chunk;
 #pragma unroll
     for (int j = 0; j < kXVectors; ++j) {
-      const int row = x_row + j * kRowStep;
+      if (my_row + j * kRowStep >= kRows) break;
       squares[j] += SumOfSquares(fetched[j]);
-      if (norm.weight != nullptr) MultiplyBy(norm.weight + chunk * kChunk + in_chunk, fetched[j]);
-      if (row < Sizes::kRows) StoreRounded(to + row * kChunkStride, fetched[j]);
+      if (norm.weight != nullptr) {
+        MultiplyBy(norm.weight + chunk * kTileDepth + in_chunk, fetched[j]);
+      }
+      StoreRounded(x + (chunk % 2 * kRows + j * kRowStep) * kTileDepth + to, fetched[j]);
     }
   };
 
   fetch_x(begin);
-  float sums[kWarpTiles][kRowTiles][4] = {};
+  float sums[4 * kRowTiles] = {};
   for (int chunk = begin; chunk < end; ++chunk) {
     store_x(chunk);
     WaitForCopies<kStages - 2>();
-    __syncthreads();  // Also: nobody reads the chunk before any more.
+    LetTensorCoresSeeShared();
+    __syncthreads();
+    const int tile = (chunk - begin) % kStages * (kWeightRows / kTileRows) + warp / 4;
+    MultiplyTiles<kRows>(sums, weights + tile * kTileRows * kTileDepth,
+                         x + chunk % 2 * kRows * kTileDepth);
+    // Everybody is done with the chunk before, whose place this one takes.
     fetch_weights(chunk + kStages - 1);
     if (chunk + 1 < end) fetch_x(chunk + 1);
-    const int stage = (chunk - begin) % kStages;
-    const Bf16* a = weights + (stage * kWeightRows + warp * kWarpTiles * kTile) * kChunkStride;
-    MultiplyTiles<kWarpTiles, kRowTiles, kChunk>(
-        sums, a, x + chunk % 2 * Sizes::kRows * kChunkStride, kChunkStride);
+    WaitForTiles(sums);
   }
 
   WaitForCopies<0>();
   __syncthreads();
-  float* const partial = SharedFloats();  // [kRows, kPartialStride]
-  float* const square_sums = partial + Sizes::kRows * Sizes::kPartialStride;  // [kRows]
+  float* const partial = SharedFloats();
+  float* const square_sums = partial + kRows * kPartialStride;
 #pragma unroll
-  for (int m = 0; m < kWarpTiles; ++m) {
-#pragma unroll
-    for (int t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = 8 * t + 2 * (lane % 4) + i % 2;
-        const int weight_row = (warp * kWarpTiles + m) * kTile + lane / 4 + i / 2 * 8;
-        partial[row * Sizes::kPartialStride + weight_row] = sums[m][t][i];
-      }
-    }
+  for (int i = 0; i < 4 * kRowTiles; ++i) {
+    const int row = i / 4 * 8 + 2 * (lane % 4) + i % 2;
+    const int weight_row = warp * 16 + lane / 4 + i % 4 / 2 * 8;
+    partial[row * kPartialStride + weight_row] = sums[i];
   }
 #pragma unroll
   for (int j = 0; j < kXVectors; ++j) {
-    for (int offset = kChunkVectors / 2; offset > 0; offset /= 2) {
+    for (int offset = kVectors / 2; offset > 0; offset /= 2) {
       squares[j] += __shfl_xor_sync(kAllLanes, squares[j], offset);
     }
-    const int row = x_row + j * kRowStep;
-    if (threadIdx.x % kChunkVectors == 0 && row < Sizes::kRows) square_sums[row] = squares[j];
+    const int row = my_row + j * kRowStep;
+    if (my_vector == 0 && row < kRows) square_sums[row] = squares[j];
   }
   if (splits == 1) {
     __syncthreads();
@@ -308,22 +297,47 @@ __global__ void __launch_bounds__(kNumWarps* kWarp)
     WaitForCluster();
   }
 
-  const int count = output.params.rows * kColumns;
+  constexpr int kQuads = kColumns / kQuad;
+  const int count = output.params.rows * kQuads;
   for (int i = part * kThreads + threadIdx.x; i < count; i += splits * kThreads) {
-    const int row = i / kColumns, in_block = i % kColumns;
-    const int at = row * Sizes::kPartialStride + in_block / kTile * kTile * Output::kMatrices +
-                   in_block % kTile;
-    float of_column[Output::kMatrices] = {}, total = 0;
-    for (int s = 0; s < splits; ++s) {
+    const int row = i / kQuads, in_block = i % kQuads * kQuad;
+    const int at = row * kPartialStride + in_block / kInTurns * kInTurns * Output::kMatrices +
+                   in_block % kInTurns;
+    // All on their way before the first is added.
+    float4 parts[kMostSplits][Output::kMatrices];
+    float part_squares[kMostSplits];
+#pragma unroll
+    for (int s = 0; s < kMostSplits; ++s) {
+      if (s >= splits) break;
       const float* theirs = splits == 1 ? partial : OfBlock(partial, s);
 #pragma unroll
-      for (int m = 0; m < Output::kMatrices; ++m) of_column[m] += theirs[at + m * kTile];
-      total += theirs[Sizes::kRows * Sizes::kPartialStride + row];
+      for (int m = 0; m < Output::kMatrices; ++m) {
+        parts[s][m] = *reinterpret_cast<const float4*>(theirs + at + m * kInTurns);
+      }
+      part_squares[s] = norm.weight == nullptr ? 0 : theirs[kRows * kPartialStride + row];
     }
-    const float scale = RowScale(norm, total, k);
+    float total[Output::kMatrices][kQuad] = {}, row_squares = 0;
 #pragma unroll
-    for (float& sum : of_column) sum *= scale;
-    if (first_column + in_block < n) output.Store(of_column, row, first_column + in_block, n);
+    for (int s = 0; s < kMostSplits; ++s) {
+      if (s >= splits) break;
+#pragma unroll
+      for (int m = 0; m < Output::kMatrices; ++m) {
+        total[m][0] += parts[s][m].x;
+        total[m][1] += parts[s][m].y;
+        total[m][2] += parts[s][m].z;
+        total[m][3] += parts[s][m].w;
+      }
+      row_squares += part_squares[s];
+    }
+    const float scale = RowScale(norm, row_squares, k);
+#pragma unroll
+    for (int c = 0; c < kQuad; ++c) {
+      float of_column[Output::kMatrices];
+#pragma unroll
+      for (int m = 0; m < Output::kMatrices; ++m) of_column[m] = scale * total[m][c];
+      const int column = first_column + in_block + c;
+      if (column < n) output.Store(of_column, row, column, n);
+    }
   }
   if (splits > 1) WaitForCluster();  // Others may still read this block's memory.
 }
@@ -331,7 +345,7 @@ __global__ void __launch_bounds__(kNumWarps* kWarp)
 // Into how many parts k goes: the fewest chunks one after another, when blocks take turns on the
 // multiprocessors.
 int SplitsFor(int tiles, int chunks, int blocks_at_once) {
-  constexpr int kStartChunks = 2;  // What a block costs besides.
+  constexpr int kStartChunks = 3;  // What a block costs besides.
   int best = 1;
   int64_t least = 0;
   for (int splits = 1; splits <= std::min(kMostSplits, chunks); ++splits) {
@@ -345,16 +359,21 @@ int SplitsFor(int tiles, int chunks, int blocks_at_once) {
   return best;
 }
 
-template <int kRowTiles, int kNumWarps, typename Output>
+template <int kRowTiles, typename Output>
 bool MultiplyByTiles(const Output& output, int n, int k, Stream& stream) {
-  using Sizes = TilesSizes<kRowTiles, kNumWarps>;
-  if (k % kChunk != 0 || Sizes::kBytes > stream.max_shared_memory()) return false;
-  const int tiles = static_cast<int>(CeilDiv(n, Sizes::kWeightRows / Output::kMatrices));
+  constexpr size_t kBytes = TilesBytes(8 * kRowTiles);
+  // Larger matrices are streamed better by those who do nothing else.
+  constexpr int64_t kMostWeights = int64_t{8} << 20;
+  if (!stream.has_clusters() || k % kTileDepth != 0 || int64_t{n} * k > kMostWeights ||
+      kBytes > stream.max_shared_memory()) {
+    return false;
+  }
+  const int tiles = static_cast<int>(CeilDiv(n, kWeightRows / Output::kMatrices));
   const int blocks_at_once =
-      stream.num_multiprocessors() * static_cast<int>(stream.max_shared_memory() / Sizes::kBytes);
-  const int splits = stream.has_clusters() ? SplitsFor(tiles, k / kChunk, blocks_at_once) : 1;
-  LaunchClusters(stream, "MatMul", TilesKernel<kRowTiles, kNumWarps, Output>, dim3(tiles * splits),
-                 splits, Sizes::kThreads, Sizes::kBytes, output, n, k, splits);
+      stream.num_multiprocessors() * static_cast<int>(stream.max_shared_memory() / kBytes);
+  const int splits = SplitsFor(tiles, k / kTileDepth, blocks_at_once);
+  LaunchClusters(stream, "MatMul", TilesKernel<kRowTiles, Output>, dim3(tiles * splits), splits,
+                 kThreads, kBytes, output, n, k, splits);
   return true;
 }
 
@@ -363,12 +382,16 @@ bool MultiplyFewRows(const Output& output, int n, int k, Stream& stream) {
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
   if (rows > kMostLanesRows) {
-    if (rows <= 16) return MultiplyByTiles<2, 4>(output, n, k, stream);
-    if (rows <= 32) return MultiplyByTiles<4, 8>(output, n, k, stream);
-    return rows <= kMostTilesRows && MultiplyByTiles<8, 8>(output, n, k, stream);
+    if (rows <= 16) return MultiplyByTiles<2>(output, n, k, stream);
+    if (rows <= 32) return MultiplyByTiles<4>(output, n, k, stream);
+    return rows <= kMostTilesRows && MultiplyByTiles<8>(output, n, k, stream);
   }
-  if (k % kVector != 0 || kMostLanesRows * row_bytes > stream.max_shared_memory()) return false;
-  const dim3 grid(static_cast<unsigned>(CeilDiv(n, kWarps * (kWeightRows / Output::kMatrices))));
+  constexpr size_t kBesides = 1024;  // The sums of squares, and alignment.
+  if (k % kVector != 0 || kMostLanesRows * row_bytes + kBesides > stream.max_shared_memory()) {
+    return false;
+  }
+  const dim3 grid(
+      static_cast<unsigned>(CeilDiv(n, kWarps * (kLaneWeightRows / Output::kMatrices))));
   const auto launch = [&](auto kernel, int kernel_rows) {
     Launch(stream, "MatMul", kernel, grid, kWarps * kWarp, kernel_rows * row_bytes, output, n, k);
   };

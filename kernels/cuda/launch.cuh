@@ -67,7 +67,7 @@ void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim
   LaunchClusters(stream, name, kernel, grid, 1, threads, shared_bytes, arguments...);
 }
 
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -95,9 +95,9 @@ __device__ inline void Prefetch(const void* data) {
 #endif
 }
 
-// The block's dynamic shared memory.
+// The block's dynamic shared memory, aligned to 1024 bytes.
 __device__ inline float* SharedFloats() {
-  extern __shared__ __align__(16) float shared_memory[];
+  extern __shared__ __align__(1024) float shared_memory[];
   return shared_memory;
 }
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kUploadBytes = size_t{4} << 20;
 constexpr size_t kUploadAlignment = 256;
+constexpr size_t kDownloadBytes = size_t{256} << 10;
 
 }  // namespace
 
@@ -48,6 +49,8 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
             cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep_all)) &&
       Check(s, "cudaMallocHost",
             cudaMallocHost(reinterpret_cast<void**>(&s.upload_host_), kUploadBytes)) &&
+      Check(s, "cudaMallocHost",
+            cudaMallocHost(reinterpret_cast<void**>(&s.download_host_), kDownloadBytes)) &&
       Check(s, "cudaMalloc", cudaMalloc(reinterpret_cast<void**>(&s.upload_device_), kUploadBytes));
   if (!opened) {
     error = "GPU " + std::to_string(ordinal) + ": " + s.error_;
@@ -63,6 +66,7 @@ Stream::~Stream() {
   if (handle_ != nullptr) cudaStreamSynchronize(handle_);
   cudaFree(upload_device_);
   cudaFreeHost(upload_host_);
+  cudaFreeHost(download_host_);
   if (handle_ != nullptr) cudaStreamDestroy(handle_);
 }
 
@@ -109,9 +113,12 @@ void Stream::CopyToDevice(void* to, const void* from, size_t bytes) {
 
 void Stream::CopyToHost(void* to, const void* from, size_t bytes) {
   if (!ok() || bytes == 0) return;
-  Check(*this, "copying from the GPU",
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, handle_));
-  Check(*this, "copying from the GPU", cudaStreamSynchronize(handle_));
+  const bool is_small = bytes <= kDownloadBytes;
+  const bool copied = Check(*this, "copying from the GPU",
+                            cudaMemcpyAsync(is_small ? download_host_ : to, from, bytes,
+                                            cudaMemcpyDeviceToHost, handle_)) &&
+                      Check(*this, "copying from the GPU", cudaStreamSynchronize(handle_));
+  if (copied && is_small) std::memcpy(to, download_host_, bytes);
 }
 
 const std::byte* Stream::Upload(size_t bytes, const std::function<void(std::byte*)>& fill) {

@@ -47,7 +47,7 @@ class Stream {
   void Copy(void* to, const void* from, size_t bytes);
   // `from` may change when the call returns.
   void CopyToDevice(void* to, const void* from, size_t bytes);
-  // Returns when `to` is there.
+  // Returns when `to` is there, and all that was enqueued before.
   void CopyToHost(void* to, const void* from, size_t bytes);
 
   // Host memory of `bytes`, filled by `fill` and on its way to the returned device memory, which
@@ -68,6 +68,7 @@ class Stream {
   std::byte* upload_device_ = nullptr;
   size_t upload_capacity_ = 0;
   size_t upload_used_ = 0;
+  std::byte* download_host_ = nullptr;  // Page-locked: what is small comes home through it.
 };
 
 // Device memory of one operation, which grows to the largest request.

@@ -94,33 +94,6 @@ __device__ void Multiply(float (&sums)[kTiles][4], const Bf16* a, int a_stride, 
   }
 }
 
-// sums[m][t] += rows 16 m .. of a [16 kATiles, kDepth] times rows 8 t .. of b [8 kBTiles, kDepth].
-template <int kATiles, int kBTiles, int kDepth>
-__device__ void MultiplyTiles(float (&sums)[kATiles][kBTiles][4], const Bf16* a, const Bf16* b,
-                              int stride) {
-  static_assert(kBTiles % 2 == 0 && kDepth % 16 == 0);
-  const int lane = threadIdx.x % kWarp, in_matrix = lane % 8;
-  const int low = lane / 8 % 2, high = lane / 16;
-#pragma unroll
-  for (int k = 0; k < kDepth; k += 16) {
-    uint32_t a_values[kATiles][4];
-#pragma unroll
-    for (int m = 0; m < kATiles; ++m) {
-      LoadMatrices(a_values[m], a + (16 * m + in_matrix + 8 * low) * stride + k + 8 * high);
-    }
-#pragma unroll
-    for (int t = 0; t < kBTiles; t += 2) {
-      uint32_t b_values[4];
-      LoadMatrices(b_values, b + (8 * t + in_matrix + 8 * high) * stride + k + 8 * low);
-#pragma unroll
-      for (int m = 0; m < kATiles; ++m) {
-        MultiplyAdd(sums[m][t], a_values[m], b_values[0], b_values[1]);
-        MultiplyAdd(sums[m][t + 1], a_values[m], b_values[2], b_values[3]);
-      }
-    }
-  }
-}
-
 }  // namespace treeline::cuda
 
 #endif  // TREELINE_KERNELS_CUDA_TILES_CUH_
