@@ -10,7 +10,7 @@
 
 #include "engine/base/status.h"
 #include "engine/batch.h"
-#include "engine/speculative/head_guesses.h"
+#include "engine/speculative/guess.h"
 #include "engine/state/state_slot.h"
 
 namespace treeline {
@@ -33,7 +33,10 @@ struct EngineLimits {
   int32_t vocab_size = 0;       // Token ids are [0, vocab_size).
   int32_t max_context = 0;      // Tokens a sequence may hold, prompt and output.
   int32_t num_slots = 0;        // Sequences that can hold state at once.
-  int32_t num_draft_heads = 0;  // Of the model: heads that guess ahead (Draft).
+  int32_t num_draft_heads = 0;  // Of the model: heads that guess ahead (Draft);
+  bool draft_model = false;     // or a model of its own does.
+
+  bool drafts() const { return num_draft_heads > 0 || draft_model; }
 };
 
 class Engine {
@@ -56,9 +59,11 @@ class Engine {
   // the slots hold no valid state.
   virtual Status Commit(std::span<const AcceptedPath> paths) = 0;
 
-  // What the model's draft heads guess to follow the tokens drawn at rows of the last Step's batch,
-  // a result a row. An engine without heads need not implement it.
-  virtual StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> /*rows*/) {
+  // What the model's draft heads, or a draft model, guess to follow the tokens drawn at rows of the
+  // last Step's batch, a result a row, once paths that lead there are committed. Of a row's guesses
+  // no more than `max_guesses` will be of use. An engine that does not draft need not implement it.
+  virtual StatusOr<std::vector<Guesses>> Draft(std::span<const int32_t> /*rows*/,
+                                               int32_t /*max_guesses*/) {
     return Unimplemented("the model has no draft heads");
   }
 

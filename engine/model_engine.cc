@@ -14,9 +14,6 @@ constexpr size_t kLogitRows = 64;
 // A softmax context costs ring rows and a linearized one nothing, but positions are int32.
 constexpr int32_t kLongestContext = 1 << 24;
 
-// Of a head's guesses, those that a tree may use: less likely ones are right too seldom.
-constexpr int32_t kGuessesPerHead = 10;
-
 // What the device can answer itself: greedy draws of the model's own distribution.
 bool NeedsBestTokensOnly(const RowRequest& request) {
   const SamplingParams* sampling = request.sampling;
@@ -85,7 +82,7 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
 
 StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& checkpoint,
                                                          const Options& options,
-                                                         std::unique_ptr<Backend> backend) {
+                                                         std::shared_ptr<Backend> backend) {
   std::unique_ptr<ModelEngine> engine(new ModelEngine(options, checkpoint.config()));
   TREELINE_RETURN_IF_ERROR(engine->ChooseContext());
   const ModelConfig& model_config = engine->config_;
@@ -117,7 +114,16 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
   engine->CreatePrefixCache(budget);
   engine->samplers_.resize(engine->backend_->host_threads().num_threads());
   engine->drafts_.resize(num_slots);
+  TREELINE_RETURN_IF_ERROR(engine->CheckDraftChoices());
   return engine;
+}
+
+Status ModelEngine::CheckDraftChoices() const {
+  const int32_t needed = options_.draft_choices ? options_.draft_choices->num_heads() : 0;
+  const int32_t heads = model_->num_draft_heads();
+  if (needed <= heads) return OkStatus();
+  return InvalidArgument(
+      "--draft-tree: its longest path takes {} draft heads, but the model has {}", needed, heads);
 }
 
 void ModelEngine::CreatePrefixCache(size_t state_memory) {
@@ -361,12 +367,24 @@ Status ModelEngine::Commit(std::span<const AcceptedPath> paths) {
   return OkStatus();
 }
 
-StatusOr<std::vector<HeadGuesses>> ModelEngine::Draft(std::span<const int32_t> rows) {
+StatusOr<std::vector<Guesses>> ModelEngine::Draft(std::span<const int32_t> rows,
+                                                  int32_t max_guesses) {
   for (const int32_t row : rows) {
     if (row < 0 || row >= num_rows_) {
       return InvalidArgument("draft: row {} of the last step's {}", row, num_rows_);
     }
   }
+  TREELINE_ASSIGN_OR_RETURN(const std::vector<HeadGuesses> answers, AskHeads(rows));
+  std::vector<Guesses> guesses;
+  for (const HeadGuesses& heads : answers) {
+    guesses.push_back(options_.draft_choices
+                          ? ChosenPaths(heads, *options_.draft_choices, max_guesses)
+                          : LikeliestPaths(heads, max_guesses));
+  }
+  return guesses;
+}
+
+StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t> rows) {
   const size_t heads = model_->num_draft_heads();
   const size_t rows_at_once = std::max<size_t>(1, kLogitRows / heads);
   std::vector<HeadGuesses> guesses(rows.size(), HeadGuesses(heads));

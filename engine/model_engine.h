@@ -14,6 +14,8 @@
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/sampling/sampler.h"
+#include "engine/speculative/draft_choices.h"
+#include "engine/speculative/head_guesses.h"
 #include "engine/state/prefix_cache.h"
 #include "engine/state/state_pool.h"
 
@@ -31,7 +33,8 @@ class ModelEngine : public Engine {
     int32_t max_slots = 64;              // No more slots than this, whatever the memory.
     // Bytes for kept prefixes; 0: none are kept; no value: a quarter of what states may take.
     std::optional<size_t> prefix_cache_memory = 0;
-    std::string medusa_heads;  // Their file; empty: the model has none.
+    std::string medusa_heads;                   // Their file; empty: the model has none.
+    std::optional<DraftChoices> draft_choices;  // The heads' draft tree; none: the likeliest paths.
     // Softmax models may run past the context they were made for, where only their speed means
     // anything.
     bool any_context = false;
@@ -42,10 +45,11 @@ class ModelEngine : public Engine {
   // tensor at fault; RESOURCE_EXHAUSTED where not one state fits the memory.
   static StatusOr<std::unique_ptr<ModelEngine>> Load(const Checkpoint& checkpoint,
                                                      const Options& options);
-  // The same on the caller's backend: one that options describe, or a decorator of it.
+  // The same on the caller's backend: one that options describe, or a decorator of it. Engines may
+  // share one where the same thread drives them.
   static StatusOr<std::unique_ptr<ModelEngine>> Load(const Checkpoint& checkpoint,
                                                      const Options& options,
-                                                     std::unique_ptr<Backend> backend);
+                                                     std::shared_ptr<Backend> backend);
   static StatusOr<std::unique_ptr<Backend>> CreateBackend(const Options& options);
 
   const ModelConfig& config() const { return config_; }
@@ -53,6 +57,8 @@ class ModelEngine : public Engine {
   std::vector<std::string> Summary() const;
   // Things that a user should know about: a context longer than the model was trained for ...
   const std::vector<std::string>& warnings() const { return warnings_; }
+  // For another engine of the same thread.
+  std::shared_ptr<Backend> backend() const { return backend_; }
   size_t weight_bytes() const { return model_->weight_bytes(); }
   size_t state_bytes() const { return pool_->layout().bytes(); }
   StatePool& pool() { return *pool_; }
@@ -63,7 +69,7 @@ class ModelEngine : public Engine {
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(std::span<const AcceptedPath> paths) override;
-  StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
+  StatusOr<std::vector<Guesses>> Draft(std::span<const int32_t> rows, int32_t max_guesses) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 
@@ -71,6 +77,7 @@ class ModelEngine : public Engine {
   ModelEngine(const Options& options, ModelConfig config);
 
   Status ChooseContext();
+  Status CheckDraftChoices() const;
   void CreatePrefixCache(size_t state_memory);
   Status Validate(const Batch& batch) const;
   StatusOr<std::vector<RowResult>> Answer(std::span<const RowRequest> requests);
@@ -83,12 +90,13 @@ class ModelEngine : public Engine {
   // The k most probable tokens of each of these rows of logits; none where a row is damaged.
   StatusOr<std::vector<RankedTokens>> BestTokens(const float* device_logits, int32_t rows,
                                                  int32_t k);
+  StatusOr<std::vector<HeadGuesses>> AskHeads(std::span<const int32_t> rows);
 
   const Options options_;
   ModelConfig config_;
   int32_t max_context_;
   std::vector<std::string> warnings_;
-  std::unique_ptr<Backend> backend_;
+  std::shared_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> pool_;
   std::unique_ptr<PrefixCache> prefix_cache_;

@@ -26,23 +26,25 @@ std::vector<Decode> Decodes(std::span<const std::unique_ptr<SequenceGroup>> grou
   return decodes;
 }
 
-// What the draft heads say, by sequence; nothing where no sequence asks, or they fail: a guess less
+// What Engine::Draft says, by sequence; nothing where no sequence asks, or it fails: a guess less
 // costs no answer.
-std::map<const Sequence*, HeadGuesses> AskHeads(std::span<const Decode> decodes,
-                                                DraftHeadPolicy& policy, Engine& engine) {
+std::map<const Sequence*, Guesses> AskModel(std::span<const Decode> decodes, DraftPolicy& policy,
+                                            Engine& engine) {
   std::vector<const Sequence*> sequences;
   std::vector<int32_t> rows;
+  int32_t max_nodes = 0;
   for (const Decode& decode : decodes) {
-    const std::optional<int32_t> row = decode.sequence->RowForHeads();
+    const std::optional<int32_t> row = decode.sequence->RowToDraft();
     if (!row) continue;
     sequences.push_back(decode.sequence);
     rows.push_back(*row);
+    max_nodes = std::max(max_nodes, decode.sequence->max_draft_nodes());
   }
-  std::map<const Sequence*, HeadGuesses> guesses;
+  std::map<const Sequence*, Guesses> guesses;
   if (rows.empty() || !policy.Ask()) return guesses;
-  StatusOr<std::vector<HeadGuesses>> answers = engine.Draft(rows);
+  StatusOr<std::vector<Guesses>> answers = engine.Draft(rows, max_nodes - 1);
   if (!answers.ok()) {
-    spdlog::warn("the draft heads failed: {}", answers.status().ToString());
+    spdlog::warn("drafting failed: {}", answers.status().ToString());
     return guesses;
   }
   for (size_t i = 0; i < rows.size(); ++i) guesses[sequences[i]] = std::move((*answers)[i]);
@@ -50,32 +52,36 @@ std::map<const Sequence*, HeadGuesses> AskHeads(std::span<const Decode> decodes,
 }
 
 // How many guesses of each decode to verify.
-std::vector<int32_t> CountGuesses(std::span<const Decode> decodes, int32_t num_heads_asked,
+std::vector<int32_t> CountGuesses(std::span<const Decode> decodes,
+                                  const std::map<const Sequence*, Guesses>& by_model,
                                   int32_t max_tokens, Speculation& speculation) {
-  std::vector<std::vector<float>> all, without_heads;
+  std::vector<std::vector<float>> all, without_model;
   for (const Decode& decode : decodes) {
     all.push_back(decode.draft ? decode.draft->probabilities : std::vector<float>());
-    without_heads.push_back(decode.draft ? decode.draft->without_heads : std::vector<float>());
+    without_model.push_back(decode.draft ? decode.draft->without_model : std::vector<float>());
   }
   const CostModel& costs = speculation.costs;
   const int32_t most = max_tokens - static_cast<int32_t>(decodes.size());
-  if (num_heads_asked == 0) return ChooseGuesses(all, most, costs).counts;
-  GuessChoice choice = ChooseGuesses(all, most, costs, costs.HeadSeconds(num_heads_asked));
-  const GuessChoice otherwise = ChooseGuesses(without_heads, most, costs);
-  speculation.heads.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
+  // A draft model that is still reading prompts says nothing about what it is worth.
+  const bool guessed = std::any_of(by_model.begin(), by_model.end(),
+                                   [](const auto& entry) { return !entry.second.empty(); });
+  if (!guessed) return ChooseGuesses(all, most, costs).counts;
+  GuessChoice choice =
+      ChooseGuesses(all, most, costs, costs.DraftSeconds(static_cast<int32_t>(by_model.size())));
+  const GuessChoice otherwise = ChooseGuesses(without_model, most, costs);
+  speculation.model.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
   return std::move(choice.counts);
 }
 
 void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, Speculation& speculation,
                 Engine& engine, StepPlan& plan) {
-  const std::map<const Sequence*, HeadGuesses> heads = AskHeads(decodes, speculation.heads, engine);
-  plan.heads_asked = static_cast<int32_t>(heads.size());
+  const std::map<const Sequence*, Guesses> by_model = AskModel(decodes, speculation.model, engine);
+  plan.model_asked = static_cast<int32_t>(by_model.size());
   for (Decode& decode : decodes) {
-    const auto guesses = heads.find(decode.sequence);
-    decode.draft = decode.sequence->Guess(guesses == heads.end() ? nullptr : &guesses->second);
+    const auto guesses = by_model.find(decode.sequence);
+    decode.draft = decode.sequence->Guess(guesses == by_model.end() ? nullptr : &guesses->second);
   }
-  const std::vector<int32_t> counts =
-      CountGuesses(decodes, plan.heads_asked, max_tokens, speculation);
+  const std::vector<int32_t> counts = CountGuesses(decodes, by_model, max_tokens, speculation);
   for (size_t i = 0; i < decodes.size(); ++i) {
     const auto& [group, sequence, draft] = decodes[i];
     const bool is_draft = counts[i] > 0;

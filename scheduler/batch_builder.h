@@ -26,7 +26,7 @@ struct StepPlan {
   Batch batch;
   std::vector<Entry> entries;
   int32_t prompt_tokens = 0;
-  int32_t heads_asked = 0;  // Sequences that the draft heads guessed for.
+  int32_t model_asked = 0;  // Sequences that Engine::Draft guessed for.
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of

@@ -115,18 +115,20 @@ StatusOr<std::vector<RowResult>> FakeEngine::Step(const Batch& batch) {
   return results;
 }
 
-StatusOr<std::vector<HeadGuesses>> FakeEngine::Draft(std::span<const int32_t> rows) {
+StatusOr<std::vector<Guesses>> FakeEngine::Draft(std::span<const int32_t> rows,
+                                                 int32_t max_guesses) {
   on_draft_(rows);
   if (draft_error_) return *std::exchange(draft_error_, std::nullopt);
-  std::vector<HeadGuesses> guesses;
+  std::vector<Guesses> guesses;
   for (const int32_t row : rows) {
     const auto known = drawn_.find(row);
     EXPECT_NE(known, drawn_.end()) << "nothing was drawn at row " << row;
     if (known == drawn_.end()) return InvalidArgument("FakeEngine was asked nonsense");
-    HeadGuesses& heads = guesses.emplace_back();
+    HeadGuesses heads;
     for (int32_t head = 0; head < limits_.num_draft_heads; ++head) {
       heads.push_back(head_guess_(known->second, head));
     }
+    guesses.push_back(LikeliestPaths(heads, max_guesses));
   }
   return guesses;
 }

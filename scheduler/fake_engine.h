@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/speculative/head_guesses.h"
 
 namespace treeline {
 
@@ -88,7 +89,7 @@ class FakeEngine : public Engine, private StateSlotOwner {
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
   Status Commit(std::span<const AcceptedPath> paths) override;
-  StatusOr<std::vector<HeadGuesses>> Draft(std::span<const int32_t> rows) override;
+  StatusOr<std::vector<Guesses>> Draft(std::span<const int32_t> rows, int32_t max_guesses) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
   void KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
 

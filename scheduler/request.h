@@ -27,9 +27,10 @@ struct StopCriteria {
 // acceptance.
 struct Drafters {
   bool ngram = true;
-  bool heads = true;  // The model's own, where it has some.
+  bool heads = true;        // The model's own, where it has some.
+  bool draft_model = true;  // Where there is one.
 };
-inline constexpr Drafters kNoDrafters{.ngram = false, .heads = false};
+inline constexpr Drafters kNoDrafters{.ngram = false, .heads = false, .draft_model = false};
 
 struct Request {
   std::string id;

@@ -151,7 +151,8 @@ LoopScheduler::LoopScheduler(const Options& options, Engine& engine, const Token
                options.prefix_interval,
                options.max_draft_nodes,
                {.ngram = options.drafters.ngram,
-                .heads = options.drafters.heads && limits_.num_draft_heads > 0}},
+                .heads = options.drafters.heads && limits_.num_draft_heads > 0,
+                .draft_model = options.drafters.draft_model && limits_.draft_model}},
       last_loop_(clock.Now().time_since_epoch().count()),
       pacer_(options.step_time),
       speculation_{CostModel(options.step_costs)} {}
@@ -268,7 +269,7 @@ bool LoopScheduler::Round() {
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
   if (plan.prompt_tokens == 0) {
     const int32_t sequences = plan.batch.num_sequences();
-    speculation_.costs.Observe(sequences, plan.batch.num_tokens() - sequences, plan.heads_asked,
+    speculation_.costs.Observe(sequences, plan.batch.num_tokens() - sequences, plan.model_asked,
                                ToSeconds(clock_.Now() - now));
   }
 

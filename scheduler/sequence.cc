@@ -166,8 +166,9 @@ int32_t Sequence::max_draft_nodes() const {
   return std::min(context_.max_draft_nodes, request_.max_draft_nodes);
 }
 
-std::optional<int32_t> Sequence::RowForHeads() const {
-  const bool asks = context_.drafters.heads && request_.drafters.heads;
+std::optional<int32_t> Sequence::RowToDraft() const {
+  const bool asks = (context_.drafters.heads && request_.drafters.heads) ||
+                    (context_.drafters.draft_model && request_.drafters.draft_model);
   if (!asks || max_draft_depth() < 1 || max_draft_nodes() < 2) return std::nullopt;
   return drawn_at_;
 }
@@ -193,9 +194,9 @@ std::vector<float> Sequence::Probabilities(const DraftTreeBuilder& guesses) cons
   return probabilities;
 }
 
-std::optional<Sequence::Draft> Sequence::Guess(const HeadGuesses* heads) {
+std::optional<Sequence::Draft> Sequence::Guess(const Guesses* by_model) {
   const bool asks_ngram = context_.drafters.ngram && request_.drafters.ngram;
-  if ((!asks_ngram && heads == nullptr) || max_draft_depth() < 1 || max_draft_nodes() < 2) {
+  if ((!asks_ngram && by_model == nullptr) || max_draft_depth() < 1 || max_draft_nodes() < 2) {
     return std::nullopt;
   }
   Draft draft{DraftTreeBuilder(generated_.back(), max_draft_depth()), {}, {}};
@@ -203,8 +204,8 @@ std::optional<Sequence::Draft> Sequence::Guess(const HeadGuesses* heads) {
     ReadAhead();
     drafter_->Propose(draft.guesses);
   }
-  draft.without_heads = Probabilities(draft.guesses);
-  if (heads != nullptr) Propose(*heads, max_draft_nodes() - 1, draft.guesses);
+  draft.without_model = Probabilities(draft.guesses);
+  if (by_model != nullptr) draft.guesses.Add(*by_model);
   draft.probabilities = Probabilities(draft.guesses);
   recently_expected_ *= kFading;
   recently_accepted_ *= kFading;

@@ -21,7 +21,7 @@
 #include "engine/engine.h"
 #include "engine/speculative/draft_tree_builder.h"
 #include "engine/speculative/drafter.h"
-#include "engine/speculative/head_guesses.h"
+#include "engine/speculative/guess.h"
 #include "engine/state/state_slot.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -79,18 +79,20 @@ class Sequence {
   // requests added.
   int32_t AddTo(Batch& batch, int32_t num_tokens);
 
-  // The row of the last step at which the last token was drawn, where the model's draft heads are
-  // to guess what follows it. REQUIRES: decoding.
-  std::optional<int32_t> RowForHeads() const;
+  // The row of the last step at which the last token was drawn, where Engine::Draft is to guess
+  // what follows it. REQUIRES: decoding.
+  std::optional<int32_t> RowToDraft() const;
+  // Nodes that its draft tree may have; below 2: none is drafted.
+  int32_t max_draft_nodes() const;
   // What may follow, by those who guess for this sequence, and the probabilities of the guesses
-  // as they have borne out here; none where it does not speculate. `heads`: what the draft heads
-  // said at RowForHeads, or null. REQUIRES: decoding.
+  // as they have borne out here; none where it does not speculate. `by_model`: what Engine::Draft
+  // said at RowToDraft, or null. REQUIRES: decoding.
   struct Draft {
     DraftTreeBuilder guesses;
     std::vector<float> probabilities;  // Descending; no more than may be verified.
-    std::vector<float> without_heads;  // The same of the other guesses alone.
+    std::vector<float> without_model;  // The same of the other guesses alone.
   };
-  std::optional<Draft> Guess(const HeadGuesses* heads);
+  std::optional<Draft> Guess(const Guesses* by_model);
   // As AddTo, for the last token and the best `num_guesses` of the draft. REQUIRES: at least 1.
   int32_t AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guesses);
 
@@ -114,10 +116,8 @@ class Sequence {
 
  private:
   bool keeps_prefixes() const;
-  // How many tokens ahead guesses are of use, and how many nodes their tree may have; below 1 and
-  // 2: none.
+  // How many tokens ahead guesses are of use; below 1: none are.
   int32_t max_draft_depth() const;
-  int32_t max_draft_nodes() const;
   void ReadAhead();
   std::vector<float> Probabilities(const DraftTreeBuilder& guesses) const;
   std::span<const int32_t> Pending() const;

@@ -8,10 +8,10 @@ namespace treeline {
 
 namespace {
 
-// Steps without the heads between two with them, where they do not pay.
+// Steps without Engine::Draft between two with it, where it does not pay.
 constexpr int32_t kSkippedSteps = 16;
-// How much the newest speedup counts; and how badly they are thought of at most, so that they are
-// back soon where they pay again.
+// How much the newest speedup counts; and how badly drafting is thought of at most, so that it is
+// back soon where it pays again.
 constexpr double kNewest = 0.1;
 constexpr double kLeastGain = -0.01;
 // A step without guesses brings those with guesses so much nearer to what it took itself: in the
@@ -32,17 +32,17 @@ double StepCosts::Seconds(int32_t rows) const {
   return steps_.empty() ? 1 : Interpolate(steps_, rows);
 }
 
-double StepCosts::HeadSeconds(int32_t rows) const {
-  return heads_.empty() ? 0 : Interpolate(heads_, rows);
+double StepCosts::DraftSeconds(int32_t sequences) const {
+  return drafts_.empty() ? 0 : Interpolate(drafts_, sequences);
 }
 
-bool DraftHeadPolicy::Ask() {
+bool DraftPolicy::Ask() {
   if (gain_ < 0 && ++skipped_ <= kSkippedSteps) return false;
   skipped_ = 0;
   return true;
 }
 
-void DraftHeadPolicy::Observe(double speedup) {
+void DraftPolicy::Observe(double speedup) {
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
 }
 
@@ -57,10 +57,10 @@ double CostModel::Seconds(int32_t sequences, int32_t guesses) const {
   return measured_.Seconds(sequences + guesses) * (guesses > 0 ? factors.drafting : factors.plain);
 }
 
-void CostModel::Observe(int32_t sequences, int32_t guesses, int32_t heads_asked, double seconds) {
+void CostModel::Observe(int32_t sequences, int32_t guesses, int32_t model_asked, double seconds) {
   if (!measured_.measured() || sequences < 1 || !(seconds > 0)) return;
   double expected = measured_.Seconds(sequences + guesses);
-  if (heads_asked > 0) expected += measured_.HeadSeconds(heads_asked);
+  if (model_asked > 0) expected += measured_.DraftSeconds(model_asked);
   if (!(expected > 0)) return;
   Factors& factors = factors_[Bucket(sequences)];
   const auto update = [&](double& factor, bool& known) {

@@ -11,25 +11,25 @@
 
 namespace treeline {
 
-// What a step takes by the number of its rows, and what the model's draft heads take by the
-// number of sequences they guess for, as measured when the server started. Only ratios count.
+// What a step takes by the number of its rows, and what Engine::Draft takes by the number of
+// sequences it guesses for, as measured when the server started. Only ratios count.
 class StepCosts {
  public:
   struct Point {
     int32_t rows;
     double seconds;
   };
-  // Rows ascend from 1. Without points a row more costs nothing, and heads cost nothing.
-  explicit StepCosts(std::vector<Point> steps = {}, std::vector<Point> heads = {})
-      : steps_(std::move(steps)), heads_(std::move(heads)) {}
+  // Rows ascend from 1. Without points a row more costs nothing, and drafting costs nothing.
+  explicit StepCosts(std::vector<Point> steps = {}, std::vector<Point> drafts = {})
+      : steps_(std::move(steps)), drafts_(std::move(drafts)) {}
 
   // On the straight line between two points, or on from the last two.
   double Seconds(int32_t rows) const;
-  double HeadSeconds(int32_t rows) const;
+  double DraftSeconds(int32_t sequences) const;
   bool measured() const { return !steps_.empty(); }
 
  private:
-  std::vector<Point> steps_, heads_;
+  std::vector<Point> steps_, drafts_;
 };
 
 // What steps take here and now: as measured at the start, times how far real steps were from
@@ -42,12 +42,12 @@ class CostModel {
 
   // Of a step of so many decoding sequences, one row each, and of `guesses` rows besides.
   double Seconds(int32_t sequences, int32_t guesses) const;
-  // Of asking the draft heads about so many sequences.
-  double HeadSeconds(int32_t sequences) const { return measured_.HeadSeconds(sequences); }
+  // Of Engine::Draft for so many sequences.
+  double DraftSeconds(int32_t sequences) const { return measured_.DraftSeconds(sequences); }
 
-  // A step took so long, with all that came before and after it; of the sequences, the draft heads
-  // were asked about `heads_asked`.
-  void Observe(int32_t sequences, int32_t guesses, int32_t heads_asked, double seconds);
+  // A step took so long, with all that came before and after it; Engine::Draft was asked about
+  // `model_asked` of the sequences.
+  void Observe(int32_t sequences, int32_t guesses, int32_t model_asked, double seconds);
 
  private:
   // Factors on what was measured: of steps without guesses, and with.
@@ -74,24 +74,24 @@ struct GuessChoice {
 GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
                           const CostModel& costs, double drafting_seconds = 0);
 
-// When to ask the model's draft heads: in every step while what they guess makes tokens faster,
-// else in one of so many, to see whether it would.
-class DraftHeadPolicy {
+// When to call Engine::Draft: in every step while what it guesses makes tokens faster, else in one
+// of so many, to see whether it would.
+class DraftPolicy {
  public:
-  // Whether to ask them in this step.
+  // Whether to ask in this step.
   bool Ask();
-  // They were asked: tokens come so many times as fast as without them.
+  // It was asked: tokens come so many times as fast as without.
   void Observe(double speedup);
 
  private:
   double gain_ = 0;      // Of recent speedups over 1, the old ones fading.
-  int32_t skipped_ = 0;  // Steps since they were asked.
+  int32_t skipped_ = 0;  // Steps since it was asked.
 };
 
 // What a scheduler knows about guessing ahead.
 struct Speculation {
   CostModel costs;
-  DraftHeadPolicy heads{};
+  DraftPolicy model{};
 };
 
 }  // namespace treeline

@@ -17,8 +17,8 @@ TEST(StepCosts, LieOnStraightLinesBetweenWhatWasMeasured) {
   EXPECT_DOUBLE_EQ(costs.Seconds(4), 8);
   EXPECT_DOUBLE_EQ(costs.Seconds(8), 12);
   EXPECT_DOUBLE_EQ(costs.Seconds(100), 104);
-  EXPECT_EQ(costs.HeadSeconds(4), 0);
-  EXPECT_DOUBLE_EQ(StepCosts({}, {{1, 2}, {5, 4}}).HeadSeconds(3), 3);
+  EXPECT_EQ(costs.DraftSeconds(4), 0);
+  EXPECT_DOUBLE_EQ(StepCosts({}, {{1, 2}, {5, 4}}).DraftSeconds(3), 3);
 }
 
 TEST(ChooseGuesses, TakesAllWhereRowsAreFree) {
@@ -121,8 +121,8 @@ TEST(CostModel, WithoutMeasuredCostsNothingIsLearned) {
   EXPECT_EQ(costs.Seconds(1, 8), 1);
 }
 
-TEST(DraftHeadPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
-  DraftHeadPolicy policy;
+TEST(DraftPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
+  DraftPolicy policy;
   // A speedup of `speedup` for 1,000 steps: how often they are asked.
   const auto asked = [&](double speedup) {
     int count = 0;

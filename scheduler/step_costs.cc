@@ -1,8 +1,9 @@
 #include "scheduler/step_costs.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
-#include <numeric>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -36,34 +37,62 @@ StatusOr<double> TimeStep(Engine& engine, const Clock& clock, const StateSlot& s
   return ToSeconds(clock.Now() - start);
 }
 
-// The heads at all rows of the last step.
-StatusOr<double> TimeHeads(Engine& engine, const Clock& clock, int32_t rows) {
-  std::vector<int32_t> all(rows);
-  std::iota(all.begin(), all.end(), 0);
+// Engine::Draft at rows of so many sequences, which draw their first tokens.
+StatusOr<double> TimeDraft(Engine& engine, const Clock& clock, std::span<const StateSlot> slots) {
+  TREELINE_ASSIGN_OR_RETURN(const TokenTree root, TokenTree::Create({0}, {-1}));
+  const SamplingParams greedy{.temperature = 0};
+  const int32_t drafted = 0;
+  Batch batch;
+  std::vector<int32_t> rows;
+  for (const StateSlot& slot : slots) {
+    RowRequest request;
+    request.row = batch.AddTree(slot.index(), root);
+    request.sampling = &greedy;
+    request.drafted = {&drafted, 1};
+    request.random.seed = greedy.seed;
+    request.random.position = 1;
+    batch.requests.push_back(request);
+    rows.push_back(request.row);
+  }
+  TREELINE_RETURN_IF_ERROR(engine.Step(batch).status());
   const TimePoint start = clock.Now();
-  TREELINE_RETURN_IF_ERROR(engine.Draft(all).status());
+  TREELINE_RETURN_IF_ERROR(engine.Draft(rows, TokenTree::kMaxNodes - 1).status());
   return ToSeconds(clock.Now() - start);
+}
+
+// The fastest of a few.
+StatusOr<double> Fastest(const std::function<StatusOr<double>()>& time) {
+  double fastest = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < kRounds; ++round) {
+    TREELINE_ASSIGN_OR_RETURN(const double seconds, time());
+    fastest = std::min(fastest, seconds);
+  }
+  return fastest;
 }
 
 }  // namespace
 
 StatusOr<StepCosts> MeasureStepCosts(Engine& engine, const Clock& clock, int32_t max_nodes) {
   const int32_t most = std::min(max_nodes, engine.limits().max_context);
-  TREELINE_ASSIGN_OR_RETURN(const StateSlot slot, engine.AcquireSlot());
-  std::vector<StepCosts::Point> steps, heads;
+  std::vector<StateSlot> slots;
+  std::vector<StepCosts::Point> steps, drafts;
   for (int32_t rows = 1; rows <= most; rows *= 2) {
-    StepCosts::Point step{rows, std::numeric_limits<double>::infinity()}, head = step;
-    for (int round = 0; round < kRounds; ++round) {
-      TREELINE_ASSIGN_OR_RETURN(const double step_seconds, TimeStep(engine, clock, slot, rows));
-      step.seconds = std::min(step.seconds, step_seconds);
-      if (engine.limits().num_draft_heads == 0) continue;
-      TREELINE_ASSIGN_OR_RETURN(const double head_seconds, TimeHeads(engine, clock, rows));
-      head.seconds = std::min(head.seconds, head_seconds);
+    while (slots.empty() ||
+           (static_cast<int32_t>(slots.size()) < rows && engine.free_slots() > 0)) {
+      TREELINE_ASSIGN_OR_RETURN(StateSlot slot, engine.AcquireSlot());
+      slots.push_back(std::move(slot));
     }
-    steps.push_back(step);
-    if (engine.limits().num_draft_heads > 0) heads.push_back(head);
+    TREELINE_ASSIGN_OR_RETURN(const double step_seconds, Fastest([&] {
+                                return TimeStep(engine, clock, slots.front(), rows);
+                              }));
+    steps.push_back({rows, step_seconds});
+    const auto sequences = static_cast<int32_t>(slots.size());
+    if (!engine.limits().drafts() || sequences < rows) continue;
+    TREELINE_ASSIGN_OR_RETURN(const double draft_seconds,
+                              Fastest([&] { return TimeDraft(engine, clock, slots); }));
+    drafts.push_back({sequences, draft_seconds});
   }
-  return StepCosts(std::move(steps), std::move(heads));
+  return StepCosts(std::move(steps), std::move(drafts));
 }
 
 }  // namespace treeline

@@ -1,5 +1,5 @@
-// Measures what a step of an engine takes by the number of its rows, and what its draft heads
-// take.
+// Measures what a step of an engine takes by the number of its rows, and what Engine::Draft takes
+// by the number of sequences.
 #ifndef TREELINE_SCHEDULER_STEP_COSTS_H_
 #define TREELINE_SCHEDULER_STEP_COSTS_H_
 
@@ -12,8 +12,9 @@
 
 namespace treeline {
 
-// With draft chains of 1, 2, 4 ... up to max_nodes nodes, each the fastest of three steps; a slot
-// is borrowed, and nothing is committed. Errors are the engine's. REQUIRES: nobody else steps it.
+// With draft chains of 1, 2, 4 ... up to max_nodes nodes, and drafts for as many sequences as there
+// are slots for, each the fastest of three; free slots are borrowed, and nothing is committed.
+// Errors are the engine's. REQUIRES: nobody else steps it.
 StatusOr<StepCosts> MeasureStepCosts(Engine& engine, const Clock& clock, int32_t max_nodes);
 
 }  // namespace treeline

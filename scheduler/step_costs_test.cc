@@ -21,7 +21,7 @@ TEST(MeasureStepCosts, FindsWhatAStepTakesByItsRows) {
   EXPECT_EQ(engine.free_slots(), 2);
 }
 
-TEST(MeasureStepCosts, FindsWhatDraftHeadsTake) {
+TEST(MeasureStepCosts, FindsWhatDraftingTakes) {
   FakeEngine engine({.vocab_size = 100, .max_context = 200, .num_slots = 2, .num_draft_heads = 3});
   engine.set_head_guess([](std::span<const int32_t>, int32_t) {
     return std::vector<std::pair<int32_t, float>>{{1, 0.0f}};
@@ -33,7 +33,7 @@ TEST(MeasureStepCosts, FindsWhatDraftHeadsTake) {
   const auto costs = MeasureStepCosts(engine, clock, 64);
   ASSERT_TRUE(costs.ok()) << costs.status();
   for (const int32_t rows : {1, 3, 64}) {
-    EXPECT_NEAR(costs->HeadSeconds(rows), 0.005 + 0.001 * rows, 1e-9);
+    EXPECT_NEAR(costs->DraftSeconds(rows), 0.005 + 0.001 * rows, 1e-9);
   }
 }
 

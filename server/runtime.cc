@@ -26,9 +26,11 @@ std::string Guessers(const Scheduler::Options& scheduling, const Engine& engine)
   const int32_t heads = engine.limits().num_draft_heads;
   std::vector<std::string> names;
   if (scheduling.drafters.ngram) names.push_back("n-grams");
-  if (heads > 0) {
-    names.push_back(fmt::format("{} Medusa heads ({:.1f} ms a step)", heads,
-                                1e3 * scheduling.step_costs.HeadSeconds(1)));
+  const double milliseconds = 1e3 * scheduling.step_costs.DraftSeconds(1);
+  if (heads > 0)
+    names.push_back(fmt::format("{} Medusa heads ({:.1f} ms a step)", heads, milliseconds));
+  if (engine.limits().draft_model) {
+    names.push_back(fmt::format("a draft model ({:.1f} ms a step)", milliseconds));
   }
   return fmt::format("{}", fmt::join(names, " and "));
 }

@@ -5,6 +5,8 @@
 #include <random>
 #include <vector>
 
+#include "engine/base/json.h"
+#include "engine/speculative/draft_choices.h"
 #include "engine/speculative/draft_tree_builder.h"
 #include "engine/speculative/head_guesses.h"
 #include "engine/speculative/ngram_drafter.h"
@@ -90,7 +92,7 @@ TEST(HeadGuesses, TheLikeliestPathsOfAllCombinations) {
     expected.resize(std::min(expected.size(), count));
 
     DraftTreeBuilder tree(7, 8);
-    Propose(heads, static_cast<int32_t>(count), tree);
+    tree.Add(LikeliestPaths(heads, static_cast<int32_t>(count)));
     const std::vector<float> actual = tree.PathProbabilities();
     ASSERT_EQ(actual.size(), expected.size());
     for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-5) << i;
@@ -99,14 +101,86 @@ TEST(HeadGuesses, TheLikeliestPathsOfAllCombinations) {
 
 TEST(HeadGuesses, StayWithinTheDepth) {
   DraftTreeBuilder tree(7, 2);
-  Propose({{{1, -0.1f}}, {{2, -0.1f}}, {{3, -0.1f}}}, 10, tree);
+  tree.Add(LikeliestPaths({{{1, -0.1f}}, {{2, -0.1f}}, {{3, -0.1f}}, {{4, -0.1f}}}, 10));
   EXPECT_EQ(tree.Build(10).tokens(), Tokens({7, 1, 2}));
-  DraftTreeBuilder none(7, 2);
-  Propose({}, 10, none);
-  EXPECT_EQ(none.num_guesses(), 0);
+  EXPECT_TRUE(LikeliestPaths({}, 10).empty());
 }
 
-Tokens Guess(const Tokens& tokens, int32_t max_depth = 8) {
+TEST(DraftChoices, McSim7b63IsTheTreeThatIsPublished) {
+  const DraftChoices tree = DraftChoices::Load("mc_sim_7b_63").value();
+  ASSERT_EQ(tree.choices().size(), 63u);
+  EXPECT_EQ(tree.num_heads(), 4);
+  // Nodes by depth, and the 42 leaves of them: the candidates that its authors speak of.
+  std::vector<int> nodes(4), leaves(4);
+  std::vector<bool> is_leaf(63, true);
+  for (const auto& choice : tree.choices()) {
+    if (choice.parent >= 0) is_leaf[choice.parent] = false;
+  }
+  for (size_t i = 0; i < 63; ++i) {
+    ++nodes[tree.choices()[i].head];
+    leaves[tree.choices()[i].head] += is_leaf[i];
+  }
+  EXPECT_EQ(nodes, std::vector<int>({10, 28, 23, 2}));
+  EXPECT_EQ(leaves, std::vector<int>({0, 18, 22, 2}));
+}
+
+TEST(DraftChoices, RefusesWhatIsNoTree) {
+  const struct {
+    const char* paths;
+    const char* message;
+  } kCases[] = {
+      {"[]", "a list of 1 to 63 paths"},
+      {"{}", "a list of 1 to 63 paths"},
+      {"[0]", "path 0 is 0; a path is a list of ranks"},
+      {"[[]]", "path 0 is []"},
+      {"[[0], [10]]", "path 1 is [10]"},
+      {"[[-1]]", "path 0 is [-1]"},
+      {"[[0.5]]", "path 0 is [0.5]"},
+      {"[[0], [1, 0], [1]]", "path 1, [1,0], stands before the one that it continues"},
+      {"[[0], [1], [0]]", "path 2, [0], stands there twice"},
+  };
+  for (const auto& c : kCases) {
+    const auto tree = DraftChoices::Parse(*ParseJson(c.paths, "test"), "tree.json");
+    EXPECT_EQ(tree.status().code(), StatusCode::kInvalidArgument) << c.paths;
+    EXPECT_NE(Message(tree.status()).find(c.message), std::string::npos) << tree.status();
+    EXPECT_EQ(Message(tree.status()).find("tree.json: "), 0u) << tree.status();
+  }
+  Json many = Json::array();
+  for (int i = 0; i < 64; ++i) many.push_back(Json(std::vector<int>(i + 1, 0)));
+  EXPECT_FALSE(DraftChoices::Parse(many, "tree.json").ok());
+  many.erase(63);
+  EXPECT_TRUE(DraftChoices::Parse(many, "tree.json").ok());
+  EXPECT_EQ(DraftChoices::Load("no/such.json").status().code(), StatusCode::kNotFound);
+}
+
+TEST(ChosenPaths, TakesTheRanksThatTheTreeNames) {
+  const HeadGuesses heads = {{{10, std::log(0.5f)}, {11, std::log(0.25f)}}, {{20, 0.0f}}};
+  const DraftChoices tree =
+      DraftChoices::Parse(*ParseJson("[[1], [0], [0, 0], [1, 0], [2], [2, 0], [0, 0, 0]]", "test"),
+                          "test")
+          .value();
+  // Nobody guesses [2], what would follow it, nor a third token.
+  const Guesses all = {{-1, 11, 0.25f}, {-1, 10, 0.5f}, {1, 20, 1.0f}, {0, 20, 1.0f}};
+  EXPECT_EQ(ChosenPaths(heads, tree, 63), all);
+  EXPECT_EQ(ChosenPaths(heads, tree, 3), Guesses(all.begin(), all.begin() + 3));
+  EXPECT_TRUE(ChosenPaths({}, tree, 63).empty());
+}
+
+// A prefix of the list is a tree, whatever its length.
+TEST(ChosenPaths, AnyBudgetIsATree) {
+  HeadGuesses heads(4);
+  for (auto& head : heads) {
+    for (int32_t rank = 0; rank < kGuessesPerHead; ++rank) head.emplace_back(rank, -1.0f - rank);
+  }
+  const DraftChoices tree = DraftChoices::Load("mc_sim_7b_63").value();
+  for (int32_t count = 0; count <= 63; ++count) {
+    DraftTreeBuilder builder(7, 4);
+    builder.Add(ChosenPaths(heads, tree, count));
+    EXPECT_EQ(builder.num_guesses(), count);
+  }
+}
+
+Tokens GuessAfter(const Tokens& tokens, int32_t max_depth = 8) {
   NgramDrafter drafter(max_depth);
   drafter.Append(tokens);
   DraftTreeBuilder builder(tokens.back(), max_depth);
@@ -115,13 +189,13 @@ Tokens Guess(const Tokens& tokens, int32_t max_depth = 8) {
 }
 
 TEST(NgramDrafter, WhatFollowedBeforeMayFollowAgain) {
-  EXPECT_EQ(Guess({1, 2, 3, 4, 5, 9, 1, 2}), Tokens({2, 3, 4, 5, 9, 1, 2}));
-  EXPECT_EQ(Guess({1, 2, 3, 4, 5, 9, 1, 2}, 2), Tokens({2, 3, 4}));
+  EXPECT_EQ(GuessAfter({1, 2, 3, 4, 5, 9, 1, 2}), Tokens({2, 3, 4, 5, 9, 1, 2}));
+  EXPECT_EQ(GuessAfter({1, 2, 3, 4, 5, 9, 1, 2}, 2), Tokens({2, 3, 4}));
 }
 
 TEST(NgramDrafter, OneTokenInCommonIsNoMatch) {
-  EXPECT_EQ(Guess({1, 2, 3, 4, 2}), Tokens({2}));
-  EXPECT_EQ(Guess({1}), Tokens({1}));
+  EXPECT_EQ(GuessAfter({1, 2, 3, 4, 2}), Tokens({2}));
+  EXPECT_EQ(GuessAfter({1}), Tokens({1}));
 }
 
 TEST(NgramDrafter, SeveralPlacesMakeATreeAndTheLongestMatchLeads) {
@@ -134,7 +208,9 @@ TEST(NgramDrafter, SeveralPlacesMakeATreeAndTheLongestMatchLeads) {
   EXPECT_NE(std::find(tokens.begin(), tokens.end(), 40), tokens.end());
 }
 
-TEST(NgramDrafter, GoesOnIntoARepetition) { EXPECT_EQ(Guess({5, 6, 5, 6, 5, 6}, 4).size(), 5u); }
+TEST(NgramDrafter, GoesOnIntoARepetition) {
+  EXPECT_EQ(GuessAfter({5, 6, 5, 6, 5, 6}, 4).size(), 5u);
+}
 
 // By definition: the continuation of the longest earlier match of at least two tokens, the latest
 // of equals, leads the tree.
@@ -151,7 +227,7 @@ TEST(NgramDrafter, FindsTheLongestMatch) {
         ++length;
       if (length > best) best = length, next = tokens[p + 1];
     }
-    const Tokens guess = Guess(tokens, 1);
+    const Tokens guess = GuessAfter(tokens, 1);
     if (next < 0) {
       EXPECT_EQ(guess.size(), 1u);
     } else {

@@ -20,6 +20,14 @@ int32_t DraftTreeBuilder::Add(int32_t node, int32_t token, float probability) {
   return static_cast<int32_t>(nodes_.size()) - 1;
 }
 
+void DraftTreeBuilder::Add(const Guesses& guesses) {
+  std::vector<int32_t> nodes;  // -1: too deep.
+  for (const Guess& guess : guesses) {
+    const int32_t parent = guess.parent < 0 ? 0 : nodes[guess.parent];
+    nodes.push_back(parent < 0 ? -1 : Add(parent, guess.token, guess.probability));
+  }
+}
+
 float DraftTreeBuilder::PathProbability(int32_t node) const {
   float probability = 1;
   for (; node > 0; node = nodes_[node].parent) probability *= nodes_[node].probability;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/speculative/guess.h"
 #include "engine/speculative/token_tree.h"
 
 namespace treeline {
@@ -19,6 +20,9 @@ class DraftTreeBuilder {
   // Where it was guessed before, the higher probability counts. Returns its node; -1 where it
   // would lie too deep. REQUIRES: node is one of this builder's.
   int32_t Add(int32_t node, int32_t token, float probability);
+
+  // A model's guesses below the root, but for those too deep.
+  void Add(const Guesses& guesses);
 
   // The probabilities that the guesses are right, each with all before it: descending.
   std::vector<float> PathProbabilities() const;

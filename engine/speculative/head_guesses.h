@@ -1,6 +1,6 @@
 // What a model's own draft heads (Medusa) guess. Every head guesses for a place of its own,
 // whatever comes before it, so a draft tree may take any of its guesses after any of the head's
-// before it.
+// before it: the likeliest paths, or those of a static tree.
 #ifndef TREELINE_ENGINE_SPECULATIVE_HEAD_GUESSES_H_
 #define TREELINE_ENGINE_SPECULATIVE_HEAD_GUESSES_H_
 
@@ -8,9 +8,13 @@
 #include <utility>
 #include <vector>
 
-#include "engine/speculative/draft_tree_builder.h"
+#include "engine/speculative/draft_choices.h"
+#include "engine/speculative/guess.h"
 
 namespace treeline {
+
+// Of a head's guesses, those that a tree may use: less likely ones are right too seldom.
+inline constexpr int32_t kGuessesPerHead = 10;
 
 // Tokens and the logs of their probabilities, best first.
 using RankedTokens = std::vector<std::pair<int32_t, float>>;
@@ -19,8 +23,10 @@ using RankedTokens = std::vector<std::pair<int32_t, float>>;
 // that row's own draw is the next.
 using HeadGuesses = std::vector<RankedTokens>;
 
-// Adds the `count` likeliest paths of guesses below the root, taking heads to be independent.
-void Propose(const HeadGuesses& guesses, int32_t count, DraftTreeBuilder& tree);
+// The `count` likeliest paths of guesses, taking heads to be independent.
+Guesses LikeliestPaths(const HeadGuesses& heads, int32_t count);
+// The first `count` of these paths, but for those that the heads have no guess for.
+Guesses ChosenPaths(const HeadGuesses& heads, const DraftChoices& choices, int32_t count);
 
 }  // namespace treeline
 
