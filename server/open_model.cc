@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -9,7 +10,10 @@
 #include "engine/backend/cuda_backend.h"
 #include "engine/base/clock.h"
 #include "engine/base/file.h"
+#include "engine/base/json.h"
+#include "engine/draft_model_engine.h"
 #include "engine/model/adapter.h"
+#include "engine/model/model.h"
 #include "server/flags.h"
 
 namespace treeline {
@@ -89,8 +93,72 @@ StatusOr<ModelEngine::Options> EngineOptions(const EngineConfig& config) {
 
 namespace {
 
+// What guesses ahead, besides n-grams.
+struct Drafting {
+  bool heads = false;       // The model's own, where it has some.
+  std::string draft_model;  // Empty: none.
+  int32_t draft_depth = 0;
+};
+
+// Ids mean the same to both.
+Status CheckSameTokens(const Tokenizer& model, const Tokenizer& draft) {
+  if (draft.vocab_size() != model.vocab_size()) {
+    return InvalidArgument("its tokenizer has {} tokens, the model's has {}; they must be the same",
+                           draft.vocab_size(), model.vocab_size());
+  }
+  for (int32_t id = 0; id < model.vocab_size(); ++id) {
+    if (draft.TokenBytes(id) == model.TokenBytes(id) &&
+        draft.IsSpecial(id) == model.IsSpecial(id)) {
+      continue;
+    }
+    return InvalidArgument(
+        "token {} of its tokenizer is {}, of the model's {}; they must be the same", id,
+        Json(std::string(draft.TokenBytes(id))).dump(-1, ' ', true, Json::error_handler_t::replace),
+        Json(std::string(model.TokenBytes(id)))
+            .dump(-1, ' ', true, Json::error_handler_t::replace));
+  }
+  return OkStatus();
+}
+
+// As long as the model's where the draft model can, with a state for each of its slots and memory
+// for as many prefixes.
+ModelEngine::Options DraftModelOptions(const ModelConfig& config, const EngineLimits& limits,
+                                       ModelEngine::Options options) {
+  options.medusa_heads.clear();
+  options.draft_choices.reset();
+  options.max_context = limits.max_context;
+  if (!config.is_linearized()) {
+    options.max_context = std::min({limits.max_context, config.max_position_embeddings,
+                                    config.sliding_window.value_or(limits.max_context)});
+  }
+  options.max_slots = limits.num_slots;
+  options.state_memory =
+      LayoutFor(config, options.state_type, options.max_context).bytes() * limits.num_slots;
+  if (options.prefix_cache_memory != 0) options.prefix_cache_memory = std::nullopt;
+  return options;
+}
+
+StatusOr<std::unique_ptr<Engine>> WithDraftModel(std::unique_ptr<ModelEngine> engine,
+                                                 const Tokenizer& tokenizer,
+                                                 const ModelEngine::Options& options,
+                                                 const Drafting& drafting) {
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
+                            Checkpoint::Open(drafting.draft_model));
+  TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> draft_tokenizer,
+                            checkpoint->LoadTokenizer());
+  TREELINE_RETURN_IF_ERROR(CheckSameTokens(tokenizer, *draft_tokenizer));
+  TREELINE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelEngine> draft,
+      ModelEngine::Load(*checkpoint,
+                        DraftModelOptions(checkpoint->config(), engine->limits(), options),
+                        engine->backend()));
+  for (const std::string& line : draft->Summary()) spdlog::info("draft model: {}", line);
+  for (const std::string& line : draft->warnings()) spdlog::warn("draft model: {}", line);
+  return DraftModelEngine::Create(std::move(engine), std::move(draft), drafting.draft_depth);
+}
+
 StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options options,
-                           bool drafts_by_heads) {
+                           const Drafting& drafting = {}) {
   const TimePoint start = Clock::Real().Now();
   options.progress = LogProgress();
   LoadedModel model;
@@ -99,7 +167,7 @@ StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options opti
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(config));
   TREELINE_ASSIGN_OR_RETURN(model.tokenizer, checkpoint->LoadTokenizer());
   model.chat_template = LoadChatTemplate(*checkpoint);
-  if (drafts_by_heads && options.medusa_heads.empty()) {
+  if (drafting.heads && options.medusa_heads.empty()) {
     options.medusa_heads = MedusaHeadsBeside(*checkpoint);
   }
   TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(config));
@@ -116,8 +184,16 @@ StatusOr<LoadedModel> Open(const EngineConfig& config, ModelEngine::Options opti
   model.eos_token_ids = engine->config().eos_token_ids;
   for (const std::string& line : engine->Summary()) spdlog::info("{}", line);
   for (const std::string& line : engine->warnings()) spdlog::warn("{}", line);
+  if (drafting.draft_model.empty()) {
+    model.engine = std::move(engine);
+  } else {
+    auto with_draft_model = WithDraftModel(std::move(engine), *model.tokenizer, options, drafting);
+    if (!with_draft_model.ok()) {
+      return Annotate(with_draft_model.status(), "--draft-model " + drafting.draft_model);
+    }
+    model.engine = *std::move(with_draft_model);
+  }
   spdlog::info("loaded {} in {:.1f} s", model.name, ToSeconds(Clock::Real().Now() - start));
-  model.engine = std::move(engine);
   return model;
 }
 
@@ -135,13 +211,13 @@ StatusOr<std::unique_ptr<Backend>> CreateBackend(const EngineConfig& config) {
 
 StatusOr<LoadedModel> OpenModel(const EngineConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config));
-  return Open(config, std::move(options), /*drafts_by_heads=*/false);
+  return Open(config, std::move(options));
 }
 
 StatusOr<LoadedModel> OpenModel(const EvalConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
   options.prefix_cache_memory = std::nullopt;
-  return Open(config.engine(), std::move(options), /*drafts_by_heads=*/false);
+  return Open(config.engine(), std::move(options));
 }
 
 StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
@@ -152,10 +228,25 @@ StatusOr<LoadedModel> OpenModel(const ServeConfig& config) {
     if (!bytes.ok()) return Annotate(bytes.status(), "--prefix-cache-memory");
     options.prefix_cache_memory = static_cast<size_t>(*bytes);
   }
-  const bool drafts_by_heads = config.drafter() == "auto" || config.drafter() == "medusa";
-  if (drafts_by_heads) options.medusa_heads = config.medusa_heads();
-  TREELINE_ASSIGN_OR_RETURN(LoadedModel model,
-                            Open(config.engine(), std::move(options), drafts_by_heads));
+  const bool automatic = config.drafter() == "auto";
+  Drafting drafting;
+  if (automatic || config.drafter() == "draft_model") {
+    drafting.draft_model = config.draft_model();
+    drafting.draft_depth = config.draft_depth();
+  }
+  if (config.drafter() == "draft_model" && drafting.draft_model.empty()) {
+    return InvalidArgument("--drafter draft_model: name the model by --draft-model");
+  }
+  drafting.heads = config.drafter() == "medusa" || (automatic && drafting.draft_model.empty());
+  if (drafting.heads) {
+    options.medusa_heads = config.medusa_heads();
+    if (config.has_draft_tree()) {
+      auto tree = DraftChoices::Load(config.draft_tree());
+      if (!tree.ok()) return Annotate(tree.status(), "--draft-tree");
+      options.draft_choices = *std::move(tree);
+    }
+  }
+  TREELINE_ASSIGN_OR_RETURN(LoadedModel model, Open(config.engine(), std::move(options), drafting));
   if (config.drafter() == "medusa" && model.engine->limits().num_draft_heads == 0) {
     return InvalidArgument(
         "--drafter medusa: there is no medusa_lm_head.safetensors beside the model; name its file "

@@ -174,13 +174,18 @@ void ParseStreaming(JsonFields* fields, OpenAiRequest* request) {
 StatusOr<Drafters> ParseDrafters(const std::string& name) {
   if (name == "auto") return Drafters();
   if (name == "none") return kNoDrafters;
-  if (name == "ngram") return Drafters{.ngram = true, .heads = false};
-  if (name == "medusa") return Drafters{.ngram = false, .heads = true};
-  if (name == "draft_model") {
-    return FieldError("speculation.drafter", "speculation.drafter {} is not supported yet", name);
+  Drafters drafters = kNoDrafters;
+  if (name == "ngram") {
+    drafters.ngram = true;
+  } else if (name == "medusa") {
+    drafters.heads = true;
+  } else if (name == "draft_model") {
+    drafters.draft_model = true;
+  } else {
+    return FieldError("speculation.drafter",
+                      "speculation.drafter must be one of auto, none, ngram, medusa, draft_model");
   }
-  return FieldError("speculation.drafter",
-                    "speculation.drafter must be one of auto, none, ngram, medusa");
+  return drafters;
 }
 
 // "speculation": how this request is guessed ahead; without it as the server is set.
@@ -189,7 +194,7 @@ void ParseSpeculation(JsonFields* fields, GenerationRequest* request) {
   fields->Object("speculation", [&](JsonFields* options) {
     options->String("drafter", &drafter);
     options->Describe("drafter", [] {
-      return Json{{"enum", {"auto", "none", "ngram", "medusa", nullptr}}};
+      return Json{{"enum", {"auto", "none", "ngram", "medusa", "draft_model", nullptr}}};
     });
     options->Integer("max_nodes", 1, TokenTree::kMaxNodes, &request->max_draft_nodes);
     options->String("acceptance", &acceptance);

@@ -94,6 +94,7 @@ TEST(OpenAiRequestTest, EveryField) {
   EXPECT_EQ(generation.priority, -1);
   EXPECT_FALSE(generation.drafters.ngram);
   EXPECT_FALSE(generation.drafters.heads);
+  EXPECT_FALSE(generation.drafters.draft_model);
   EXPECT_TRUE(generation.typical_acceptance);
   EXPECT_EQ(generation.max_draft_nodes, 8);
   EXPECT_TRUE(request.stream);

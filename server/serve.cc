@@ -175,7 +175,7 @@ Runtime::Options RuntimeOptions(const ServeConfig& config) {
   const bool keeps_prefixes = ParseBytes(config.prefix_cache_memory()).value_or(1) > 0;  // Or auto.
   if (keeps_prefixes) scheduling.prefix_interval = config.prefix_cache_interval();
   if (config.drafter() != "none") scheduling.max_draft_nodes = config.max_draft_nodes();
-  scheduling.drafters.ngram = config.drafter() != "medusa";
+  scheduling.drafters.ngram = config.drafter() == "auto" || config.drafter() == "ngram";
   options.draft_where_it_pays = config.drafter() == "auto";
   options.request_timeout = Seconds(config.request_timeout_seconds());
   options.stall_timeout = Seconds(config.stall_timeout_seconds());
