@@ -1,6 +1,8 @@
 // The engine executes steps: it owns the model, the states and the sampler, and
 // knows nothing of requests. One thread drives it (the scheduler's loop); calls
 // must not overlap. ModelEngine (engine/model_engine.h) is the real one.
+//
+// Any call may fail with UNAVAILABLE: the device is lost, and so will every later call.
 #ifndef TREELINE_ENGINE_ENGINE_H_
 #define TREELINE_ENGINE_ENGINE_H_
 

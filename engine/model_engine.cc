@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <tuple>
 
 namespace treeline {
@@ -23,6 +24,12 @@ bool NeedsBestTokensOnly(const RowRequest& request) {
 }
 
 double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+// Where memory is short: what for, and the remedy.
+Status ExplainShortage(const Status& status, const std::string& what, const std::string& remedy) {
+  if (status.code() != StatusCode::kResourceExhausted) return status;
+  return ResourceExhausted("{}: {}; {}", what, Message(status), remedy);
+}
 
 }  // namespace
 
@@ -106,11 +113,20 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
   model_options.max_context = engine->max_context_;
   model_options.medusa_heads = options.medusa_heads;
   model_options.progress = options.progress;
-  TREELINE_ASSIGN_OR_RETURN(engine->model_,
-                            LoadModel(checkpoint, model_options, *engine->backend_));
-  TREELINE_ASSIGN_OR_RETURN(
-      engine->pool_,
-      StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots));
+  StatusOr<std::unique_ptr<Model>> model = LoadModel(checkpoint, model_options, *engine->backend_);
+  if (!model.ok()) {
+    return ExplainShortage(model.status(), "the weights do not fit",
+                           "take a smaller --dtype or a smaller model");
+  }
+  engine->model_ = *std::move(model);
+  StatusOr<std::unique_ptr<StatePool>> pool =
+      StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots);
+  if (!pool.ok()) {
+    return ExplainShortage(pool.status(),
+                           fmt::format("the states of {} sequences do not fit", num_slots),
+                           "lower --state-memory or --max-slots");
+  }
+  engine->pool_ = *std::move(pool);
   engine->CreatePrefixCache(budget);
   engine->samplers_.resize(engine->backend_->host_threads().num_threads());
   engine->drafts_.resize(num_slots);
@@ -217,6 +233,13 @@ Status ModelEngine::Validate(const Batch& batch) const {
 }
 
 StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
+  StatusOr<std::vector<RowResult>> results = Run(batch);
+  if (results.ok()) return results;
+  return ExplainShortage(results.status(), "no memory for a step of this size",
+                         "lower --max-batch-tokens, or --state-memory and --prefix-cache-memory");
+}
+
+StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
   TREELINE_RETURN_IF_ERROR(Validate(batch));
   ModelStep step{batch, {}, {}, {}};
   std::fill(drafts_.begin(), drafts_.end(), DraftRows());
@@ -232,6 +255,8 @@ StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
     }
   }
   TREELINE_RETURN_IF_ERROR(model_->Forward(step));
+  // Answers wait for the device.
+  if (batch.requests.empty()) TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
   num_rows_ = batch.num_tokens();
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
     const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
@@ -261,14 +286,13 @@ StatusOr<std::vector<RankedTokens>> ModelEngine::BestTokens(const float* device_
   params.n = config_.vocab_size;
   params.k = k;
   backend_->TopTokens(params);
-  std::vector<int32_t> ids(count);
-  std::vector<float> logprobs(count);
-  backend_->CopyToHost(ids.data(), params.ids, count * sizeof(int32_t));
-  backend_->CopyToHost(logprobs.data(), params.logprobs, count * sizeof(float));
+  std::vector<int32_t> answers(2 * count);  // As they lie there: ids, then log-probabilities.
+  backend_->CopyToHost(answers.data(), params.ids, answers.size() * sizeof(int32_t));
   TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
   std::vector<RankedTokens> best(rows);
   for (size_t i = 0; i < count; ++i) {
-    if (ids[i] >= 0) best[i / k].emplace_back(ids[i], logprobs[i]);
+    if (answers[i] < 0) continue;
+    best[i / k].emplace_back(answers[i], std::bit_cast<float>(answers[count + i]));
   }
   return best;
 }

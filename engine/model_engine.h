@@ -42,7 +42,7 @@ class ModelEngine : public Engine {
   };
 
   // Loads a model; the checkpoint may go afterwards. INVALID_ARGUMENT naming the flag, file or
-  // tensor at fault; RESOURCE_EXHAUSTED where not one state fits the memory.
+  // tensor at fault; RESOURCE_EXHAUSTED naming the flag to lower where memory is short.
   static StatusOr<std::unique_ptr<ModelEngine>> Load(const Checkpoint& checkpoint,
                                                      const Options& options);
   // The same on the caller's backend: one that options describe, or a decorator of it. Engines may
@@ -80,6 +80,7 @@ class ModelEngine : public Engine {
   Status CheckDraftChoices() const;
   void CreatePrefixCache(size_t state_memory);
   Status Validate(const Batch& batch) const;
+  StatusOr<std::vector<RowResult>> Run(const Batch& batch);
   StatusOr<std::vector<RowResult>> Answer(std::span<const RowRequest> requests);
   // Answer those requests whose indices `which` lists, kLogitRows at most: the logits stay on the
   // device, or come to the host, where the sampler is.

@@ -53,7 +53,8 @@ class SchedulerObserver {
   virtual void OnFirstToken(Duration since_arrival) = 0;   // The first of all choices.
   virtual void OnNextTokens(Duration since_previous) = 0;  // One choice's later steps.
   virtual void OnFinished(const RequestTimes& times) = 0;
-  virtual void OnRejected(std::string_view reason) = 0;  // "invalid", "queue_full", "draining".
+  // "invalid", "queue_full", "draining", "device_lost".
+  virtual void OnRejected(std::string_view reason) = 0;
 };
 
 }  // namespace treeline

@@ -23,10 +23,10 @@ namespace treeline {
 namespace {
 
 // What OnRejected is told of a request that Submit answers with this code.
-std::string_view RejectionReason(StatusCode code) {
+std::string_view RejectionReason(StatusCode code, bool device_lost) {
   switch (code) {
     case StatusCode::kUnavailable:
-      return "draining";
+      return device_lost ? "device_lost" : "draining";
     case StatusCode::kResourceExhausted:
       return "queue_full";
     default:
@@ -52,6 +52,15 @@ Status ShuttingDown() {
   return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
 }
 
+// What requests are told of an error of the engine. A malformed batch is our own fault and short
+// memory the operator's: the code must not blame the clients.
+Status EngineFailure(const Status& status) {
+  const bool blames_client = status.code() == StatusCode::kInvalidArgument ||
+                             status.code() == StatusCode::kResourceExhausted;
+  return MakeStatus(blames_client ? StatusCode::kInternal : status.code(), "the engine failed: {}",
+                    Message(status));
+}
+
 class LoopScheduler final : public Scheduler {
  public:
   LoopScheduler(const Options& options, Engine& engine, const Tokenizer& tokenizer,
@@ -63,6 +72,7 @@ class LoopScheduler final : public Scheduler {
   void Drain() override;
   void Abort() override;
   bool Idle() const override;
+  Status Health() const override;
   Duration EstimatedWait() const override;
   int64_t steps() const override { return steps_; }
   TimePoint last_loop() const override { return TimePoint(Duration(last_loop_)); }
@@ -98,6 +108,8 @@ class LoopScheduler final : public Scheduler {
   Outcome Take(const StepPlan::Entry& entry, std::span<RowResult> results,
                std::vector<AcceptedPath>* paths);
   void CommitDrafts(std::span<const AcceptedPath> paths, const StepPlan& plan);
+  // The device is lost: everything ends, and nothing begins any more.
+  void GiveUp(const Status& failure);
   // Tells the reader; the number of tokens generated.
   int32_t Tell(Outcome outcome, TimePoint now);
   void MeasureToken(SequenceGroup& group, Sequence& sequence, TimePoint now);
@@ -127,6 +139,7 @@ class LoopScheduler final : public Scheduler {
   int32_t num_unfinished_ = 0;  // Requests accepted whose stream has not ended.
   std::optional<TimePoint> last_finish_;
   double seconds_a_request_ = 0;  // Between two ends while others waited; a moving average.
+  Status health_;
   bool draining_ = false;
   bool stopping_ = false;
 
@@ -181,7 +194,7 @@ StatusOr<std::shared_ptr<TokenStream>> LoopScheduler::Submit(Request request) {
     status = Enqueue(std::move(group));
   }
   if (!status.ok()) {
-    observer_.OnRejected(RejectionReason(status.code()));
+    observer_.OnRejected(RejectionReason(status.code(), /*device_lost=*/!Health().ok()));
     return status;
   }
   changed_.notify_all();
@@ -190,9 +203,8 @@ StatusOr<std::shared_ptr<TokenStream>> LoopScheduler::Submit(Request request) {
 
 Status LoopScheduler::Enqueue(Group group) {
   std::lock_guard lock(mutex_);
-  if (draining_) {
-    return ShuttingDown();
-  }
+  TREELINE_RETURN_IF_ERROR(health_);
+  if (draining_) return ShuttingDown();
   if (queue_.size() >= static_cast<size_t>(options_.max_queued_requests)) {
     return ResourceExhausted("the queue is full: {} requests wait already; try again later",
                              queue_.size());
@@ -228,6 +240,11 @@ void LoopScheduler::Abort() {
 bool LoopScheduler::Idle() const {
   std::lock_guard lock(mutex_);
   return num_unfinished_ == 0;
+}
+
+Status LoopScheduler::Health() const {
+  std::lock_guard lock(mutex_);
+  return health_;
 }
 
 Duration LoopScheduler::EstimatedWait() const {
@@ -342,12 +359,9 @@ LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
   if (!results.ok()) {
     spdlog::error("a step of {} tokens in {} sequences failed: {}", plan.batch.num_tokens(),
                   plan.batch.num_sequences(), results.status().ToString());
-    // A malformed batch is our own fault; the code must not blame the clients.
-    const StatusCode code = results.status().code() == StatusCode::kInvalidArgument
-                                ? StatusCode::kInternal
-                                : results.status().code();
-    const Status status = MakeStatus(code, "the engine failed: {}", Message(results.status()));
-    for (const StepPlan::Entry& entry : plan.entries) entry.group->Fail(status);
+    const Status failure = EngineFailure(results.status());
+    for (const StepPlan::Entry& entry : plan.entries) entry.group->Fail(failure);
+    if (failure.code() == StatusCode::kUnavailable) GiveUp(failure);
     return {};
   }
   TREELINE_CHECK(results->size() == plan.batch.requests.size(), "{} results for {} requests",
@@ -396,9 +410,19 @@ void LoopScheduler::CommitDrafts(std::span<const AcceptedPath> paths, const Step
   if (paths.empty()) return;
   const Status status = engine_.Commit(paths);
   if (status.ok()) return;
+  const Status failure = EngineFailure(status);
   for (const StepPlan::Entry& entry : plan.entries) {
-    if (entry.is_draft) entry.group->Fail(status);
+    if (entry.is_draft) entry.group->Fail(failure);
   }
+  if (failure.code() == StatusCode::kUnavailable) GiveUp(failure);
+}
+
+void LoopScheduler::GiveUp(const Status& failure) {
+  for (Group& group : running_) group->Fail(failure);
+  std::lock_guard lock(mutex_);
+  for (Group& group : queue_) group->Fail(failure);
+  health_ = MakeStatus(failure.code(), "{}; the server must be restarted", Message(failure));
+  spdlog::critical("{}", Message(health_));
 }
 
 int32_t LoopScheduler::Tell(Outcome outcome, TimePoint now) {

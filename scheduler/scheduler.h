@@ -24,7 +24,8 @@
 // in fewer steps. A seeded request draws the same numbers with it and without.
 //
 // Faults. When Engine::Step fails, the requests that were in the batch end with its error and
-// the others live on; a row without a result ends its own request only.
+// the others live on; a row without a result ends its own request only. Where the error says that
+// the device is lost, all requests end with it, and new ones are refused (Health).
 //
 // The loop sleeps while no request waits or runs. Submit may be called from any thread. Tests
 // call Step() by hand instead of Start().
@@ -78,7 +79,7 @@ class Scheduler {
 
   // Queues a request; its tokens arrive on the stream. INVALID_ARGUMENT where it can never run
   // (too long for the context, more choices than slots ...), RESOURCE_EXHAUSTED where the
-  // queue is full, UNAVAILABLE after Drain.
+  // queue is full, UNAVAILABLE after Drain and where the device is lost.
   virtual StatusOr<std::shared_ptr<TokenStream>> Submit(Request request) = 0;
 
   // Starts the loop thread.
@@ -89,6 +90,9 @@ class Scheduler {
   virtual void Abort() = 0;
   // No request waits or runs. Any thread.
   virtual bool Idle() const = 0;
+  // UNAVAILABLE, saying why, once the device is lost: nothing runs in this process any more. Any
+  // thread.
+  virtual Status Health() const = 0;
   // How long a request that came now would wait for a slot, from the pace at which requests have
   // been ending. Any thread.
   virtual Duration EstimatedWait() const = 0;

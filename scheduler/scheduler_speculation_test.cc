@@ -123,6 +123,19 @@ TEST_F(SpeculationTest, WhatCannotBeCommittedFailsItsRequestsAlone) {
   EXPECT_EQ(b.choice().tokens, engine_.Continuation(Repeating(), 30));
 }
 
+TEST_F(SpeculationTest, ADeviceLostInACommitEndsEverything) {
+  CountUp();
+  Request without = MakeRequest(Repeating(), 30);
+  without.drafters = kNoDrafters;
+  Reader a = Submit(MakeRequest(Repeating(), 30)), b = Submit(without);
+  Steps(2);
+  engine_.FailNextCommit(MakeStatus(StatusCode::kUnavailable, "lost"));
+  RunToEnd();
+  EXPECT_EQ(a.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(b.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(scheduler_->Health().code(), StatusCode::kUnavailable);
+}
+
 TEST_F(SpeculationTest, LogprobsBelongToTheirTokens) {
   CountUp(/*surprise=*/7);
   Request request = MakeRequest(Repeating(), 40);

@@ -537,6 +537,46 @@ TEST_F(SchedulerTest, AMalformedBatchIsNotTheClientsFault) {
   EXPECT_EQ(reader.code(), StatusCode::kInternal);
 }
 
+TEST_F(SchedulerTest, ShortMemoryCostsItsStepAndIsNotTheClientsFault) {
+  Reader large = Submit(MakeRequest(Prompt(100, 20), 5));
+  engine_.FailNextStep(ResourceExhausted("cannot allocate 7 MiB"));
+  Steps(1);
+  EXPECT_EQ(large.code(), StatusCode::kInternal);  // No 429: that would be the client's.
+  EXPECT_THAT(Message(large.stream().status()), HasSubstr("cannot allocate 7 MiB"));
+  EXPECT_EQ(scheduler_->Health(), OkStatus());
+  Reader next = Submit(MakeRequest({20}, 5));
+  RunToEnd();
+  EXPECT_EQ(next.choice().tokens, engine_.Continuation({20}, 5));
+}
+
+TEST_F(SchedulerTest, ALostDeviceEndsEverythingAndNothingBegins) {
+  Reader running = Submit(MakeRequest({20}, 5));
+  Steps(2);
+  Reader prompt = Submit(MakeRequest(Prompt(100, 20), 5));
+  Reader without_budget = Submit(MakeRequest({30, 31}, 5));
+  Reader queued = Submit(MakeRequest({40}, 5));  // There are three slots.
+  engine_.FailNextStep(MakeStatus(StatusCode::kUnavailable, "the device fell off the bus"));
+  Steps(1);
+  for (Reader* reader : {&running, &prompt, &without_budget, &queued}) {
+    EXPECT_EQ(reader->code(), StatusCode::kUnavailable);
+    EXPECT_THAT(Message(reader->stream().status()), HasSubstr("the device fell off the bus"));
+  }
+  EXPECT_EQ(running.choice().tokens, engine_.Continuation({20}, 2));
+  EXPECT_TRUE(scheduler_->Idle());
+  EXPECT_EQ(engine_.free_slots(), 3);
+  EXPECT_EQ(observer_.gauges.running, 0);
+  EXPECT_EQ(observer_.gauges.waiting, 0);
+  ASSERT_EQ(observer_.finished.size(), 4u);
+  for (const RequestTimes& times : observer_.finished) EXPECT_EQ(times.outcome, Outcome::kError);
+
+  EXPECT_EQ(scheduler_->Health().code(), StatusCode::kUnavailable);
+  const Status refused = scheduler_->Submit(MakeRequest({50}, 5)).status();
+  EXPECT_EQ(refused.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(Message(refused), HasSubstr("must be restarted"));
+  EXPECT_THAT(observer_.rejected, ElementsAre("device_lost"));
+  EXPECT_FALSE(scheduler_->Step());
+}
+
 TEST_F(SchedulerTest, ARowWithoutResultEndsItsOwnRequest) {
   engine_.FailRowsOf(20, Internal("logits are not finite"));
   Request damaged = MakeRequest({20}, 5);

@@ -44,7 +44,8 @@ class Backend {
   // Bytes that states may reasonably take where the user names no limit.
   virtual size_t DefaultStateMemory() const = 0;
 
-  // Memory aligned to 64 bytes, contents undefined. RESOURCE_EXHAUSTED naming the size.
+  // Memory aligned to 64 bytes, contents undefined. RESOURCE_EXHAUSTED naming the size, where that
+  // much is not to be had: a failure of this call only.
   virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
   virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
@@ -71,7 +72,8 @@ class Backend {
   virtual void Attention(const AttentionParams& params) = 0;
   virtual void Commit(const CommitParams& params) = 0;
 
-  // Waits for everything called so far; the first failure among it, or OK.
+  // Waits for everything called so far; the first failure among it, or OK. UNAVAILABLE where the
+  // device is lost: this and every later call fails.
   virtual Status Synchronize() = 0;
 
   // Threads for work on the host, between operations.

@@ -17,14 +17,21 @@
 namespace treeline {
 namespace {
 
+// What has failed on the stream; OK where nothing has.
+Status Result(cuda::Stream& stream) {
+  const std::string error = stream.Synchronize();
+  if (error.empty()) return OkStatus();
+  // After a fault of the GPU, unlike after a call that was refused, every call fails.
+  if (stream.Synchronize().empty()) return Internal("{}", error);
+  return MakeStatus(StatusCode::kUnavailable, "the GPU is lost to this process: {}", error);
+}
+
 // Device memory goes back to the pool of its stream, which lives as long.
 StatusOr<Buffer> AllocateOn(const std::shared_ptr<cuda::Stream>& stream, size_t bytes) {
   void* data = stream->Allocate(bytes);
   if (data == nullptr) {
-    return ResourceExhausted(
-        "cannot allocate {} MiB of GPU memory; lower --state-memory or --max-slots, or take a "
-        "smaller --dtype",
-        bytes >> 20);
+    if (!stream->ok()) return Result(*stream);
+    return ResourceExhausted("cannot allocate {} MiB of GPU memory", bytes >> 20);
   }
   return Buffer(data, [stream](void* memory) { stream->Free(memory); });
 }
@@ -122,10 +129,7 @@ class CudaBackend : public Backend {
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }
   void Commit(const CommitParams& params) override { attention_.Commit(params); }
 
-  Status Synchronize() override {
-    const std::string error = stream_->Synchronize();
-    return error.empty() ? OkStatus() : Internal("{}", error);
-  }
+  Status Synchronize() override { return Result(*stream_); }
   ThreadPool& host_threads() override { return pool_; }
 
  private:

@@ -5,9 +5,10 @@
 #define TREELINE_ENGINE_BACKEND_TIMED_BACKEND_H_
 
 #include <memory>
-#include <string>
+#include <utility>
 
 #include "engine/backend/backend.h"
+#include "engine/backend/backend_decorator.h"
 #include "engine/base/clock.h"
 
 namespace treeline {
@@ -20,47 +21,21 @@ struct OperationTimes {
   double dense_weight_bytes = 0;  // Bytes of its matrices, counted each time they are used.
 };
 
-class TimedBackend : public Backend {
+class TimedBackend : public BackendDecorator {
  public:
   // `clock` must outlive this.
   TimedBackend(std::unique_ptr<Backend> backend, const Clock& clock)
-      : backend_(std::move(backend)), clock_(clock) {}
+      : BackendDecorator(std::move(backend)), clock_(clock) {}
 
   // What was added up since the last call.
   OperationTimes Take() { return std::exchange(times_, OperationTimes()); }
 
-  std::string Describe() const override { return backend_->Describe(); }
-  size_t DefaultStateMemory() const override { return backend_->DefaultStateMemory(); }
-  StatusOr<Buffer> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
-  void Copy(void* to, const void* from, size_t bytes) override { backend_->Copy(to, from, bytes); }
-  void CopyToDevice(void* to, const void* from, size_t bytes) override {
-    backend_->CopyToDevice(to, from, bytes);
-  }
-  void CopyToHost(void* to, const void* from, size_t bytes) override {
-    backend_->CopyToHost(to, from, bytes);
-  }
-  StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
-                                                 const RowReader& read_row) override {
-    return backend_->CreateMatrix(type, n, k, read_row);
-  }
-  void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) override {
-    backend_->Embed(table, token_ids, y);
-  }
   void MatMul(const MatMulParams& params, const Matrix& matrix) override;
   void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate, const Matrix& up) override;
-  void RmsNorm(const RmsNormParams& params) override { backend_->RmsNorm(params); }
-  void AddBias(const AddBiasParams& params) override { backend_->AddBias(params); }
-  void ResidualSilu(const ResidualSiluParams& params) override { backend_->ResidualSilu(params); }
-  void RopeAngles(const RopeAnglesParams& params) override { backend_->RopeAngles(params); }
-  void RopeQkv(const RopeQkvParams& params) override { backend_->RopeQkv(params); }
-  void TopTokens(const TopTokensParams& params) override { backend_->TopTokens(params); }
   void Attention(const AttentionParams& params) override;
   void Commit(const CommitParams& params) override;
-  Status Synchronize() override { return backend_->Synchronize(); }
-  ThreadPool& host_threads() override { return backend_->host_threads(); }
 
  private:
-  const std::unique_ptr<Backend> backend_;
   const Clock& clock_;
   OperationTimes times_;
 };
