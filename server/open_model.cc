@@ -120,10 +120,13 @@ Status CheckSameTokens(const Tokenizer& model, const Tokenizer& draft) {
   return OkStatus();
 }
 
-// As long as the model's where the draft model can, with a state for each of its slots and memory
-// for as many prefixes.
-ModelEngine::Options DraftModelOptions(const ModelConfig& config, const EngineLimits& limits,
+// As long as the model's where the draft model can, with a state for each of the model's slots if
+// no more memory than its own are to have holds them, and memory for as many prefixes.
+ModelEngine::Options DraftModelOptions(const ModelConfig& config, const ModelEngine& engine,
                                        ModelEngine::Options options) {
+  const EngineLimits limits = engine.limits();
+  const size_t most =
+      options.state_memory > 0 ? options.state_memory : engine.backend()->DefaultStateMemory();
   options.medusa_heads.clear();
   options.draft_choices.reset();
   options.max_context = limits.max_context;
@@ -132,8 +135,8 @@ ModelEngine::Options DraftModelOptions(const ModelConfig& config, const EngineLi
                                     config.sliding_window.value_or(limits.max_context)});
   }
   options.max_slots = limits.num_slots;
-  options.state_memory =
-      LayoutFor(config, options.state_type, options.max_context).bytes() * limits.num_slots;
+  const size_t state = LayoutFor(config, options.state_type, options.max_context).bytes();
+  options.state_memory = std::min(most, state * limits.num_slots);
   if (options.prefix_cache_memory != 0) options.prefix_cache_memory = std::nullopt;
   return options;
 }
@@ -149,8 +152,7 @@ StatusOr<std::unique_ptr<Engine>> WithDraftModel(std::unique_ptr<ModelEngine> en
   TREELINE_RETURN_IF_ERROR(CheckSameTokens(tokenizer, *draft_tokenizer));
   TREELINE_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelEngine> draft,
-      ModelEngine::Load(*checkpoint,
-                        DraftModelOptions(checkpoint->config(), engine->limits(), options),
+      ModelEngine::Load(*checkpoint, DraftModelOptions(checkpoint->config(), *engine, options),
                         engine->backend()));
   for (const std::string& line : draft->Summary()) spdlog::info("draft model: {}", line);
   for (const std::string& line : draft->warnings()) spdlog::warn("draft model: {}", line);
