@@ -368,6 +368,7 @@ void GenerationService::ProbeAgain() {
 }
 
 Status GenerationService::Ready() {
+  TREELINE_RETURN_IF_ERROR(Health());
   if (draining_) return MakeStatus(StatusCode::kUnavailable, "the server is shutting down");
   if (!probed_) return MakeStatus(StatusCode::kUnavailable, "the model is not ready yet");
   const Duration still = clock_.Now() - scheduler_.last_loop();

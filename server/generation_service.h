@@ -140,11 +140,14 @@ class GenerationService {
 
   Status CheckModel(const std::string& name) const;
 
+  // OK until the engine is lost for good: then only a restart helps.
+  Status Health() const { return scheduler_.Health(); }
   // Runs one token through the whole way and waits for it; from then on Ready() may be OK.
   Status Probe();
-  // OK where the engine steps: the probe passed, nothing drains, work in hand moves, and the
-  // latest requests did not all fail in the engine. While they did, calls run the probe again,
-  // beside whoever asks, so that a server which nobody uses any more finds that it has recovered.
+  // OK where the engine steps: it is in good health, the probe passed, nothing drains, work in hand
+  // moves, and the latest requests did not all fail in the engine. While they did, calls run the
+  // probe again, beside whoever asks, so that a server which nobody uses any more finds that it has
+  // recovered.
   Status Ready();
   // Refuses new requests from now on.
   void Drain();

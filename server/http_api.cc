@@ -229,7 +229,7 @@ void HttpApi::RegisterPage(HttpServer* server) {
 
 void HttpApi::RegisterProbes(HttpServer* server) {
   constexpr auto kProbe = HttpServer::RouteKind::kProbe;
-  server->Route("GET", "/health", kProbe, [](HttpExchange& e) { e.Reply({{"status", "ok"}}); });
+  server->Route("GET", "/health", kProbe, [this](HttpExchange& e) { Health(e); });
   server->Route("GET", "/ready", kProbe, [this](HttpExchange& e) { Ready(e); });
 }
 
@@ -247,6 +247,14 @@ void HttpApi::RegisterAdmin(HttpServer* server, bool with_probes) {
       e.ReplyText(metrics_.Text(), "text/plain; version=0.0.4; charset=utf-8");
     }
   });
+}
+
+// While the model is being loaded nothing is wrong.
+void HttpApi::Health(HttpExchange& exchange) {
+  const Model* model = model_;
+  const Status health = model != nullptr ? model->service.Health() : OkStatus();
+  if (!health.ok()) return exchange.ReplyError(health);
+  exchange.Reply({{"status", "ok"}});
 }
 
 void HttpApi::Ready(HttpExchange& exchange) {

@@ -56,6 +56,7 @@ class HttpApi {
   void Chat(const Model& model, HttpExchange& exchange);
   void Tokenize(const Model& model, HttpExchange& exchange);
   void Detokenize(const Model& model, HttpExchange& exchange);
+  void Health(HttpExchange& exchange);
   void Ready(HttpExchange& exchange);
 
   void Generate(ApiKind kind, const Model& model, HttpExchange& exchange);

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <future>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -258,13 +259,23 @@ bool Drain(const Signals& signals, const Secrets& secrets, Duration timeout, Run
 
 using LoadedRuntime = StatusOr<std::unique_ptr<Runtime>>;
 
+// Short of memory, the standard library throws.
+StatusOr<LoadedModel> LoadCatching(const std::function<StatusOr<LoadedModel>()>& load) {
+  try {
+    return load();
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted(
+        "there is not enough memory to load the model; take a smaller --dtype or a smaller model");
+  }
+}
+
 // Loads the model and lets it answer once, in a thread of its own.
 std::future<LoadedRuntime> BeginLoading(const ServeConfig& config,
                                         const std::function<StatusOr<LoadedModel>()>& load,
                                         std::shared_ptr<Metrics> metrics) {
   std::packaged_task<LoadedRuntime()> task(
       [load, options = RuntimeOptions(config), metrics]() -> LoadedRuntime {
-        TREELINE_ASSIGN_OR_RETURN(LoadedModel model, load());
+        TREELINE_ASSIGN_OR_RETURN(LoadedModel model, LoadCatching(load));
         TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime,
                                   Runtime::Create(options, std::move(model), *metrics));
         TREELINE_RETURN_IF_ERROR(runtime->service().Probe());
