@@ -179,7 +179,7 @@ class DeviceSequences {
     params.kv_stride = q_size + 2 * layer().kv_heads * dim;
     params.trees = trees.data();
     params.num_trees = static_cast<int32_t>(trees.size());
-    backend_.Commit(params);
+    backend_.Commit(std::span(&params, 1));
   }
 
   // S, then z where the form has one.

@@ -70,11 +70,14 @@ class Backend {
   virtual void ResidualSilu(const ResidualSiluParams& params) = 0;
   virtual void TopTokens(const TopTokensParams& params) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
-  virtual void Commit(const CommitParams& params) = 0;
+  // Each of another layer: the same rows of the same sequences.
+  virtual void Commit(std::span<const CommitParams> layers) = 0;
 
   // Waits for everything called so far; the first failure among it, or OK. UNAVAILABLE where the
   // device is lost: this and every later call fails.
   virtual Status Synchronize() = 0;
+  // What is known to have failed without waiting: memory that was short, a call that was refused.
+  virtual Status FailureSoFar() = 0;
 
   // Threads for work on the host, between operations.
   virtual ThreadPool& host_threads() = 0;

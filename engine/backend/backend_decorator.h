@@ -47,8 +47,9 @@ class BackendDecorator : public Backend {
   void ResidualSilu(const ResidualSiluParams& params) override { backend_->ResidualSilu(params); }
   void TopTokens(const TopTokensParams& params) override { backend_->TopTokens(params); }
   void Attention(const AttentionParams& params) override { backend_->Attention(params); }
-  void Commit(const CommitParams& params) override { backend_->Commit(params); }
+  void Commit(std::span<const CommitParams> layers) override { backend_->Commit(layers); }
   Status Synchronize() override { return backend_->Synchronize(); }
+  Status FailureSoFar() override { return backend_->FailureSoFar(); }
   ThreadPool& host_threads() override { return backend_->host_threads(); }
 
  protected:

@@ -166,9 +166,12 @@ class CpuBackend : public Backend {
   void Attention(const AttentionParams& params) override {
     cpu::Attention(params, workspace_, pool_);
   }
-  void Commit(const CommitParams& params) override { cpu::Commit(params, workspace_, pool_); }
+  void Commit(std::span<const CommitParams> layers) override {
+    for (const CommitParams& params : layers) cpu::Commit(params, workspace_, pool_);
+  }
 
   Status Synchronize() override { return OkStatus(); }
+  Status FailureSoFar() override { return OkStatus(); }
   ThreadPool& host_threads() override { return pool_; }
 
  private:

@@ -127,9 +127,10 @@ class CudaBackend : public Backend {
   }
   void TopTokens(const TopTokensParams& params) override { cuda::TopTokens(params, *stream_); }
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }
-  void Commit(const CommitParams& params) override { attention_.Commit(params); }
+  void Commit(std::span<const CommitParams> layers) override { attention_.Commit(layers); }
 
   Status Synchronize() override { return Result(*stream_); }
+  Status FailureSoFar() override { return stream_->ok() ? OkStatus() : Result(*stream_); }
   ThreadPool& host_threads() override { return pool_; }
 
  private:

@@ -29,8 +29,8 @@ void TimedBackend::Attention(const AttentionParams& params) {
   times_.attention_seconds += Seconds(clock_, [&] { decorated().Attention(params); });
 }
 
-void TimedBackend::Commit(const CommitParams& params) {
-  times_.attention_seconds += Seconds(clock_, [&] { decorated().Commit(params); });
+void TimedBackend::Commit(std::span<const CommitParams> layers) {
+  times_.attention_seconds += Seconds(clock_, [&] { decorated().Commit(layers); });
 }
 
 }  // namespace treeline

@@ -33,7 +33,7 @@ class TimedBackend : public BackendDecorator {
   void MatMul(const MatMulParams& params, const Matrix& matrix) override;
   void GatedMatMul(const GatedMatMulParams& params, const Matrix& gate, const Matrix& up) override;
   void Attention(const AttentionParams& params) override;
-  void Commit(const CommitParams& params) override;
+  void Commit(std::span<const CommitParams> layers) override;
 
  private:
   const Clock& clock_;

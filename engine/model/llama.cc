@@ -271,7 +271,7 @@ Status Llama::Forward(const ModelStep& step) {
     if (has_drafts) work.kv += layer_kv;
     MlpBlock(layers_[i], work, rows);
   }
-  return backend_.Synchronize();
+  return OkStatus();
 }
 
 void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
@@ -335,7 +335,6 @@ StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
   TREELINE_ASSIGN_OR_RETURN(const float* hidden, LastHidden(rows));
   TREELINE_ASSIGN_OR_RETURN(float* logits, logits_.Floats(rows.size() * config_.vocab_size));
   backend_.MatMul({hidden, logits, static_cast<int32_t>(rows.size()), false}, output());
-  TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
   return logits;
 }
 
@@ -347,30 +346,32 @@ StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows) {
   TREELINE_ASSIGN_OR_RETURN(
       float* logits, logits_.Floats(size_t(medusa_heads_->size()) * count * config_.vocab_size));
   medusa_heads_->Run(hidden, count, output(), scratch, logits);
-  TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
   return logits;
 }
 
 Status Llama::Commit(std::span<const AcceptedRows> accepted) {
   TREELINE_ASSIGN_OR_RETURN(const float* draft_kv, kv_.Floats(0));
-  std::vector<CommitTree> trees(accepted.size());
+  std::vector<CommitTree> trees(config_.num_layers * accepted.size());
+  std::vector<CommitParams> layers(config_.num_layers);
   for (int32_t i = 0; i < config_.num_layers; ++i) {
-    for (size_t t = 0; t < trees.size(); ++t) {
-      trees[t].state = layout_.At(accepted[t].slot, i);
-      trees[t].length = accepted[t].length;
-      trees[t].rows = accepted[t].rows.data();
-      trees[t].num_rows = static_cast<int32_t>(accepted[t].rows.size());
+    const std::span<CommitTree> of_layer = std::span(trees).subspan(i * accepted.size());
+    for (size_t t = 0; t < accepted.size(); ++t) {
+      of_layer[t].state = layout_.At(accepted[t].slot, i);
+      of_layer[t].length = accepted[t].length;
+      of_layer[t].rows = accepted[t].rows.data();
+      of_layer[t].num_rows = static_cast<int32_t>(accepted[t].rows.size());
     }
-    CommitParams params;
+    CommitParams& params = layers[i];
     params.layer = &layers_[i].attention.layer;
     params.k = draft_kv + int64_t{i} * draft_rows_ * 2 * kv_size();
     params.v = params.k + kv_size();
     params.kv_stride = 2 * kv_size();
-    params.trees = trees.data();
-    params.num_trees = static_cast<int32_t>(trees.size());
-    backend_.Commit(params);
+    params.trees = of_layer.data();
+    params.num_trees = static_cast<int32_t>(accepted.size());
   }
-  return backend_.Synchronize();
+  backend_.Commit(layers);
+  // Nothing waits for it here; what runs later fails if it does.
+  return backend_.FailureSoFar();
 }
 
 }  // namespace

@@ -35,6 +35,8 @@ struct AcceptedRows {
   std::vector<int32_t> rows;
 };
 
+// What a method enqueues may still run on the backend when it returns: a failure of it shows in the
+// backend's next Synchronize.
 class Model {
  public:
   virtual ~Model() = default;

@@ -156,13 +156,15 @@ class Attender {
   // first query, then of the second.
   using Sums = float[kDim / 8][4];
   static constexpr int kScratchFloats = kWarp * kDim / 2;  // Of Sums of a warp.
+  static constexpr int kMaxNodes = 64;                     // TokenTree::kMaxNodes.
 
-  // scratch: kScratchFloats in shared memory, of this warp.
-  __device__ Attender(const AttentionStep& step, const QueryBlock& task, float* scratch)
+  // In shared memory, of this warp: kScratchFloats, and room for kMaxNodes depths.
+  __device__ Attender(const AttentionStep& step, const QueryBlock& task, float* scratch,
+                      int32_t* depths)
       : step_(step),
         form_(step.layer.form),
         task_(task),
-        block_(step, task),
+        block_(WithDepths(Block(step, task), depths)),
         keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(),
               block_.segment.k_ring_row, kDim),
         values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
@@ -230,6 +232,17 @@ class Attender {
   }
 
  private:
+  // Steps ask for the nodes' depths again and again: they move to shared memory.
+  __device__ static Block WithDepths(Block block, int32_t* depths) {
+    if (block.segment.nodes < 0) return block;
+    for (int i = threadIdx.x % kWarp; i < block.segment.num_rows; i += kWarp) {
+      depths[i] = block.depths[i];
+    }
+    __syncwarp();
+    block.depths = depths;
+    return block;
+  }
+
   __device__ void StoreRow(const RowSource& source, int64_t row) const {
     const RowPointer to = StoredRow<Bf16>(step_, source, block_.segment.length);
     auto* values = static_cast<Bf16*>(const_cast<void*>(to.stored));
@@ -378,13 +391,12 @@ class Attender {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const int c = ColumnIndex(first, i);
-      if (c >= num_columns) continue;
-      const Column column = block_.ColumnAt(c);
+      const Column column = block_.ColumnAt(min(c, num_columns - 1));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        if (block_.IsVisible(queries_[h], column) && block_.CodeOf(queries_[h], column) == code) {
-          found |= 1u << (kColumns * h + i);
-        }
+        const bool sees = c < num_columns && block_.IsVisible(queries_[h], column) &&
+                          block_.CodeOf(queries_[h], column) == code;
+        found |= static_cast<uint32_t>(sees) << (kColumns * h + i);
       }
     }
     return found;
@@ -590,10 +602,12 @@ class Attender {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const int c = ColumnIndex(first, i);
-      if (c >= block_.num_columns) continue;
-      const Column column = block_.ColumnAt(c);
+      const Column column = block_.ColumnAt(min(c, block_.num_columns - 1));
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) taps[h][i] = block_.Tap(queries_[h], column);
+      for (int h = 0; h < kHalves; ++h) {
+        const float tap = block_.Tap(queries_[h], column);
+        taps[h][i] = c < block_.num_columns ? tap : 0.0f;
+      }
     }
   }
 
@@ -739,11 +753,12 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2) AttendKernel(AttentionStep s
   LetNextKernelComeUp();
   using Work = Attender<kDim>;
   __shared__ __align__(16) float scratch[kWarps * Work::kScratchFloats];
+  __shared__ int32_t depths[kWarps * Work::kMaxNodes];
   __shared__ bool is_last;
   const int warp = threadIdx.x / kWarp;
   const QueryBlock task = step.blocks[blockIdx.x * kWarps + warp];
   if (task.segment < 0) return;
-  Work work(step, task, scratch + warp * Work::kScratchFloats);
+  Work work(step, task, scratch + warp * Work::kScratchFloats, depths + warp * Work::kMaxNodes);
   work.PrefetchState();
   WaitForEarlierKernels();
   work.Run();

@@ -211,30 +211,48 @@ void ForestAttention::Attend(const AttentionParams& params) {
   } else {
     cuda::Attend(step, planned.block_size, stream_);
   }
-  Store(step);
+  // What is attended to has been: now the states may change.
+  if (step.has_linear) StoreSums(step, stream_);
+  StoreRows(step, nullptr, 1, stream_);
 }
 
-void ForestAttention::Commit(const CommitParams& params) {
-  if (params.num_trees == 0) return;
-  Planned& planned = PlanFor(*params.layer, RequestOf(params), [&] { return PlanCommit(params); });
-  AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
-  step.k = params.k;
-  step.v = params.v;
-  step.kv_stride = params.kv_stride;
-  if (step.has_linear) Fold(step);
-  Store(step);
+void ForestAttention::Commit(std::span<const CommitParams> layers) {
+  if (layers.empty() || layers[0].num_trees == 0) return;
+  // The layers of a kind store their rows together, when every group is folded.
+  struct Kind {
+    AttentionStep step;
+    std::vector<StoredLayer> layers;
+  };
+  std::vector<std::pair<const Planned*, Kind>> kinds;
+  for (const CommitParams& params : layers) {
+    const Planned& planned =
+        PlanFor(*params.layer, RequestOf(params), [&] { return PlanCommit(params); });
+    AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
+    step.k = params.k;
+    step.v = params.v;
+    step.kv_stride = params.kv_stride;
+    if (step.has_linear) {
+      Fold(step);
+      StoreSums(step, stream_);
+    }
+    auto kind = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const auto& k) { return k.first == &planned; });
+    if (kind == kinds.end()) kind = kinds.insert(kinds.end(), {&planned, {step, {}}});
+    kind->second.layers.push_back({step.state, step.k, step.v});
+  }
+  for (const auto& [planned, kind] : kinds) {
+    const size_t bytes = kind.layers.size() * sizeof(StoredLayer);
+    const std::byte* uploaded =
+        stream_.Upload(bytes, [&](std::byte* to) { std::memcpy(to, kind.layers.data(), bytes); });
+    StoreRows(kind.step, reinterpret_cast<const StoredLayer*>(uploaded),
+              static_cast<int32_t>(kind.layers.size()), stream_);
+  }
 }
 
 void ForestAttention::Fold(const AttentionStep& step) {
   ComputeKeyFeatures(step, stream_);
   SumFolds(step, stream_);
   ScanFolds(step, stream_);
-}
-
-// What is attended to has been: now the states may change.
-void ForestAttention::Store(const AttentionStep& step) {
-  if (step.has_linear) StoreSums(step, stream_);
-  StoreRows(step, stream_);
 }
 
 }  // namespace treeline::cuda

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <list>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/attention_stages.h"
@@ -25,7 +26,7 @@ class ForestAttention {
   // REQUIRES: head_dim <= 256; the parts of the trees' states lie alike, as those of one
   // StateLayout do.
   void Attend(const AttentionParams& params);
-  void Commit(const CommitParams& params);
+  void Commit(std::span<const CommitParams> layers);
 
  private:
   // The plan of the last step for layers of a kind.
@@ -51,7 +52,6 @@ class ForestAttention {
                        const LayerState& state);
   // What is folded on the way, and phi of the keys.
   void Fold(const AttentionStep& step);
-  void Store(const AttentionStep& step);
 
   Stream& stream_;
   std::list<Planned> planned_;

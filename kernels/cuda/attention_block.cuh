@@ -29,6 +29,7 @@ struct Block {
   const AttentionStep& step;
   const Segment segment;
   const Tree tree;
+  const int32_t* depths;  // Of the segment's nodes, where it is no chain.
   int kv_head, first_row, first_head, num_queries;
   int num_columns;
 
@@ -36,6 +37,7 @@ struct Block {
       : step(s),
         segment(s.segments[block.segment]),
         tree(s.trees[segment.tree]),
+        depths(s.depths + segment.nodes),
         kv_head(blockIdx.y),
         first_row(block.first_row),
         first_head(block.first_head),
@@ -49,7 +51,7 @@ struct Block {
     return step.layer.form.group_size > 0 ? position / step.layer.form.group_size : 0;
   }
   __device__ int PositionOfRow(int row) const {
-    return segment.length + (segment.nodes < 0 ? row : step.depths[segment.nodes + row]);
+    return segment.length + (segment.nodes < 0 ? row : depths[row]);
   }
 
   __device__ Query QueryAt(int q) const {
@@ -98,11 +100,14 @@ struct Block {
     return step.has_linear ? Code::kLinear : Code::kNone;
   }
 
-  // The convolution's weight of a column.
+  // The convolution's weight of a column. It is loaded in any case, so that loads of several
+  // columns overlap.
   __device__ float Tap(const Query& query, const Column& column) const {
-    const int distance = query.position - column.position;
-    if (distance < 0 || distance >= step.conv_taps || !IsVisible(query, column)) return 0.0f;
-    return step.layer.conv_taps[int64_t{query.head} * step.conv_taps + distance];
+    const int distance = query.position - column.position, last = step.conv_taps - 1;
+    const float* taps = step.layer.conv_taps + int64_t{query.head} * step.conv_taps;
+    const float tap = taps[min(max(distance, 0), last)];
+    const bool has_weight = distance >= 0 && distance <= last && IsVisible(query, column);
+    return has_weight ? tap : 0.0f;
   }
 
   template <typename Stored>

@@ -81,8 +81,17 @@ size_t PartialSize(const AttentionLayer& layer);
 
 // The last totals of every scan become its state's S and z.
 void StoreSums(const AttentionStep& step, Stream& stream);
-// Rows of the stored trees go into rings and sinks.
-void StoreRows(const AttentionStep& step, Stream& stream);
+
+// Where a layer's rows come from and go to, as in AttentionStep.
+struct StoredLayer {
+  LayerState state;
+  const float* k = nullptr;
+  const float* v = nullptr;
+};
+// Rows of the stored trees go into rings and sinks, in num_layers layers of the step's kind: device
+// memory, or null for the step's own.
+void StoreRows(const AttentionStep& step, const StoredLayer* layers, int32_t num_layers,
+               Stream& stream);
 
 }  // namespace treeline::cuda
 

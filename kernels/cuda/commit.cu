@@ -235,11 +235,13 @@ __host__ __device__ int SinksOf(const AttentionForm& form) {
   return form.group_size > 0 ? form.sinks : 0;
 }
 
-// Grid: sinks, then rows from the last one back as far as a ring reaches; stored trees. A warp
-// takes a head at a time.
+// Grid: sinks, then rows from the last one back as far as a ring reaches; stored trees; layers. A
+// warp takes a head at a time.
 template <typename Stored>
-__global__ void StoreRowsKernel(AttentionStep step) {
+__global__ void StoreRowsKernel(AttentionStep step, const StoredLayer* layers) {
   WaitForEarlierKernels();
+  const StoredLayer stored =
+      layers == nullptr ? StoredLayer{step.state, step.k, step.v} : layers[blockIdx.z];
   const Tree tree = step.trees[step.stored_trees[blockIdx.y]];
   const AttentionLayer& layer = step.layer;
   const int dim = layer.head_dim, sinks = SinksOf(layer.form);
@@ -259,16 +261,16 @@ __global__ void StoreRowsKernel(AttentionStep step) {
     }
   };
   if (is_sink) {
-    store(step.state.sink_k, sinks, position, step.k);
-    store(step.state.sink_v, sinks, position, step.v);
+    store(stored.state.sink_k, sinks, position, stored.k);
+    store(stored.state.sink_v, sinks, position, stored.v);
     return;
   }
   // Of the rows that share a place in a ring only the last one stays.
   if (from_last < layer.k_ring_rows) {
-    store(step.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, step.k);
+    store(stored.state.ring_k, layer.k_ring_rows, position % layer.k_ring_rows, stored.k);
   }
   if (from_last < layer.v_ring_rows) {
-    store(step.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, step.v);
+    store(stored.state.ring_v, layer.v_ring_rows, position % layer.v_ring_rows, stored.v);
   }
 }
 
@@ -305,14 +307,16 @@ void StoreSums(const AttentionStep& step, Stream& stream) {
   Launch(stream, "StoreSums", StoreSumsKernel, SumsGrid(step), kThreads, 0, step);
 }
 
-void StoreRows(const AttentionStep& step, Stream& stream) {
+void StoreRows(const AttentionStep& step, const StoredLayer* layers, int32_t num_layers,
+               Stream& stream) {
   if (step.num_stored_trees == 0) return;
   const AttentionLayer& layer = step.layer;
   const int32_t rows =
       std::min(step.max_stored_rows, std::max(layer.k_ring_rows, layer.v_ring_rows));
   Launch(stream, "StoreRows",
          layer.state_type == StateType::kF32 ? StoreRowsKernel<float> : StoreRowsKernel<Bf16>,
-         dim3(SinksOf(layer.form) + rows, step.num_stored_trees), kThreads, 0, step);
+         dim3(SinksOf(layer.form) + rows, step.num_stored_trees, num_layers), kThreads, 0, step,
+         layers);
 }
 
 }  // namespace treeline::cuda

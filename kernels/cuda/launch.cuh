@@ -33,12 +33,14 @@ void LaunchClusters(Stream& stream, const char* name, void (*kernel)(Parameters.
                     int cluster, int threads, size_t shared_bytes,
                     std::type_identity_t<Parameters>... arguments) {
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  constexpr size_t kSharedWithoutAsking = 48 << 10;
-  if (shared_bytes > kSharedWithoutAsking &&
-      !Check(stream, name,
-             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes)))) {
-    return;
+  const void* function = reinterpret_cast<const void*>(kernel);
+  if (shared_bytes > stream.SharedMemoryOf(function)) {
+    if (!Check(stream, name,
+               cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)))) {
+      return;
+    }
+    stream.SharedMemoryOf(function) = shared_bytes;
   }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 struct CUstream_st;  // What cudaStream_t points to: CUDA's headers stay out of this one.
@@ -32,6 +33,11 @@ class Stream {
   bool has_clusters() const { return is_hopper_or_newer_; }
   // Of a block, where a kernel asks for it.
   size_t max_shared_memory() const { return max_shared_memory_; }
+  // What a kernel has asked for so far.
+  size_t& SharedMemoryOf(const void* kernel) {
+    constexpr size_t kWithoutAsking = 48 << 10;
+    return shared_memory_.try_emplace(kernel, kWithoutAsking).first->second;
+  }
 
   bool ok() const { return error_.empty(); }
   // Keeps the first error; an empty one is none.
@@ -61,6 +67,7 @@ class Stream {
   int num_multiprocessors_ = 0;
   bool is_hopper_or_newer_ = false;
   size_t max_shared_memory_ = 0;
+  std::unordered_map<const void*, size_t> shared_memory_;
   std::string error_;
 
   // Uploads follow one another through page-locked memory and its twin on the device.
