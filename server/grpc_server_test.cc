@@ -323,6 +323,23 @@ TEST_F(GrpcServerTest, AFailingEngineHasItsStatus) {
   EXPECT_TRUE(status.ok());
 }
 
+TEST_F(GrpcServerTest, WithoutItsDeviceTheServiceIsUnavailable) {
+  tokens_allowed_.release(100);
+  Start();
+  engine_.FailNextStep(MakeStatus(StatusCode::kUnavailable, "the device fell off the bus"));
+  grpc::Status status;
+  Generate(Prompt("x", 5), &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("the device fell off the bus"));
+  v1::GenerateBatchRequest batch;
+  *batch.add_requests() = Prompt("x", 2);
+  grpc::ClientContext context;
+  v1::GenerateBatchResponse response;
+  status = stub_->GenerateBatch(&context, batch, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("must be restarted"));
+}
+
 TEST_F(GrpcServerTest, KeysAreAskedFor) {
   const std::string path = ::testing::TempDir() + "/grpc_keys";
   // printf %s secret | sha256sum

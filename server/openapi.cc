@@ -95,6 +95,8 @@ Json Paths() {
                                              {"in", "path"},
                                              {"required", true},
                                              {"schema", {{"type", "string"}, {"minLength", 1}}}}});
+  Json health = GetOpen("health", "Whether the process is up", JsonAnswer("ServerStatus"));
+  health["get"]["responses"]["503"] = ErrorAnswer("Until it is restarted: its device is lost.");
   Json ready = GetOpen("ready", "Whether requests are taken", JsonAnswer("ServerStatus"));
   ready["get"]["responses"]["503"] = ErrorAnswer("Not now.");
   return {
@@ -107,7 +109,7 @@ Json Paths() {
                          JsonAnswer("Tokens"))},
       {"/detokenize",
        Post("detokenize", "The text of token ids", "DetokenizeRequest", JsonAnswer("Text"))},
-      {"/health", GetOpen("health", "Whether the process is up", JsonAnswer("ServerStatus"))},
+      {"/health", std::move(health)},
       {"/ready", std::move(ready)},
       {"/version", GetOpen("version", "The server's version", JsonAnswer("Version"))},
       {"/metrics", GetOpen("metrics", "Metrics for Prometheus", TextAnswer("text/plain"))},
