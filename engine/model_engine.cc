@@ -6,6 +6,8 @@
 #include <bit>
 #include <tuple>
 
+#include "engine/model/medusa_heads.h"
+
 namespace treeline {
 namespace {
 
@@ -119,6 +121,10 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
                            "take a smaller --dtype or a smaller model");
   }
   engine->model_ = *std::move(model);
+  if (!options.medusa_heads.empty()) {
+    TREELINE_ASSIGN_OR_RETURN(engine->token_pairs_,
+                              LoadTokenPairs(options.medusa_heads, model_config.vocab_size));
+  }
   StatusOr<std::unique_ptr<StatePool>> pool =
       StatePool::Create(*engine->backend_, engine->model_->state_layout(), num_slots);
   if (!pool.ok()) {
@@ -258,6 +264,7 @@ StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
   // Answers wait for the device.
   if (batch.requests.empty()) TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
   num_rows_ = batch.num_tokens();
+  drawn_.assign(num_rows_, -1);
   for (int32_t i = 0; i < batch.num_sequences(); ++i) {
     const int32_t slot = batch.slots[i], first = batch.tree_offsets[i];
     const int32_t end = batch.tree_offsets[i + 1];
@@ -267,7 +274,9 @@ StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
       drafts_[slot] = {first, {batch.parents.begin() + first, batch.parents.begin() + end}};
     }
   }
-  return Answer(batch.requests);
+  TREELINE_ASSIGN_OR_RETURN(std::vector<RowResult> results, Answer(batch.requests));
+  for (size_t i = 0; i < results.size(); ++i) drawn_[batch.requests[i].row] = results[i].token;
+  return results;
 }
 
 StatusOr<std::vector<RankedTokens>> ModelEngine::BestTokens(const float* device_logits,
@@ -399,12 +408,13 @@ StatusOr<std::vector<Guesses>> ModelEngine::Draft(std::span<const int32_t> rows,
     }
   }
   TREELINE_ASSIGN_OR_RETURN(const std::vector<HeadGuesses> answers, AskHeads(rows));
-  std::vector<Guesses> guesses;
-  for (const HeadGuesses& heads : answers) {
-    guesses.push_back(options_.draft_choices
-                          ? ChosenPaths(heads, *options_.draft_choices, max_guesses)
-                          : LikeliestPaths(heads, max_guesses));
-  }
+  const TokenPairs* pairs = token_pairs_ ? &*token_pairs_ : nullptr;
+  std::vector<Guesses> guesses(rows.size());
+  backend_->host_threads().ParallelFor(rows.size(), [&](int64_t i, int32_t /*thread*/) {
+    guesses[i] = options_.draft_choices
+                     ? ChosenPaths(answers[i], *options_.draft_choices, max_guesses)
+                     : LikeliestPaths(answers[i], max_guesses, drawn_[rows[i]], pairs);
+  });
   return guesses;
 }
 
@@ -415,9 +425,9 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t
   for (size_t first = 0; first < rows.size(); first += rows_at_once) {
     const size_t count = std::min(rows_at_once, rows.size() - first);
     TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->DraftLogits(rows.subspan(first, count)));
-    TREELINE_ASSIGN_OR_RETURN(
-        std::vector<RankedTokens> best,
-        BestTokens(logits, static_cast<int32_t>(heads * count), kGuessesPerHead));
+    TREELINE_ASSIGN_OR_RETURN(std::vector<RankedTokens> best,
+                              BestTokens(logits, static_cast<int32_t>(heads * count),
+                                         token_pairs_ ? kGuessesWithPairs : kGuessesPerHead));
     for (size_t i = 0; i < best.size(); ++i) {
       if (best[i].empty()) return DamagedLogits();
       guesses[first + i % count][i / count] = std::move(best[i]);

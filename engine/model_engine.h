@@ -106,7 +106,10 @@ class ModelEngine : public Engine {
   Buffer top_tokens_;              // On the device: BestTokens' ids, then log-probabilities.
   size_t top_capacity_ = 0;        // Of each.
 
-  int32_t num_rows_ = 0;  // Of the last step; 0 where it failed.
+  std::optional<TokenPairs> token_pairs_;  // Of the draft heads.
+
+  int32_t num_rows_ = 0;        // Of the last step; 0 where it failed.
+  std::vector<int32_t> drawn_;  // [num_rows_] the tokens drawn there; -1: none.
 
   // Draft trees of the last step, which Commit may name.
   struct DraftRows {

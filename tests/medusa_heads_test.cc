@@ -5,8 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <fstream>
+#include <map>
 #include <string>
+#include <vector>
 
+#include "engine/base/file.h"
 #include "engine/base/json.h"
 #include "tests/engine_driver.h"
 
@@ -109,6 +114,96 @@ TEST_P(MedusaHeadsTest, GuessForAnyRowsOfAStep) {
 
 INSTANTIATE_TEST_SUITE_P(All, MedusaHeadsTest, testing::Values("hybrid", "released_gqa"),
                          [](const auto& info) { return std::string(info.param); });
+
+// A file of heads with other tensors beside them.
+class FileOfPairsTest : public testing::Test {
+ protected:
+  struct Tensor {
+    std::string type;
+    int64_t size;
+    std::string bytes;
+  };
+  template <typename T>
+  static Tensor List(const std::string& type, const std::vector<T>& values) {
+    return {type, static_cast<int64_t>(values.size()),
+            std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T))};
+  }
+
+  // The heads of the checkpoint `hybrid` and these.
+  std::string Write(const std::map<std::string, Tensor>& added) {
+    const std::string heads = ReadFile(Folder("hybrid") + "/medusa_lm_head.safetensors").value();
+    uint64_t size;
+    std::memcpy(&size, heads.data(), sizeof(size));
+    Json header = *ParseJson(heads.substr(sizeof(size), size), "heads");
+    std::string data = heads.substr(sizeof(size) + size);
+    for (const auto& [name, tensor] : added) {
+      header[name] = {{"dtype", tensor.type},
+                      {"shape", {tensor.size}},
+                      {"data_offsets", {data.size(), data.size() + tensor.bytes.size()}}};
+      data += tensor.bytes;
+    }
+    const std::string text = header.dump();
+    size = text.size();
+    const std::string file = testing::TempDir() + "/heads_and_pairs.safetensors";
+    std::ofstream(file, std::ios::binary)
+        << std::string(reinterpret_cast<const char*>(&size), sizeof(size)) << text << data;
+    return file;
+  }
+
+  // Pairs of which only `first` has one.
+  std::map<std::string, Tensor> OnePair(int32_t first, int32_t second, float score) {
+    std::vector<int32_t> starts(kVocab + 1, 0);
+    std::fill(starts.begin() + first + 1, starts.end(), 1);
+    return {{"pairs.starts", List("I32", starts)},
+            {"pairs.seconds", List<int32_t>("I32", {second})},
+            {"pairs.scores", List<float>("F32", {score})}};
+  }
+
+  static constexpr int32_t kVocab = 288;
+};
+
+TEST_F(FileOfPairsTest, TheTokenDrawnSaysWhichGuessComesFirst) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  const auto guess = [&](ModelEngine& engine, bool draw, int32_t* drawn) {
+    const StateSlot slot = *engine.AcquireSlot();
+    Batch batch;
+    batch.AddChain(slot.index(), {{4, 5, 6, 7}});
+    if (draw) batch.requests.push_back({.row = 3, .sampling = &greedy});
+    const auto results = engine.Step(batch).value();
+    if (draw) *drawn = results[0].token;
+    return engine.Draft({{3}}, 63).value()[0];
+  };
+  const auto alone = LoadWithHeads("hybrid", 1);
+  ASSERT_NE(alone, nullptr);
+  int32_t drawn = -1;
+  const Guesses ranked = guess(*alone, true, &drawn);
+  const int32_t fifth = ranked[4].token;
+
+  const auto engine = LoadEngine(Folder("hybrid"), WithHeads(Write(OnePair(drawn, fifth, 30))));
+  ASSERT_NE(engine, nullptr);
+  EXPECT_EQ(guess(*engine, true, &drawn)[0].token, fifth);
+  // Where nothing was drawn, nothing is known of what comes before.
+  EXPECT_EQ(guess(*engine, false, &drawn)[0].token, ranked[0].token);
+}
+
+TEST_F(FileOfPairsTest, WhatIsNoPairsIsRefusedByName) {
+  const auto error = [&](const std::string& name, const Tensor& tensor) {
+    std::map<std::string, Tensor> tensors = OnePair(1, 2, 3);
+    tensors[name] = tensor;
+    return OpenEngine(Folder("hybrid"), WithHeads(Write(tensors))).status().ToString();
+  };
+  EXPECT_THAT(error("pairs.starts", List<int64_t>("I64", {0, 1})),
+              testing::HasSubstr("tensor pairs.starts is not a list of 32-bit integers"));
+  EXPECT_THAT(error("pairs.starts", List<int32_t>("I32", {0, 1})),
+              testing::HasSubstr("tensor pairs.starts: 2 elements; the model's vocabulary needs"));
+  EXPECT_THAT(error("pairs.seconds", List<float>("F32", {2})),
+              testing::HasSubstr("tensor pairs.seconds is not a list of 32-bit integers"));
+  EXPECT_THAT(error("pairs.seconds", List<int32_t>("I32", {kVocab})),
+              testing::HasSubstr("tokens that follow token 1"));
+  EXPECT_THAT(error("pairs.scores", List<int32_t>("I32", {2})),
+              testing::HasSubstr("tensor pairs.scores is not a list of F64, F32, F16 or BF16"));
+}
 
 std::string ErrorOf(const std::string& model, const std::string& file) {
   return OpenEngine(Folder(model), WithHeads(file)).status().ToString();

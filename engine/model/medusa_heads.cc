@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cstring>
 #include <map>
+#include <utility>
 
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor.h"
@@ -28,6 +31,29 @@ StatusOr<const TensorView*> Find(const std::string& file, const Tensors& tensors
   return &view;
 }
 
+constexpr char kPairs[] = "pairs.";
+constexpr char kPairStarts[] = "pairs.starts";
+constexpr char kPairSeconds[] = "pairs.seconds";
+constexpr char kPairScores[] = "pairs.scores";
+
+// Null, or a tensor of one dimension.
+const TensorView* FindList(const Tensors& tensors, const char* name) {
+  const auto found = tensors.find(name);
+  return found == tensors.end() || found->second.shape.size() != 1 ? nullptr : &found->second;
+}
+
+StatusOr<std::vector<int32_t>> Integers(const std::string& file, const Tensors& tensors,
+                                        const char* name) {
+  const TensorView* view = FindList(tensors, name);
+  if (view == nullptr || view->type != TensorType::kOther ||
+      view->bytes.size() != size_t(view->num_elements()) * sizeof(int32_t)) {
+    return InvalidArgument("{}: tensor {} is not a list of 32-bit integers", file, name);
+  }
+  std::vector<int32_t> values(view->num_elements());
+  if (!values.empty()) std::memcpy(values.data(), view->bytes.data(), view->bytes.size());
+  return values;
+}
+
 std::string WeightName(int32_t head) { return fmt::format("{}.0.linear.weight", head); }
 std::string BiasName(int32_t head) { return fmt::format("{}.0.linear.bias", head); }
 std::string OutputName(int32_t head) { return fmt::format("{}.1.weight", head); }
@@ -44,11 +70,14 @@ StatusOr<std::unique_ptr<MedusaHeads>> MedusaHeads::Load(const std::string& file
   while (size <= kMaxHeads && tensors.contains(WeightName(size))) ++size;
   const bool has_outputs = tensors.contains(OutputName(0));
   const size_t expected = size_t(size) * (has_outputs ? 3 : 2);
-  if (size == 0 || size > kMaxHeads || tensors.size() != expected) {
+  const size_t found = std::count_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
+    return !tensor.first.starts_with(kPairs);
+  });
+  if (size == 0 || size > kMaxHeads || found != expected) {
     return InvalidArgument(
         "{}: {} tensors; 1 to {} Medusa heads of one layer have 0.0.linear.weight, 0.0.linear.bias "
         "and either all or none 0.1.weight, and so on",
-        file, tensors.size(), kMaxHeads);
+        file, found, kMaxHeads);
   }
 
   std::vector<const TensorView*> weights;
@@ -104,6 +133,30 @@ void MedusaHeads::Run(const float* hidden, int32_t rows, const Matrix& output, f
     backend_.MatMul({states + first_row * hidden_, logits + first_row * vocab_, rows, false},
                     *outputs_[head]);
   }
+}
+
+StatusOr<std::optional<TokenPairs>> LoadTokenPairs(const std::string& file, int32_t vocab) {
+  TREELINE_ASSIGN_OR_RETURN(const SafetensorsFile heads_file, SafetensorsFile::Open(file));
+  const Tensors& tensors = heads_file.tensors();
+  const auto first = tensors.lower_bound(kPairs);
+  if (first == tensors.end() || !first->first.starts_with(kPairs)) return std::nullopt;
+  TREELINE_ASSIGN_OR_RETURN(std::vector<int32_t> starts, Integers(file, tensors, kPairStarts));
+  TREELINE_ASSIGN_OR_RETURN(std::vector<int32_t> seconds, Integers(file, tensors, kPairSeconds));
+  const TensorView* view = FindList(tensors, kPairScores);
+  if (view == nullptr || !HoldsWeights(view->type)) {
+    return InvalidArgument("{}: tensor {} is not a list of F64, F32, F16 or BF16", file,
+                           kPairScores);
+  }
+  if (static_cast<int64_t>(starts.size()) != vocab + 1) {
+    return InvalidArgument("{}: tensor {}: {} elements; the model's vocabulary needs {}", file,
+                           kPairStarts, starts.size(), vocab + 1);
+  }
+  std::vector<float> scores(view->num_elements());
+  CopyToFloat(*view, scores);
+  TREELINE_ASSIGN_OR_RETURN(
+      TokenPairs pairs,
+      TokenPairs::Create(std::move(starts), std::move(seconds), std::move(scores), file));
+  return pairs;
 }
 
 }  // namespace treeline

@@ -14,6 +14,7 @@
 #include "engine/backend/backend.h"
 #include "engine/base/status.h"
 #include "engine/model/weights.h"
+#include "engine/speculative/token_pairs.h"
 
 namespace treeline {
 
@@ -21,8 +22,8 @@ class MedusaHeads {
  public:
   // `file`: a safetensors file of Medusa's names, for each head h from 0 `{h}.0.linear.weight`
   // [hidden, hidden] and `{h}.0.linear.bias`, and either for all or for none `{h}.1.weight`
-  // [vocab, hidden]: those without share the model's output matrix. INVALID_ARGUMENT naming file
-  // and tensor.
+  // [vocab, hidden]: those without share the model's output matrix. What LoadTokenPairs reads may
+  // lie beside them. INVALID_ARGUMENT naming file and tensor.
   static StatusOr<std::unique_ptr<MedusaHeads>> Load(const std::string& file, int32_t hidden,
                                                      int32_t vocab,
                                                      std::optional<WeightType> weight_type,
@@ -48,6 +49,11 @@ class MedusaHeads {
   std::vector<std::unique_ptr<Matrix>> outputs_;  // [size] [vocab, hidden], or none
   size_t weight_bytes_ = 0;
 };
+
+// The token pairs that a file of heads may hold: `pairs.starts` [vocab + 1] and `pairs.seconds`
+// [pairs], 32-bit integers, and `pairs.scores` [pairs]. None where there are no such tensors.
+// INVALID_ARGUMENT naming file and tensor.
+StatusOr<std::optional<TokenPairs>> LoadTokenPairs(const std::string& file, int32_t vocab);
 
 }  // namespace treeline
 

@@ -10,6 +10,7 @@
 #include "engine/speculative/draft_tree_builder.h"
 #include "engine/speculative/head_guesses.h"
 #include "engine/speculative/ngram_drafter.h"
+#include "engine/speculative/token_pairs.h"
 
 namespace treeline {
 namespace {
@@ -104,6 +105,101 @@ TEST(HeadGuesses, StayWithinTheDepth) {
   tree.Add(LikeliestPaths({{{1, -0.1f}}, {{2, -0.1f}}, {{3, -0.1f}}, {{4, -0.1f}}}, 10));
   EXPECT_EQ(tree.Build(10).tokens(), Tokens({7, 1, 2}));
   EXPECT_TRUE(LikeliestPaths({}, 10).empty());
+}
+
+TEST(TokenPairs, HaveTheScoresOfPairsThatWereSeen) {
+  const TokenPairs pairs = *TokenPairs::Create({0, 2, 2, 3}, {0, 2, 1}, {1, 2, -3}, "file");
+  EXPECT_EQ(pairs.vocab(), 3);
+  const float expected[3][3] = {{1, 0, 2}, {0, 0, 0}, {0, -3, 0}};
+  for (int32_t first = 0; first < 3; ++first) {
+    for (int32_t second = 0; second < 3; ++second) {
+      EXPECT_EQ(pairs.Score(first, second), expected[first][second]) << first << " " << second;
+    }
+  }
+}
+
+TEST(TokenPairs, RefuseWhatIsNotInOrder) {
+  const struct {
+    std::vector<int32_t> starts, seconds;
+    std::vector<float> scores;
+    const char* message;
+  } kCases[] = {
+      {{}, {}, {}, "one after the other"},
+      {{1, 2}, {0, 0}, {1, 1}, "one after the other"},
+      {{0, 2, 1, 2}, {0, 1}, {1, 1}, "one after the other"},
+      {{0, 1, 3}, {0, 1}, {1, 1}, "one after the other"},
+      {{0, 1}, {0}, {1, 1}, "one after the other"},
+      {{0, 0, 2}, {1, 1}, {1, 1}, "tokens that follow token 1: 1 comes after 1"},
+      {{0, 1, 1}, {2}, {1}, "tokens that follow token 0: 2 comes after -1; they must ascend"},
+      {{0, 1, 1}, {-1}, {1}, "tokens that follow token 0: -1"},
+      {{0, 1}, {0}, {NAN}, "the score of tokens 0 and 0 is not finite"},
+  };
+  for (const auto& c : kCases) {
+    const auto pairs = TokenPairs::Create(c.starts, c.seconds, c.scores, "file");
+    EXPECT_EQ(pairs.status().code(), StatusCode::kInvalidArgument) << c.message;
+    EXPECT_EQ(Message(pairs.status()).find("file: "), 0u) << pairs.status();
+    EXPECT_NE(Message(pairs.status()).find(c.message), std::string::npos) << pairs.status();
+  }
+}
+
+// Every path by brute force: a head's guesses share its probability anew after each token.
+TEST(HeadGuesses, PairsSayWhichGoTogether) {
+  std::mt19937 rng(5);
+  constexpr int32_t kVocab = 6;
+  for (int round = 0; round < 50; ++round) {
+    std::vector<int32_t> starts = {0}, seconds;
+    std::vector<float> scores;
+    for (int32_t first = 0; first < kVocab; ++first) {
+      for (int32_t second = 0; second < kVocab; ++second) {
+        if (rng() % 2 == 0) continue;
+        seconds.push_back(second);
+        scores.push_back(static_cast<float>(rng() % 40) / 10);
+      }
+      starts.push_back(static_cast<int32_t>(seconds.size()));
+    }
+    const TokenPairs pairs = *TokenPairs::Create(starts, seconds, scores, "test");
+    HeadGuesses heads(1 + rng() % 3);
+    for (auto& head : heads) {
+      float left = 1;
+      for (int32_t token = 0; token < kVocab; ++token) {
+        const float probability = left * static_cast<float>(1 + rng() % 5) / 10;
+        left -= probability;
+        head.emplace_back(token, std::log(probability));
+      }
+      std::sort(head.begin(), head.end(),
+                [](const auto& a, const auto& b) { return a.second > b.second; });
+    }
+    const int32_t known = static_cast<int32_t>(rng() % (kVocab + 1)) - 1;
+    std::vector<std::pair<double, int32_t>> level = {{1.0, known}};
+    std::vector<double> expected;
+    for (const auto& head : heads) {
+      std::vector<std::pair<double, int32_t>> next;
+      for (const auto& [above, before] : level) {
+        double together = 0, weighted = 0;
+        const auto weight = [&, before = before](const std::pair<int32_t, float>& guess) {
+          const float score = before < 0 ? 0 : pairs.Score(before, guess.first);
+          return std::exp(double{guess.second} + score);
+        };
+        for (const auto& guess : head) {
+          together += std::exp(double{guess.second});
+          weighted += weight(guess);
+        }
+        for (const auto& guess : head) {
+          next.emplace_back(above * weight(guess) / weighted * together, guess.first);
+        }
+      }
+      for (const auto& [probability, token] : next) expected.push_back(probability);
+      level = next;
+    }
+    std::sort(expected.begin(), expected.end(), std::greater<>());
+    const size_t count = std::min<size_t>(expected.size(), 1 + rng() % 20);
+
+    DraftTreeBuilder tree(7, 8);
+    tree.Add(LikeliestPaths(heads, static_cast<int32_t>(count), known, &pairs));
+    const std::vector<float> actual = tree.PathProbabilities();
+    ASSERT_EQ(actual.size(), count);
+    for (size_t i = 0; i < count; ++i) EXPECT_NEAR(actual[i], expected[i], 1e-5) << i;
+  }
 }
 
 TEST(DraftChoices, McSim7b63IsTheTreeThatIsPublished) {

@@ -2,38 +2,69 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <queue>
 
 namespace treeline {
 namespace {
 
-// A head's guess of this rank, after an earlier guess or (-1) the last known token.
+// A guess of this rank, after an earlier guess or (-1) the last known token.
 struct Path {
   float logprob;  // Of all its guesses together.
   int32_t parent;
   size_t head;
+  const RankedTokens* ranked;  // The head's guesses, in their order after that one.
   size_t rank;
   bool operator<(const Path& other) const { return logprob < other.logprob; }
 };
 
+// The log of the probability that the tokens have together.
+float LogSum(const RankedTokens& tokens) {
+  float largest = tokens[0].second;
+  for (const auto& [token, logprob] : tokens) largest = std::max(largest, logprob);
+  float sum = 0;
+  for (const auto& [token, logprob] : tokens) sum += std::exp(logprob - largest);
+  return largest + std::log(sum);
+}
+
+// A head's guesses as they are after the token `before`. REQUIRES: guesses not empty.
+RankedTokens After(int32_t before, RankedTokens guesses, const TokenPairs& pairs) {
+  const float total = LogSum(guesses);
+  for (auto& [token, logprob] : guesses) logprob += pairs.Score(before, token);
+  const float correction = total - LogSum(guesses);
+  for (auto& [token, logprob] : guesses) logprob += correction;
+  std::stable_sort(guesses.begin(), guesses.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  return guesses;
+}
+
 }  // namespace
 
-Guesses LikeliestPaths(const HeadGuesses& heads, int32_t count) {
+Guesses LikeliestPaths(const HeadGuesses& heads, int32_t count, int32_t known,
+                       const TokenPairs* pairs) {
   // Best first: a path is taken before those that are one guess longer, or end in the next best.
   std::priority_queue<Path> paths;
-  const auto push = [&](float above, int32_t parent, size_t head, size_t rank) {
-    if (head < heads.size() && rank < heads[head].size()) {
-      paths.push({above + heads[head][rank].second, parent, head, rank});
+  const auto push = [&](float above, int32_t parent, size_t head, const RankedTokens& ranked,
+                        size_t rank) {
+    if (rank < ranked.size()) {
+      paths.push({above + ranked[rank].second, parent, head, &ranked, rank});
     }
   };
-  push(0, -1, 0, 0);
+  std::deque<RankedTokens> rankings;  // Those that pairs made: they stay where they are.
+  const auto push_first = [&](float above, int32_t parent, size_t head, int32_t before) {
+    if (head == heads.size() || heads[head].empty()) return;
+    const bool has_pairs = pairs != nullptr && before >= 0;
+    push(above, parent, head,
+         has_pairs ? rankings.emplace_back(After(before, heads[head], *pairs)) : heads[head], 0);
+  };
+  push_first(0, -1, 0, known);
   Guesses guesses;
   while (static_cast<int32_t>(guesses.size()) < count && !paths.empty()) {
     const Path path = paths.top();
     paths.pop();
-    const auto [token, logprob] = heads[path.head][path.rank];
-    push(path.logprob - logprob, path.parent, path.head, path.rank + 1);
-    push(path.logprob, static_cast<int32_t>(guesses.size()), path.head + 1, 0);
+    const auto [token, logprob] = (*path.ranked)[path.rank];
+    push(path.logprob - logprob, path.parent, path.head, *path.ranked, path.rank + 1);
+    push_first(path.logprob, static_cast<int32_t>(guesses.size()), path.head + 1, token);
     guesses.push_back({path.parent, token, std::exp(logprob)});
   }
   return guesses;
