@@ -276,7 +276,7 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   const auto parts_of = [&](const QueryBlock& tile) {
     const bool few = tile.num_queries <= kFewQueries;
     const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
-    const int32_t most = std::min(WarpBlocks::kMaxParts, tile.end_step / (few ? 2 : 8));
+    const int32_t most = std::min(WarpBlocks::kMaxParts, few ? tile.end_step : tile.end_step / 4);
     if (tasks >= wanted || most < 2) return 1;
     const int32_t parts = std::min(most, (wanted + tasks - 1) / tasks);
     return (parts + kWarps - 1) / kWarps * kWarps;
