@@ -13,7 +13,9 @@
 // Questions are JSON lines with `turns` (MT-Bench); the first of each is asked. For each size of
 // tree one line of JSON: `steps[i]`, the steps in which i guesses were accepted, the same of steps
 // that bring something new (not all of it inside a run of 8 tokens that came before), and every
-// answer that differs, from its first other token on.
+// answer that differs, where it first does: `margin` is how much likelier the best token there is
+// than the next, which a greedy draw must overcome. A draw at a temperature walks the tokens by id,
+// so what it crosses is a bound between ids close to each other.
 
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
