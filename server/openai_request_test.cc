@@ -56,6 +56,25 @@ TEST(OpenAiRequestTest, Defaults) {
   EXPECT_EQ(Chat("").generation.default_max_tokens, 0);
 }
 
+TEST(OpenAiRequestTest, WhoMayGuess) {
+  const struct {
+    const char* name;
+    bool ngram, heads, draft_model;
+  } kCases[] = {{"auto", true, true, true},
+                {"none", false, false, false},
+                {"ngram", true, false, false},
+                {"medusa", false, true, false},
+                {"draft_model", false, false, true}};
+  for (const auto& c : kCases) {
+    const Drafters drafters =
+        Completion(fmt::format(R"(, "speculation": {{"drafter": "{}"}})", c.name))
+            .generation.drafters;
+    EXPECT_EQ(drafters.ngram, c.ngram) << c.name;
+    EXPECT_EQ(drafters.heads, c.heads) << c.name;
+    EXPECT_EQ(drafters.draft_model, c.draft_model) << c.name;
+  }
+}
+
 TEST(OpenAiRequestTest, NullIsAbsent) {
   const OpenAiRequest request = Completion(
       R"(, "model": null, "max_tokens": null, "temperature": null, "top_p": null, "n": null,
