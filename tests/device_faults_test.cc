@@ -74,6 +74,18 @@ TEST(CpuFaultsTest, WeightsThatDoNotFitAreToldOfAtStart) {
   EXPECT_THAT(Message(status), HasSubstr("--dtype"));
 }
 
+// Bug: nobody waits for a part of a prompt, and its failure was the next step's.
+TEST(CpuFaultsTest, AStepThatIsAskedNothingTellsOfItsFailure) {
+  auto backend = MakeBackend("cpu");
+  ASSERT_NE(backend, nullptr);
+  backend->set_survives([] { return false; });
+  const auto engine = LoadEngine(std::move(backend), {}).value();
+  const StateSlot slot = engine->AcquireSlot().value();
+  Batch batch;
+  batch.AddChain(slot.index(), std::vector<int32_t>{10, 11, 12});
+  EXPECT_EQ(engine->Step(batch).status().code(), StatusCode::kUnavailable);
+}
+
 // Greedy, for prompts of so many tokens.
 std::string Body(int32_t prompt_tokens, int32_t max_tokens, bool stream = false) {
   std::vector<int32_t> prompt;

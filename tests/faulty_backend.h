@@ -65,6 +65,9 @@ class FaultyBackend : public BackendDecorator {
     if (lost_ && !on_gpu_) return MakeStatus(StatusCode::kUnavailable, "the CPU is lost");
     return decorated().Synchronize();
   }
+  Status FailureSoFar() override {
+    return lost_ && !on_gpu_ ? Synchronize() : decorated().FailureSoFar();
+  }
 
  private:
   // More than any test needs, and than a machine need have.

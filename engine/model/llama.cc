@@ -271,7 +271,7 @@ Status Llama::Forward(const ModelStep& step) {
     if (has_drafts) work.kv += layer_kv;
     MlpBlock(layers_[i], work, rows);
   }
-  return OkStatus();
+  return backend_.FailureSoFar();
 }
 
 void Llama::AttentionBlock(const LlamaLayer& layer, const Workspace& work,
