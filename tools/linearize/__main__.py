@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from linearize import corpus, evaluation, export, generation, medusa, model, recall, training
+from linearize import (
+    corpus, evaluation, export, generation, medusa, model, pairs, recall, speed, training,
+)  # fmt: skip
 from linearize.attention import BLOCK_ROWS
 from linearize.run import Run, Settings
 
@@ -77,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--run", type=pathlib.Path, required=True)
     sub.add_argument("--heads", type=int, default=4)
     sub.add_argument("--heads-from", type=pathlib.Path, help="a run whose heads to start from")
+    sub.add_argument("--kept-rows", type=int, default=0,
+                     help="train on so many rows, their hidden states kept")  # fmt: skip
     _add_schedule(sub, steps="1024:1000", rate=2e-3)
+
+    sub = command("pairs", "count which tokens follow which in the model's own text, for its heads")
+    sub.add_argument("--data", type=pathlib.Path, required=True)
+    sub.add_argument("--run", type=pathlib.Path, required=True)
+    sub.add_argument("--sets", default="train-own", help="token sets: a,b")
 
     sub = command("eval", "perplexity and recall; without --run, of the base itself")
     sub.add_argument("--data", type=pathlib.Path, required=True)
@@ -87,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--head-sets", default="valid,valid-dialogues", help="for draft heads")
     sub.add_argument("--max-tokens", type=int, default=131_072)
     sub.add_argument("--out", type=pathlib.Path, required=True, help="a .json file")
+    _add_device(sub)
+
+    sub = command("speed", "measure training on weights and tokens drawn at random; --model needs"
+                  " config.json alone")  # fmt: skip
+    _add_form(sub)
+    sub.add_argument("--attention-lengths", default="", help="time a layer's attention: 4096,8192")
+    sub.add_argument("--checkpointing", action="store_true", help="recompute layers: less memory")
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="a .jsonl file")
+    _add_steps(sub, steps="1024:20,4096:20")
     _add_device(sub)
 
     sub = command("export", "write what the run trained for Treeline")
@@ -101,15 +119,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_training(sub: argparse.ArgumentParser, steps: str, rate: float, gate_rate: float) -> None:
     _add_data(sub)
     sub.add_argument("--run", type=pathlib.Path, required=True, help="made, or gone on with")
+    _add_form(sub)
+    sub.add_argument("--full", default="", help="projections to train whole")
+    sub.add_argument("--gate-rate", type=float, default=gate_rate,
+                     help="learning rate of decays and factors")  # fmt: skip
+    _add_schedule(sub, steps, rate)
+
+
+def _add_form(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--attention", type=pathlib.Path, required=True,
                      help="a file with the linear_attention block")  # fmt: skip
     sub.add_argument("--lora-rank", type=int, default=64)
     sub.add_argument("--lora-alpha", type=float, default=128)
     sub.add_argument("--lora", default=",".join(model.PROJECTIONS))
-    sub.add_argument("--full", default="", help="projections to train whole")
-    sub.add_argument("--gate-rate", type=float, default=gate_rate,
-                     help="learning rate of decays and factors")  # fmt: skip
-    _add_schedule(sub, steps, rate)
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:
@@ -117,8 +139,12 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--mix", required=True, help="token sets and their shares: docs=0.3,chat=0.7")
 
 
-def _add_schedule(sub: argparse.ArgumentParser, steps: str, rate: float) -> None:
+def _add_steps(sub: argparse.ArgumentParser, steps: str) -> None:
     sub.add_argument("--steps", default=steps, help="DOCUMENT_LENGTH:STEPS,...")
+
+
+def _add_schedule(sub: argparse.ArgumentParser, steps: str, rate: float) -> None:
+    _add_steps(sub, steps)
     sub.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--log-every", type=int, default=20)
@@ -230,7 +256,16 @@ def _medusa(args: argparse.Namespace) -> None:
     if args.heads_from:
         heads.load_state_dict(Run.open(args.heads_from).medusa().state_dict())
     heads = heads.to(args.device)
-    training.train_medusa(trained, heads, *_training_parts(args, run, trained.alignment))
+    parts = _training_parts(args, run, trained.alignment)
+    training.train_medusa(trained, heads, *parts, kept_rows=args.kept_rows)
+
+
+def _pairs(args: argparse.Namespace) -> None:
+    config = json.loads((args.model / "config.json").read_text(encoding="utf-8"))
+    texts = [corpus.TokenSet.load(args.data, name) for name in _names(args.sets)]
+    made = pairs.count(texts, config["vocab_size"])
+    made.save(Run.open(args.run).pairs_file)
+    print(f"{len(made.seconds)} pairs")
 
 
 def _training_parts(args: argparse.Namespace, run: Run, align: int) -> tuple:
@@ -239,17 +274,38 @@ def _training_parts(args: argparse.Namespace, run: Run, align: int) -> tuple:
         align = max(align, BLOCK_ROWS)
     mix = (entry.split("=") for entry in _names(args.mix))
     sets = [(corpus.TokenSet.load(args.data, name), float(share)) for name, share in mix]
-    phases = (entry.split(":") for entry in _names(args.steps))
     what = {"stage": args.command, "steps": args.steps, "rate": args.rate, "mix": args.mix,
             "row_tokens": args.row_tokens}  # fmt: skip
     return (
         corpus.Sampler(sets, args.row_tokens, align, args.seed),
-        training.Schedule([training.Phase(int(n), int(length)) for length, n in phases]),
+        _schedule(args.steps),
         args.rate,
         training.Checkpoint(run.checkpoint(args.command), what),
         training.Log(run.log),
         training.RunOptions(args.compile, args.log_every, args.save_every_s, args.stop_after_s),
     )
+
+
+def _schedule(steps: str) -> training.Schedule:
+    phases = (entry.split(":") for entry in _names(steps))
+    return training.Schedule([training.Phase(int(n), int(length)) for length, n in phases])
+
+
+def _speed(args: argparse.Namespace) -> None:
+    block = json.loads(args.attention.read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    log = training.Log(args.out)
+    for length in map(int, _names(args.attention_lengths)):
+        for record in speed.attention(args.model, block, length, _dtype(args), args.device):
+            log.write(**record)
+    schedule = _schedule(args.steps)
+    if schedule.steps:
+        student = model.random(args.model, block, _dtype(args), args.device)
+        student.add_lora(args.lora_rank, args.lora_alpha, _names(args.lora), seed=0)
+        student.checkpointing = args.checkpointing
+        speed.training_steps(
+            args.model, student.to(args.device), schedule, args.row_tokens, log, args.compile
+        )
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -290,15 +346,15 @@ def _export(args: argparse.Namespace) -> None:
         spec = run.settings.linear_attention
         export.merged(trained, args.model, spec, args.out, args.float32)
     if run.checkpoint("medusa").exists():
-        medusa.save(run.medusa(), args.model.name, args.out)
+        medusa.save(run.medusa(), args.model.name, args.out, run.pairs())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     actions = {
         "corpus": _corpus, "recall": _recall, "practice": _practice, "generate": _generate,
-        "transfer": _train,
-        "distill": _train, "medusa": _medusa, "eval": _eval, "export": _export,
+        "transfer": _train, "distill": _train, "medusa": _medusa, "pairs": _pairs, "eval": _eval,
+        "speed": _speed, "export": _export,
     }  # fmt: skip
     torch.set_float32_matmul_precision("high")  # S is summed in TF32 on a GPU
     try:

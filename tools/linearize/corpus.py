@@ -12,6 +12,7 @@ import json
 import pathlib
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -152,6 +153,22 @@ def pack_all(documents: Sequence[np.ndarray], row_tokens: int, align: int) -> It
         at += size
     if waiting:
         yield pack([documents[j] for j in waiting], row_tokens, align), starts
+
+
+class Rows(Protocol):
+    """Training rows, one for each step."""
+
+    def row(self, step: int, max_length: int) -> Row: ...
+
+
+class Cycle:
+    """The first `count` rows over and over."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self._rows, self._count = rows, count
+
+    def row(self, step: int, max_length: int) -> Row:
+        return self._rows.row(step % self._count, max_length)
 
 
 class Sampler:

@@ -46,6 +46,9 @@ def answers(
             yield tokens[: len(text) + stops[0] + 1] if len(stops) else tokens
 
 
+_REACH_STEP = 128  # rows: a step looks at no more rows than there are, but for so many
+
+
 class _Cache:
     """What a layer keeps of the rows so far; heads before rows, as the products want them."""
 
@@ -57,11 +60,12 @@ class _Cache:
         shape = (batch, config.kv_heads, length)
         self._buffers = [torch.zeros(*shape, w, dtype=model.dtype, device=device) for w in widths]
 
-    def add(self, row: torch.Tensor, *values: torch.Tensor) -> list[torch.Tensor]:
-        """Stores [batch, 1, kv_heads, ...] as that row; gives [batch, length, kv_heads, ...]."""
+    def add(self, row: torch.Tensor, reach: int, *values: torch.Tensor) -> list[torch.Tensor]:
+        """Stores [batch, 1, kv_heads, ...] as that row; gives the first `reach` rows, [batch,
+        reach, kv_heads, ...]."""
         for buffer, value in zip(self._buffers, values, strict=True):
             buffer.index_copy_(2, row, value.transpose(1, 2).to(buffer.dtype))
-        return [buffer.transpose(1, 2) for buffer in self._buffers]
+        return [buffer[:, :, :reach].transpose(1, 2) for buffer in self._buffers]
 
 
 class _Decoder:
@@ -75,7 +79,8 @@ class _Decoder:
         self._rotation = model.rotation(positions)
         self._pairs = [layer.self_attn.pairs(positions) for layer in model.layers]
         self._caches = [_Cache(layer.self_attn, model, batch, length) for layer in model.layers]
-        self._replay: Callable[[], None] | None = None
+        self._replays: dict[int, Callable[[], None]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._row.is_cuda else None
 
     def run(self, texts: Sequence[np.ndarray]) -> np.ndarray:
         """[texts, length]."""
@@ -84,29 +89,31 @@ class _Decoder:
             self._tokens[i, : len(text)] = torch.from_numpy(text.astype(np.int64))
             self._given[i, : len(text)] = True
         self._row.zero_()
-        for _ in range(self._tokens.shape[1] - 1):
-            self._advance()
+        length = self._tokens.shape[1]
+        for row in range(length - 1):
+            self._advance(min(length, row // _REACH_STEP * _REACH_STEP + _REACH_STEP))
         return self._tokens[: len(texts)].cpu().numpy().copy()
 
-    def _advance(self) -> None:
-        if self._replay:
-            self._replay()
+    def _advance(self, reach: int) -> None:
+        """One step, which looks at the first `reach` rows."""
+        if reach in self._replays:
+            self._replays[reach]()
             return
-        self._step()
+        self._step(reach)
         if self._row.is_cuda:  # the first step has chosen its kernels: record it
             graph = torch.cuda.CUDAGraph()
             row = self._row.clone()
-            with torch.cuda.graph(graph):
-                self._step()
+            with torch.cuda.graph(graph, pool=self._pool):
+                self._step(reach)
             self._row.copy_(row)  # recording runs nothing
-            self._replay = graph.replay
+            self._replays[reach] = graph.replay
 
-    def _step(self) -> None:
+    def _step(self, reach: int) -> None:
         """Reads the token at the row and writes the next one, where it is not given."""
         model, row = self._model, self._row
         x = model.embed(self._tokens.index_select(1, row))
         for i in range(len(model.layers)):
-            x = self._layer(i, x)
+            x = self._layer(i, x, reach)
         choice = model.logits(model.norm(x)).argmax(-1)
         row += 1
         given = self._given.index_select(1, row)
@@ -114,17 +121,19 @@ class _Decoder:
             1, row, torch.where(given, self._tokens.index_select(1, row), choice)
         )
 
-    def _layer(self, index: int, x: torch.Tensor) -> torch.Tensor:
+    def _layer(self, index: int, x: torch.Tensor, reach: int) -> torch.Tensor:
         layer: Layer = self._model.layers[index]
         attention, row = layer.self_attn, self._row
         q, k, v = attention.project(layer.input_layernorm(x), self._rotation.index_select(2, row))
-        local_set, linear_scale = (pair.index_select(2, row) for pair in self._pairs[index])
+        local_set, linear_scale = (
+            pair.index_select(2, row)[..., :reach] for pair in self._pairs[index]
+        )
         features = None
         if attention.spec.feature_map == "none":
-            keys, values = self._caches[index].add(row, k, v)
+            keys, values = self._caches[index].add(row, reach, k, v)
         else:
             fq, fk = attention.features(q, k)
-            keys, values, mapped = self._caches[index].add(row, k, v, fk)
+            keys, values, mapped = self._caches[index].add(row, reach, k, v, fk)
             features = (fq, mapped)
         output = attention.attend(q, keys, values, features, local_set, linear_scale)
         if attention.spec.conv_kernel:

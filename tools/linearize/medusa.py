@@ -18,6 +18,7 @@ from torch import nn
 import safetensors_io
 from linearize import loss as losses
 from linearize.model import Model
+from linearize.pairs import Pairs
 
 _HEAD_WEIGHT = 0.8  # each head's loss counts so much less than the one before
 
@@ -77,13 +78,15 @@ def heads_loss(
     return total, accuracy
 
 
-def save(heads: MedusaHeads, base_name: str, folder: pathlib.Path) -> None:
-    """Medusa's two files, without output matrices: the heads share the model's."""
+def save(heads: MedusaHeads, base_name: str, folder: pathlib.Path, pairs: Pairs | None) -> None:
+    """Medusa's two files, without output matrices: the heads share the model's. Token pairs lie
+    beside the heads."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: safetensors_io.to_bf16(parameter.detach().float().cpu().numpy())
         for name, parameter in heads.named_parameters()
     }
+    tensors.update(pairs.tensors() if pairs else {})
     safetensors_io.save(folder / "medusa_lm_head.safetensors", tensors, {"format": "pt"})
     config = {
         "base_model_name_or_path": base_name,

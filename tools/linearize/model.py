@@ -260,6 +260,25 @@ def load(
     return model
 
 
+def random(
+    folder: pathlib.Path,
+    linear_attention: Mapping[str, Any],
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> Model:
+    """Of the shape that a folder's config.json gives, with weights drawn by torch's own generator:
+    to measure speed and memory."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = Config.from_json(config)
+    with torch.device(device):
+        model = Model(sizes, Form.for_layers(linear_attention, sizes.num_layers), dtype)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            is_norm = name.endswith("norm.weight")
+            parameter.data.normal_(1.0 if is_norm else 0.0, 0.02)
+    return model
+
+
 def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:

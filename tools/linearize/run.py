@@ -12,6 +12,7 @@ import torch
 
 from linearize import medusa
 from linearize import model as models
+from linearize.pairs import Pairs
 
 STAGES = ("transfer", "distill")  # in the order in which they build on each other
 _SETTINGS = "settings.json"
@@ -92,6 +93,14 @@ class Run:
         heads = medusa.MedusaHeads(len(saved["0.0.linear.bias"]), count)
         heads.load_state_dict(saved)
         return heads
+
+    @property
+    def pairs_file(self) -> pathlib.Path:
+        return self.folder / "pairs.npz"
+
+    def pairs(self) -> Pairs | None:
+        """The token pairs, where they were counted."""
+        return Pairs.load(self.pairs_file) if self.pairs_file.exists() else None
 
     def _restore(self, model: models.Model, stage: str) -> None:
         saved = torch.load(self.checkpoint(stage), map_location="cpu")["parameters"]

@@ -18,7 +18,7 @@ from torch import nn
 
 from linearize import loss as losses
 from linearize import medusa
-from linearize.corpus import Row, Sampler
+from linearize.corpus import Cycle, Row, Rows
 from linearize.model import Model
 
 _BETAS = (0.9, 0.95)
@@ -106,6 +106,19 @@ class Checkpoint:
         os.replace(partial, self._path)
 
 
+class NoCheckpoint(Checkpoint):
+    """For a run that is measured and not kept."""
+
+    def __init__(self) -> None:
+        super().__init__(pathlib.Path(), {})
+
+    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer) -> int:
+        return 0
+
+    def save(self, parameters: Mapping[str, nn.Parameter], optimizer, step: int) -> None:
+        pass
+
+
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """How a stage is run, as opposed to what it computes."""
@@ -140,7 +153,7 @@ def transfer(
     teacher: Model,
     student: Model,
     gate_rate: float,
-    sampler: Sampler,
+    sampler: Rows,
     schedule: Schedule,
     rate: float,
     checkpoint: Checkpoint,
@@ -161,7 +174,7 @@ def transfer(
         attentions = [torch.compile(a, dynamic=False) for a in attentions]
         after = [torch.compile(a, dynamic=False) for a in after]
 
-    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def step(_: int, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         positions, is_text = data["positions"], data["is_text"]
         with torch.no_grad():
             x, rotation = teacher.embed(data["tokens"]), teacher.rotation(positions)
@@ -196,7 +209,7 @@ def distill(
     new_rate: float,
     gate_rate: float,
     ce_weight: float,
-    sampler: Sampler,
+    sampler: Rows,
     schedule: Schedule,
     rate: float,
     checkpoint: Checkpoint,
@@ -215,7 +228,7 @@ def distill(
         compile_layers(student)
         slice_loss = torch.compile(slice_loss, dynamic=False)
 
-    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def step(_: int, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             teacher_hidden = teacher.hidden(data["tokens"], data["positions"])[0]
         hidden = student.hidden(data["tokens"], data["positions"])[0]
@@ -233,14 +246,20 @@ def distill(
 def train_medusa(
     model: Model,
     heads: medusa.MedusaHeads,
-    sampler: Sampler,
+    sampler: Rows,
     schedule: Schedule,
     rate: float,
     checkpoint: Checkpoint,
     log: Log,
     options: RunOptions,
+    kept_rows: int = 0,
 ) -> None:
-    """Trains the heads on the frozen model's own choices."""
+    """Trains the heads on the frozen model's own choices. With `kept_rows` there are no more rows
+    than those, over and over: what the model makes of them is kept on the device, and most steps
+    take the heads' time alone."""
+    if kept_rows:
+        sampler = Cycle(sampler, kept_rows)
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     parameters = dict(heads.named_parameters())
     optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
     slice_loss: Callable = losses.target_slice
@@ -248,10 +267,18 @@ def train_medusa(
         compile_layers(model)
         slice_loss = torch.compile(slice_loss, dynamic=False)
 
-    def step(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            hidden = model.hidden(data["tokens"], data["positions"])[0]
-            choices = medusa.own_choices(model, hidden)
+    @torch.no_grad()
+    def read(data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = model.hidden(data["tokens"], data["positions"])[0]
+        return hidden, medusa.own_choices(model, hidden)
+
+    def step(index: int, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not kept_rows:
+            hidden, choices = read(data)
+        else:
+            if index % kept_rows not in kept:
+                kept[index % kept_rows] = read(data)
+            hidden, choices = kept[index % kept_rows]
         loss, accuracy = medusa.heads_loss(
             heads, hidden, choices, data["positions"][0], data["is_text"], model.head_weight,
             slice_loss,
@@ -283,10 +310,10 @@ def _adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _run(
-    step_function: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    step_function: Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    sampler: Sampler,
+    sampler: Rows,
     schedule: Schedule,
     checkpoint: Checkpoint,
     log: Log,
@@ -301,7 +328,7 @@ def _run(
         row = sampler.row(step, schedule.max_length(step))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule.rate(step)
-        values = step_function(to_device(row, device))
+        values = step_function(step, to_device(row, device))
         norm = nn.utils.clip_grad_norm_(parameters.values(), _MAX_GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

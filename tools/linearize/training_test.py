@@ -197,6 +197,60 @@ def test_heads_start_from_those_of_another_run(workplace: pathlib.Path) -> None:
     assert anew[0]["loss"] < trained[10]["loss"]
 
 
+def test_kept_rows_teach_what_the_same_rows_teach(workplace: pathlib.Path) -> None:
+    """A set of one document makes every row the same."""
+    _train(workplace, "distill", "run", "--mix", "one=1", "--steps", "64:1")
+    saved = []
+    for kept in ("0", "1"):
+        (workplace / "run" / "medusa.pt").unlink(missing_ok=True)
+        assert command_line.main([
+            "medusa", "--model", str(_BASE), "--data", str(workplace / "data"), "--mix", "one=1",
+            "--run", str(workplace / "run"), "--row-tokens", "256", "--steps", "64:5",
+            "--kept-rows", kept, "--device", "cpu",
+        ]) == 0  # fmt: skip
+        saved.append(torch.load(workplace / "run" / "medusa.pt")["parameters"])
+    for name, value in saved[0].items():
+        assert torch.equal(value, saved[1][name]), name
+
+
+def test_pairs_are_exported_beside_the_heads(workplace: pathlib.Path) -> None:
+    _train(workplace, "distill", "run", "--mix", "one=1", "--steps", "64:1")
+    common = ["--model", str(_BASE), "--run", str(workplace / "run")]
+    data = ["--data", str(workplace / "data")]
+    assert command_line.main([
+        "medusa", *common, *data, "--mix", "one=1", "--row-tokens", "256", "--steps", "64:1",
+        "--heads", "1", "--device", "cpu",
+    ]) == 0  # fmt: skip
+    assert command_line.main(["pairs", *common, *data, "--sets", "some,one"]) == 0
+    assert command_line.main(["export", *common, "--out", str(workplace / "out")]) == 0
+    tensors = model.safetensors_io.load(workplace / "out" / "medusa_lm_head.safetensors")[0]
+    assert sorted(tensors) == [
+        "0.0.linear.bias", "0.0.linear.weight", "pairs.scores", "pairs.seconds", "pairs.starts",
+    ]  # fmt: skip
+    assert tensors["pairs.starts"].dtype == tensors["pairs.seconds"].dtype == np.int32
+    assert len(tensors["pairs.starts"]) == 289 and tensors["pairs.starts"][-1] > 0
+
+
+def test_speed_needs_a_shape_alone(workplace: pathlib.Path) -> None:
+    if not hasattr(torch.device("cpu"), "__enter__"):
+        pytest.skip("needs PyTorch 2")
+    shape = workplace / "shape"
+    shape.mkdir()
+    (shape / "config.json").write_text((_BASE / "config.json").read_text())
+    assert command_line.main([
+        "speed", "--model", str(shape), "--attention", str(workplace / "form.json"),
+        "--attention-lengths", "128", "--steps", "64:2,128:2", "--row-tokens", "256",
+        "--lora-rank", "4", "--checkpointing", "--device", "cpu",
+        "--out", str(workplace / "speed.jsonl"),
+    ]) == 0  # fmt: skip
+    records = [json.loads(line) for line in (workplace / "speed.jsonl").read_text().splitlines()]
+    attention = [record for record in records if "attention" in record]
+    assert [record["length"] for record in attention] == [128, 128]
+    assert attention[1]["speedup"] == pytest.approx(attention[0]["ms"] / attention[1]["ms"], 0.01)
+    steps = [record for record in records if record.get("stage") == "distill"]
+    assert steps[-1]["step"] == 4 and steps[-1]["tokens_s"] > 0
+
+
 def test_medusa_heads_guess_within_their_document() -> None:
     """Head k's row t is judged by the choice at t + k + 1; a row without one does not count."""
     heads = medusa.MedusaHeads(4, heads=2)
