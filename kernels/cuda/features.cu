@@ -1,5 +1,7 @@
 // phi of queries and keys: a block of threads takes some rows of one head. In fp32; with bf16 rings
 // the hedgehog's product runs on tensor cores, its operands rounded to bf16.
+#include <algorithm>
+
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/tiles.cuh"
 
@@ -271,19 +273,20 @@ __global__ void __launch_bounds__(kThreads) KeyHedgehogKernel(AttentionStep step
 // -- The hedgehog of few queries, of the same rounded operands: a matrix is read once, into
 // registers, while earlier kernels still run.
 
-constexpr int kFewQueries = 16;       // Of a block of threads.
+constexpr int kFewQueries = 16;       // Of a block of threads, at most.
 constexpr int kMostFewQueries = 256;  // Of a step.
 constexpr int kParts = 4;             // Threads that share a column of the matrix.
 
-// Grid: heads, blocks of kFewQueries rows.
+// Grid: heads, blocks of block_rows rows.
 template <int kDim>
-__global__ void __launch_bounds__(kParts* kDim) FewQueriesKernel(AttentionStep step) {
+__global__ void __launch_bounds__(kParts* kDim)
+    FewQueriesKernel(AttentionStep step, int block_rows) {
   LetNextKernelComeUp();
   constexpr int kPartDims = kDim / kParts, kLaneColumns = kDim / kWarp;
   __shared__ __align__(16) float q[kFewQueries][kDim];
   __shared__ float partial[kFewQueries][kParts][kDim];
-  const int head = blockIdx.x, first = blockIdx.y * kFewQueries;
-  const int rows = min(kFewQueries, step.num_rows - first), half = HalfOf(step.feature_dim);
+  const int head = blockIdx.x, first = blockIdx.y * block_rows;
+  const int rows = min(block_rows, step.num_rows - first), half = HalfOf(step.feature_dim);
   const int part = threadIdx.x / kDim, column = threadIdx.x % kDim;
   const float* map = MapOf(step.layer.feature_map_q, head, step);
   float w[kPartDims];
@@ -373,10 +376,14 @@ int32_t FeatureTileRows(const AttentionLayer& layer) {
 
 void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
   if (HedgehogOnTensorCores(step.layer) && step.num_rows <= kMostFewQueries) {
-    const dim3 grid(step.layer.heads, static_cast<unsigned>(CeilDiv(step.num_rows, kFewQueries)));
+    // Few enough that all multiprocessors have some.
+    const int64_t share =
+        CeilDiv(int64_t{step.num_rows} * step.layer.heads, 2 * stream.num_multiprocessors());
+    const int block_rows = static_cast<int>(std::min<int64_t>(share, kFewQueries));
+    const dim3 grid(step.layer.heads, static_cast<unsigned>(CeilDiv(step.num_rows, block_rows)));
     Launch(stream, "QueryFeatures",
            step.layer.head_dim == 64 ? FewQueriesKernel<64> : FewQueriesKernel<128>, grid,
-           kParts * step.layer.head_dim, 0, step);
+           kParts * step.layer.head_dim, 0, step, block_rows);
     return;
   }
   const auto kernel = !HedgehogOnTensorCores(step.layer) ? QueryFeaturesKernel

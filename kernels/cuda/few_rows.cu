@@ -18,10 +18,14 @@ struct Columns {
 
   static constexpr int kMatrices = 1;
   __device__ const Bf16* Row(int, int column, int k) const { return weights + int64_t{column} * k; }
+  // What is added to.
+  __device__ float Before(int row, int column, int n) const {
+    return params.accumulate && column < n ? params.y[int64_t{row} * n + column] : 0.0f;
+  }
   // sums: of the column, one for each matrix.
-  __device__ void Store(const float (&sums)[kMatrices], int row, int column, int n) const {
-    float& y = params.y[int64_t{row} * n + column];
-    y = params.accumulate ? y + sums[0] : sums[0];
+  __device__ void Store(float before, const float (&sums)[kMatrices], int row, int column,
+                        int n) const {
+    params.y[int64_t{row} * n + column] = before + sums[0];
   }
 };
 
@@ -35,7 +39,8 @@ struct GatedColumns {
   __device__ const Bf16* Row(int matrix, int column, int k) const {
     return (matrix == 0 ? gate : up) + int64_t{column} * k;
   }
-  __device__ void Store(const float (&sums)[kMatrices], int row, int column, int n) const {
+  __device__ float Before(int, int, int) const { return 0.0f; }
+  __device__ void Store(float, const float (&sums)[kMatrices], int row, int column, int n) const {
     params.y[int64_t{row} * n + column] = Gated(params, sums[0], sums[1], column);
   }
 };
@@ -160,7 +165,9 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
       for (int m = 0; m < Output::kMatrices; ++m) {
         of_column[m] = scale * sums[row][j * Output::kMatrices + m];
       }
-      if (column + j < n) output.Store(of_column, row, column + j, n);
+      if (column + j < n) {
+        output.Store(output.Before(row, column + j, n), of_column, row, column + j, n);
+      }
     }
   }
 }
@@ -232,35 +239,43 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
   for (int i = 0; i < kStages - 1; ++i) fetch_weights(begin + i);
   WaitForEarlierKernels();
 
+  // Of x, two chunks are on their way; what the norm has for them comes along.
   const Normalization norm = output.params.norm;
-  float fetched[kXVectors][kVector], squares[kXVectors] = {};
-  const auto fetch_x = [&](int chunk) {
+  float fetched[2][kXVectors][kVector], norm_weights[2][kVector], squares[kXVectors] = {};
+  const auto fetch_x = [&](int slot, int chunk) {
+    if (chunk >= end) return;
+    const int at = chunk * kTileDepth + in_chunk;
 #pragma unroll
     for (int j = 0; j < kXVectors; ++j) {
       const int row = my_row + j * kRowStep;
       if (row < output.params.rows) {
-        LoadVector(output.params.x + int64_t{row} * k + chunk * kTileDepth + in_chunk, fetched[j]);
+        LoadVector(output.params.x + int64_t{row} * k + at, fetched[slot][j]);
       } else {
-        SetZero(fetched[j]);
+        SetZero(fetched[slot][j]);
       }
     }
+    if (norm.weight != nullptr) LoadVector(norm.weight + at, norm_weights[slot]);
   };
-  const auto store_x = [&](int chunk) {
+  const auto store_x = [&](int slot, int chunk) {
 #pragma unroll
     for (int j = 0; j < kXVectors; ++j) {
       if (my_row + j * kRowStep >= kRows) break;
-      squares[j] += SumOfSquares(fetched[j]);
-      if (norm.weight != nullptr) {
-        MultiplyBy(norm.weight + chunk * kTileDepth + in_chunk, fetched[j]);
+      float(&values)[kVector] = fetched[slot][j];
+      squares[j] += SumOfSquares(values);
+#pragma unroll
+      for (int i = 0; i < kVector && norm.weight != nullptr; ++i) {
+        values[i] *= norm_weights[slot][i];
       }
-      StoreRounded(x + (chunk % 2 * kRows + j * kRowStep) * kTileDepth + to, fetched[j]);
+      StoreRounded(x + (chunk % 2 * kRows + j * kRowStep) * kTileDepth + to, values);
     }
   };
 
-  fetch_x(begin);
+  fetch_x(0, begin);
+  fetch_x(1, begin + 1);
   float sums[4 * kRowTiles] = {};
-  for (int chunk = begin; chunk < end; ++chunk) {
-    store_x(chunk);
+  const auto multiply = [&](int slot, int chunk) {
+    store_x(slot, chunk);
+    fetch_x(slot, chunk + 2);
     WaitForCopies<kStages - 2>();
     LetTensorCoresSeeShared();
     __syncthreads();
@@ -269,8 +284,11 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
                          x + chunk % 2 * kRows * kTileDepth);
     // Everybody is done with the chunk before, whose place this one takes.
     fetch_weights(chunk + kStages - 1);
-    if (chunk + 1 < end) fetch_x(chunk + 1);
     WaitForTiles(sums);
+  };
+  for (int chunk = begin; chunk < end; chunk += 2) {
+    multiply(0, chunk);
+    if (chunk + 1 < end) multiply(1, chunk + 1);
   }
 
   WaitForCopies<0>();
@@ -305,7 +323,9 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
                    in_block % kInTurns;
     // All on their way before the first is added.
     float4 parts[kMostSplits][Output::kMatrices];
-    float part_squares[kMostSplits];
+    float part_squares[kMostSplits], before[kQuad];
+#pragma unroll
+    for (int c = 0; c < kQuad; ++c) before[c] = output.Before(row, first_column + in_block + c, n);
 #pragma unroll
     for (int s = 0; s < kMostSplits; ++s) {
       if (s >= splits) break;
@@ -336,7 +356,7 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
 #pragma unroll
       for (int m = 0; m < Output::kMatrices; ++m) of_column[m] = scale * total[m][c];
       const int column = first_column + in_block + c;
-      if (column < n) output.Store(of_column, row, column, n);
+      if (column < n) output.Store(before[c], of_column, row, column, n);
     }
   }
   if (splits > 1) WaitForCluster();  // Others may still read this block's memory.
