@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,9 @@ def attention(
     device: str,
 ) -> Iterator[dict[str, Any]]:
     """One layer's attention, forward and backward, batch 1, compiled: softmax by
-    scaled_dot_product_attention (on a GPU its flash kernel), and each form that `block` has."""
+    scaled_dot_product_attention (on a GPU its flash kernel), and each form that `block` has. On a
+    GPU `ms` is what its kernels take, replayed as a graph, and `launched_ms` what it takes to have
+    them launched one by one."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     sizes = model.Config.from_json(config)
     heads = (sizes.heads, sizes.kv_heads, sizes.kv_heads)
@@ -71,27 +73,34 @@ def attention(
     positions = torch.arange(length, device=device)[None]
     shape = {"length": length, "heads": heads[:2], "head_dim": sizes.head_dim}
 
-    def timed(attend: Callable[[], torch.Tensor], parameters: list[torch.nn.Parameter]) -> float:
+    def timed(
+        attend: Callable[[], torch.Tensor], parameters: Sequence[torch.nn.Parameter]
+    ) -> dict[str, float]:
         def step() -> None:
             for tensor in (q, k, v, *parameters):
                 tensor.grad = None
             attend().backward(gradient)
 
-        return round(_median_ms(step, device), 4)
+        if device == "cpu":
+            return {"ms": round(_median_ms(step, device), 4)}
+        launched = _median_ms(step, device)
+        replay = _recorded(step)
+        return {"ms": round(_median_ms(replay, device), 4), "launched_ms": round(launched, 4)}
 
     softmax = _compiled(_softmax, device)
     with _flash(device):
         baseline = timed(lambda: softmax(q, k, v), [])
-    yield {"attention": "softmax", **shape, "ms": baseline}
+    yield {"attention": "softmax", **shape, **baseline}
     forms = Form.for_layers(block, sizes.num_layers)
     for form in dict.fromkeys(forms):
         layer = Attention(form, sizes.heads, sizes.kv_heads, sizes.head_dim).to(device)
         attend = _compiled(layer, device)
-        ms = timed(lambda attend=attend: attend(q, k, v, positions), list(layer.parameters()))
+        times = timed(lambda attend=attend: attend(q, k, v, positions), list(layer.parameters()))
         yield {
             "attention": f"groups of {form.group_size}, window {form.window_size}, "
             f"{form.features(sizes.head_dim)} features",
-            "layers": forms.count(form), **shape, "ms": ms, "speedup": round(baseline / ms, 3),
+            "layers": forms.count(form), **shape, **times,
+            "speedup": round(baseline["ms"] / times["ms"], 3),
         }  # fmt: skip
 
 
@@ -112,6 +121,20 @@ def _flash(device: str) -> contextlib.AbstractContextManager:
 
 def _compiled(function: Callable, device: str) -> Callable:
     return function if device == "cpu" else torch.compile(function, dynamic=False)
+
+
+def _recorded(step: Callable[[], None]) -> Callable[[], None]:
+    """Replays what the step launches. It must have run before."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _median_ms(step: Callable[[], None], device: str) -> float:
