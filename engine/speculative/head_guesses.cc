@@ -27,14 +27,15 @@ float LogSum(const RankedTokens& tokens) {
   return largest + std::log(sum);
 }
 
-// A head's guesses as they are after the token `before`. REQUIRES: guesses not empty.
-RankedTokens After(int32_t before, RankedTokens guesses, const TokenPairs& pairs) {
-  const float total = LogSum(guesses);
+// A head's guesses, of LogSum `total`, as they are after the token `before`. REQUIRES: guesses not
+// empty.
+RankedTokens After(int32_t before, RankedTokens guesses, float total, const TokenPairs& pairs) {
   for (auto& [token, logprob] : guesses) logprob += pairs.Score(before, token);
   const float correction = total - LogSum(guesses);
   for (auto& [token, logprob] : guesses) logprob += correction;
-  std::stable_sort(guesses.begin(), guesses.end(),
-                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::sort(guesses.begin(), guesses.end(), [](const auto& a, const auto& b) {
+    return a.second > b.second || (a.second == b.second && a.first < b.first);
+  });
   return guesses;
 }
 
@@ -51,11 +52,17 @@ Guesses LikeliestPaths(const HeadGuesses& heads, int32_t count, int32_t known,
     }
   };
   std::deque<RankedTokens> rankings;  // Those that pairs made: they stay where they are.
+  std::vector<float> totals;          // [heads] the LogSum of each, with pairs.
+  for (const RankedTokens& head : heads) {
+    totals.push_back(pairs == nullptr || head.empty() ? 0 : LogSum(head));
+  }
   const auto push_first = [&](float above, int32_t parent, size_t head, int32_t before) {
     if (head == heads.size() || heads[head].empty()) return;
     const bool has_pairs = pairs != nullptr && before >= 0;
     push(above, parent, head,
-         has_pairs ? rankings.emplace_back(After(before, heads[head], *pairs)) : heads[head], 0);
+         has_pairs ? rankings.emplace_back(After(before, heads[head], totals[head], *pairs))
+                   : heads[head],
+         0);
   };
   push_first(0, -1, 0, known);
   Guesses guesses;
