@@ -1,5 +1,5 @@
-// Blocks of threads that run at the same time and read one another's shared memory: compute
-// capability 9.0 and newer (Stream::has_clusters).
+// Blocks of threads that run at the same time and read one another's shared memory, where
+// Stream::has_clusters.
 #ifndef TREELINE_KERNELS_CUDA_CLUSTER_CUH_
 #define TREELINE_KERNELS_CUDA_CLUSTER_CUH_
 

@@ -56,7 +56,7 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
     error = "GPU " + std::to_string(ordinal) + ": " + s.error_;
     return nullptr;
   }
-  s.is_hopper_or_newer_ = major >= 9;
+  s.runs_hopper_code_ = major == 9;
   s.max_shared_memory_ = static_cast<size_t>(shared);
   s.upload_capacity_ = kUploadBytes;
   return stream;

@@ -28,9 +28,9 @@ class Stream {
   CUstream_st* handle() const { return handle_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
   // A kernel may come up before the one ahead of it has ended (launch.cuh).
-  bool overlaps_kernels() const { return is_hopper_or_newer_; }
-  // Blocks of threads may work together (cluster.cuh).
-  bool has_clusters() const { return is_hopper_or_newer_; }
+  bool overlaps_kernels() const { return runs_hopper_code_; }
+  // Blocks of threads may work together (cluster.cuh), and warps (warp_group.cuh).
+  bool has_clusters() const { return runs_hopper_code_; }
   // Of a block, where a kernel asks for it.
   size_t max_shared_memory() const { return max_shared_memory_; }
   // What a kernel has asked for so far.
@@ -65,7 +65,8 @@ class Stream {
 
   CUstream_st* handle_ = nullptr;
   int num_multiprocessors_ = 0;
-  bool is_hopper_or_newer_ = false;
+  // Newer GPUs run what is compiled for 8.0 (cuda.bzl), which has none of this.
+  bool runs_hopper_code_ = false;
   size_t max_shared_memory_ = 0;
   std::unordered_map<const void*, size_t> shared_memory_;
   std::string error_;
