@@ -52,6 +52,11 @@ StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   options.prompt = config.prompt();
   options.output = config.output();
   options.tree = config.tree();
+  TREELINE_ASSIGN_OR_RETURN(options.tree_accepts,
+                            ParseList("tree-accepts", config.tree_accepts(), 0, 1 << 20));
+  if (std::ranges::all_of(options.tree_accepts, [](int32_t steps) { return steps == 0; })) {
+    return InvalidArgument("--tree-accepts {}: no steps", config.tree_accepts());
+  }
   options.repeats = config.repeats();
   options.max_batch_tokens = config.max_batch_tokens();
   TREELINE_ASSIGN_OR_RETURN(options.contexts,

@@ -110,6 +110,11 @@ TEST(BenchTest, VerifiesTrees) {
   EXPECT_THAT(works, ElementsAre("decode 1 3", "decode 4 12", "verify 1 9", "verify 4 36"));
 }
 
+TEST(BenchTest, StepsThatAcceptNothingAreNoMix) {
+  const Ran ran = RunBench(Config(kLinearized, {"--tree", "7", "--tree-accepts", "0,0"}));
+  EXPECT_THAT(std::string(ran.status.message()), HasSubstr("--tree-accepts 0,0"));
+}
+
 TEST(BenchTest, SoftmaxModelsAreMeasuredPastTheirTraining) {
   const Ran ran = RunBench(Config(kSoftmax, {"--context", "2047", "--json", "-"}));
   ASSERT_EQ(ran.status, OkStatus());

@@ -1,6 +1,7 @@
 #include "engine/bench/throughput.h"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 #include <span>
 #include <utility>
@@ -28,6 +29,30 @@ Status CheckFits(const ThroughputOptions& options, const EngineLimits& limits) {
         Largest(options.sequences), limits.num_slots);
   }
   return OkStatus();
+}
+
+// Nodes of a path down the first children of a tree whose nodes have two each.
+int32_t Depth(int32_t nodes) {
+  int32_t depth = 0;
+  for (int32_t node = 0; node < nodes; node = 2 * node + 1) ++depth;
+  return depth;
+}
+
+// The nodes that each of the `output` steps commits. At any step the number of those that accepted
+// so many is as near to its share as it can be.
+std::vector<int32_t> PathLengths(const ThroughputOptions& options) {
+  const std::vector<int32_t>& shares = options.tree_accepts;
+  const double total = std::accumulate(shares.begin(), shares.end(), 0.0);
+  std::vector<double> owed(shares.size());
+  std::vector<int32_t> lengths;
+  for (int32_t step = 0; step < options.output; ++step) {
+    for (size_t i = 0; i < shares.size(); ++i) owed[i] += shares[i] / total;
+    const auto most = std::max_element(owed.begin(), owed.end());
+    *most -= 1;
+    const int32_t accepted = static_cast<int32_t>(most - owed.begin());
+    lengths.push_back(std::min(1 + accepted, Depth(options.tree)));
+  }
+  return lengths;
 }
 
 class Measurer {
@@ -88,7 +113,8 @@ class Measurer {
       next.work = Work::kVerify;
       next.sequences = sequences;
       next.steps = options_.output;
-      next.tokens = sequences * options_.output * static_cast<int32_t>(PathAccepted().size());
+      next.tokens = 0;
+      for (const int32_t length : PathLengths(options_)) next.tokens += sequences * length;
       TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Verify(sequences); }));
     }
     return OkStatus();
@@ -144,21 +170,13 @@ class Measurer {
     return OkStatus();
   }
 
-  // Nodes 0, 1, 3, as far as there are such.
-  std::vector<int32_t> PathAccepted() const {
-    std::vector<int32_t> path;
-    for (int32_t node = 0; node < options_.tree; node = 2 * node + 1) {
-      if (path.size() < ThroughputOptions::kAccepted) path.push_back(node);
-    }
-    return path;
-  }
-
   // All nodes' next tokens are wanted.
   Status Verify(int32_t sequences) {
-    const std::vector<int32_t> path = PathAccepted();
     std::vector<int32_t> parents;
     for (int32_t i = 0; i < options_.tree; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
-    for (int32_t step = 0; step < options_.output; ++step) {
+    for (const int32_t length : PathLengths(options_)) {
+      std::vector<int32_t> path = {0};
+      while (static_cast<int32_t>(path.size()) < length) path.push_back(2 * path.back() + 1);
       Batch batch;
       for (int32_t s = 0; s < sequences; ++s) {
         TREELINE_ASSIGN_OR_RETURN(const TokenTree tree,
@@ -209,8 +227,12 @@ class Measurer {
 
 int32_t ThroughputOptions::longest() const {
   int32_t longest = std::max(prompt, output);
-  // A tree is less deep than it has nodes.
-  if (tree > 0) longest = std::max(longest, output * kAccepted + tree);
+  if (tree > 0) {
+    // A tree is less deep than it has nodes.
+    int32_t committed = tree;
+    for (const int32_t length : PathLengths(*this)) committed += length;
+    longest = std::max(longest, committed);
+  }
   return Largest(contexts) + longest;
 }
 

@@ -111,6 +111,25 @@ TEST_F(ThroughputTest, OfATreeAPathIsCommitted) {
   }
 }
 
+TEST_F(ThroughputTest, StepsAcceptInTheSharesTold) {
+  // Of 64 nodes, where a path has 6: of any 4 steps 2 commit the root alone, 1 two nodes, 1 four.
+  // Of 3 nodes a path has 2.
+  for (const auto& [nodes, tokens] :
+       {std::pair(64, 3 * (1 + 1 + 2 + 4)), {3, 3 * (1 + 1 + 2 + 2)}}) {
+    Load(20 + 12 * 4 + 64);
+    ThroughputOptions options;
+    options.prompt = 0;
+    options.output = 12;
+    options.contexts = {20};
+    options.tree = nodes;
+    options.tree_accepts = {200, 100, 0, 100};
+    options.repeats = 1;
+    const auto results = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+    ASSERT_TRUE(results.ok()) << results.status();
+    EXPECT_EQ(results->back().tokens, tokens) << nodes;
+  }
+}
+
 TEST_F(ThroughputTest, WhatDoesNotFitIsRefused) {
   Load(30);
   ThroughputOptions options;
