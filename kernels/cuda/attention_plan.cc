@@ -272,11 +272,13 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries);
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
   // A part costs one pass over its results; of few queries these are small.
-  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
+  constexpr int32_t kFewQueries = 4, kFewSteps = 8, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
   const auto parts_of = [&](const QueryBlock& tile) {
     const bool few = tile.num_queries <= kFewQueries;
     const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
-    const int32_t most = std::min(WarpBlocks::kMaxParts, few ? tile.end_step : tile.end_step / 4);
+    const int32_t steps = tile.end_step;
+    const int32_t steps_of_part = !few ? 4 : steps < kFewSteps ? 2 : 1;
+    const int32_t most = std::min(WarpBlocks::kMaxParts, steps / steps_of_part);
     if (tasks >= wanted || most < 2) return 1;
     const int32_t parts = std::min(most, (wanted + tasks - 1) / tasks);
     return (parts + kWarps - 1) / kWarps * kWarps;
