@@ -47,6 +47,15 @@ TEST(DraftTreeBuilder, NothingLiesBelowTheLastDepth) {
   EXPECT_EQ(DraftTreeBuilder(7, 0).Add(0, 10, 0.9f), -1);
 }
 
+// A drafter's logs and exps may round to a little more than 1.
+TEST(DraftTreeBuilder, RoundingMakesNoGuessMoreProbableThanTheOneBeforeIt) {
+  DraftTreeBuilder builder(7, 8);
+  const int32_t node = builder.Add(0, 10, 0.5f);
+  builder.Add(node, 20, std::nextafter(1.0f, 2.0f));
+  EXPECT_EQ(builder.PathProbabilities(), std::vector<float>({0.5f, 0.5f}));
+  EXPECT_EQ(builder.Build(1).tokens(), Tokens({7, 10}));
+}
+
 // Any number of guesses of any tree: a valid tree of at most 64 nodes, made of the best.
 TEST(DraftTreeBuilder, AnyTreeIsValid) {
   std::mt19937 rng(3);

@@ -11,6 +11,7 @@ DraftTreeBuilder::DraftTreeBuilder(int32_t root, int32_t max_depth)
 int32_t DraftTreeBuilder::Add(int32_t node, int32_t token, float probability) {
   const int32_t depth = nodes_[node].depth + 1;
   if (depth > max_depth_) return -1;
+  probability = std::min(1.0f, probability);
   for (int32_t i = node + 1; i < static_cast<int32_t>(nodes_.size()); ++i) {
     if (nodes_[i].parent != node || nodes_[i].token != token) continue;
     nodes_[i].probability = std::max(nodes_[i].probability, probability);

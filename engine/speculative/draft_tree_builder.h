@@ -16,9 +16,9 @@ class DraftTreeBuilder {
   // Node 0 is `root`, the last known token. No guess lies deeper than max_depth below it.
   DraftTreeBuilder(int32_t root, int32_t max_depth);
 
-  // A guess: `token` follows `node`, with this probability in [0, 1] if all before it is right.
-  // Where it was guessed before, the higher probability counts. Returns its node; -1 where it
-  // would lie too deep. REQUIRES: node is one of this builder's.
+  // A guess: `token` follows `node`, with this probability if all before it is right; what rounding
+  // has made more than 1 is 1. Where it was guessed before, the higher probability counts. Returns
+  // its node; -1 where it would lie too deep. REQUIRES: node is one of this builder's.
   int32_t Add(int32_t node, int32_t token, float probability);
 
   // A model's guesses below the root, but for those too deep.
