@@ -165,8 +165,8 @@ class Attender {
       for (int c = lane_; c < block_.num_columns; c += kWarp) {
         const Column column = block_.ColumnAt(c);
         const bool is_local = CodeOf(q, column) == Code::kLocal;
-        weights[c] =
-            weights[c] * (is_local ? factors.local : factors.linear) + block_.Tap(query, column);
+        weights[c] *= is_local ? factors.local : factors.linear;
+        if (step_.conv_taps > 0) weights[c] += block_.Tap(query, column);
       }
     }
     __syncthreads();

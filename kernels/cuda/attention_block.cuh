@@ -101,7 +101,7 @@ struct Block {
   }
 
   // The convolution's weight of a column. It is loaded in any case, so that loads of several
-  // columns overlap.
+  // columns overlap. REQUIRES: conv_taps > 0.
   __device__ float Tap(const Query& query, const Column& column) const {
     const int distance = query.position - column.position, last = step.conv_taps - 1;
     const float* taps = step.layer.conv_taps + int64_t{query.head} * step.conv_taps;
