@@ -92,9 +92,9 @@ def table(message: Descriptor, extension) -> str:
         if not field.GetOptions().HasExtension(extension):
             continue
         options = field.GetOptions().Extensions[extension]
-        help_text = options.help.replace("|", "\\|")
-        lines.append(f"| `--{field.name.replace('_', '-')}` | {kind(field, options)} | "
-                     f"{default(field, options)} | {help_text} |")
+        cells = [f"`--{field.name.replace('_', '-')}`", kind(field, options),
+                 default(field, options), options.help]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

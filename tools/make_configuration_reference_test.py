@@ -21,3 +21,10 @@ def test_every_flag_of_the_definition_is_in_it() -> None:
     assert len(fields) > 40
     for field in fields:
         assert f"| `--{field.replace('_', '-')}` |" in reference.OUTPUT.read_text()
+
+
+def test_every_row_has_four_cells() -> None:
+    rows = [line for line in reference.OUTPUT.read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) > 40
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 5, row
