@@ -33,11 +33,9 @@ class Stream {
   bool has_clusters() const { return runs_hopper_code_; }
   // Of a block, where a kernel asks for it.
   size_t max_shared_memory() const { return max_shared_memory_; }
-  // What a kernel has asked for so far.
-  size_t& SharedMemoryOf(const void* kernel) {
-    constexpr size_t kWithoutAsking = 48 << 10;
-    return shared_memory_.try_emplace(kernel, kWithoutAsking).first->second;
-  }
+  // What a kernel has asked for so far. How much it has without asking depends on its static shared
+  // memory: all of it is asked for.
+  size_t& SharedMemoryOf(const void* kernel) { return shared_memory_[kernel]; }
 
   bool ok() const { return error_.empty(); }
   // Keeps the first error; an empty one is none.
