@@ -142,9 +142,7 @@ StatusOr<StateSlot> DraftModelEngine::AcquireSlot() {
 void DraftModelEngine::ReleaseSlot(int32_t index) { sequences_[index] = Sequence(); }
 
 StatusOr<std::vector<RowResult>> DraftModelEngine::Step(const Batch& batch) {
-  token_ids_.clear();
-  tree_offsets_.clear();
-  slots_.clear();
+  // A batch that is refused leaves the step before as it was, whose draft trees may be committed.
   drawn_.clear();
   TREELINE_ASSIGN_OR_RETURN(std::vector<RowResult> results, target_->Step(batch));
   token_ids_ = batch.token_ids;

@@ -241,6 +241,7 @@ Status ModelEngine::Validate(const Batch& batch) const {
 StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
   StatusOr<std::vector<RowResult>> results = Run(batch);
   if (results.ok()) return results;
+  num_rows_ = 0;
   return ExplainShortage(results.status(), "no memory for a step of this size",
                          "lower --max-batch-tokens, or --state-memory and --prefix-cache-memory");
 }
