@@ -78,9 +78,9 @@ class DraftModelEngine : public Engine, private StateSlotOwner {
   const int32_t depth_;
   std::vector<Sequence> sequences_;  // [target's slots]
 
-  // Of the last step; empty where it failed.
+  // Of the last step that ran.
   std::vector<int32_t> token_ids_, tree_offsets_, slots_;
-  std::vector<int32_t> drawn_;  // [rows] the token drawn at each; -1: none.
+  std::vector<int32_t> drawn_;  // [rows] the token drawn at each; -1: none. Empty after a failure.
 };
 
 }  // namespace treeline
