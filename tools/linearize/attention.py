@@ -2,7 +2,7 @@
 
 `dense` evaluates the definition with masks over all pairs of rows: any form, any device, memory
 quadratic in the length. `chunked` computes the same function in time linear in the length for the
-forms with a local softmax and a joint denominator or no linear branch; it needs a GPU and Triton.
+forms that `has_chunked_form` tells; a local softmax needs a GPU and Triton there.
 
 Tensors are [batch, n, heads, d]. A batch row may hold several documents: `positions` [batch, n]
 counts from 0 in each, and no document sees another.
@@ -68,12 +68,13 @@ class Attention(nn.Module):
 
     def has_chunked_form(self) -> bool:
         spec = self.spec
-        return (
-            spec.local == "softmax"
-            and (spec.feature_map == "none" or spec.denominator == "joint")
-            and (spec.group_size % BLOCK_ROWS == 0 or BLOCK_ROWS % spec.group_size == 0)
-            and spec.sinks <= _MAX_SINKS
-        )
+        if spec.local == "softmax":
+            # What left a sliding window and is not yet in S has a place in the joint sum alone.
+            whole = spec.feature_map == "none" or spec.window == "group"
+            fits = (whole or spec.denominator == "joint") and spec.sinks <= _MAX_SINKS
+        else:
+            fits = spec.window == "group" and spec.lag == 1 and spec.sinks == 0
+        return fits and (spec.group_size % BLOCK_ROWS == 0 or BLOCK_ROWS % spec.group_size == 0)
 
     # The pieces.
 
@@ -149,6 +150,10 @@ class Attention(nn.Module):
             if spec.denominator == "sum":
                 linear = linear / linear.sum(-1, keepdim=True).clamp_min(_MIN_DENOMINATOR)
             weights = local + self._alpha() * linear
+        return self._weighted(weights, v)
+
+    def _weighted(self, weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """[batch, rows, heads, d] from weights [batch, heads, rows, n]."""
         weights = weights.to(v.dtype).unflatten(1, (self.kv_heads, -1))
         return torch.einsum("bkrpj,bjkd->bpkrd", weights, v).flatten(2, 3)
 
@@ -195,29 +200,70 @@ class Attention(nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """Documents must start at multiples of 64 and of the group size."""
-        from linearize import banded_attention
-
-        spec, n = self.spec, q.shape[1]
-        rows = torch.arange(n, device=q.device, dtype=torch.int32)
-        start = (rows - positions)[:, ::BLOCK_ROWS].to(torch.int32).contiguous()
-        sliding = spec.window == "sliding"
-        window = spec.window_size if sliding else n  # then groups bound it
-        if spec.feature_map == "none":
-            group, lag = (0, 0) if sliding or spec.group_size == 0 else (spec.group_size, spec.lag)
-            output = banded_attention.window_attention(
-                q, k, v, start, window, spec.sinks, group, lag
-            )
+        spec = self.spec
+        if spec.denominator == "joint":
+            output = self._joint(q, k, v, positions)
         else:
-            fq, fk = self.features(q, k)
-            fq = (fq * self.linear_factor.exp()[:, None]).to(q.dtype)
-            numerator, denominator = self._folded(fq, fk, v, positions)
-            output = banded_attention.joint_attention(
-                q, k, v, fq, fk, numerator, denominator, start,
-                window, spec.sinks, spec.group_size, spec.lag,
-            )  # fmt: skip
+            softmax = spec.local == "softmax"
+            output = self._softmax(q, k, v, positions) if softmax else self._own_group(q, k, v)
+            if spec.feature_map != "none":
+                output = output + self._linear(q, k, v, positions)
         if spec.conv_kernel:
             output = output + self._convolution(v, positions)
         return output
+
+    def _joint(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        from linearize import banded_attention
+
+        spec = self.spec
+        fq, fk = self.features(q, k)
+        fq = (fq * self.linear_factor.exp()[:, None]).to(q.dtype)
+        numerator, denominator = self._folded(fq, fk, v, positions)
+        return banded_attention.joint_attention(
+            q, k, v, fq, fk, numerator, denominator, *self._windows(positions),
+            spec.sinks, spec.group_size, spec.lag,
+        )  # fmt: skip
+
+    def _softmax(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """The local set alone."""
+        from linearize import banded_attention
+
+        spec = self.spec
+        grouped = spec.window == "group" and spec.group_size > 0
+        group, lag = (spec.group_size, spec.lag) if grouped else (0, 0)
+        return banded_attention.window_attention(
+            q, k, v, *self._windows(positions), spec.sinks, group, lag
+        )
+
+    def _windows(self, positions: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Where each block's document starts [batch, n / 64], and how many rows back are seen;
+        of windows of groups all, as the kernel knows their bounds."""
+        n = positions.shape[1]
+        rows = torch.arange(n, device=positions.device, dtype=torch.int32)
+        start = (rows - positions)[:, ::BLOCK_ROWS].to(torch.int32).contiguous()
+        return start, self.spec.window_size if self.spec.window == "sliding" else n
+
+    def _own_group(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The local set alone where it is the row's own group, weighted otherwise than by
+        softmax."""
+        g = self.spec.group_size
+        grouped_q, grouped_k, grouped_v = (x.reshape(-1, g, *x.shape[2:]) for x in (q, k, v))
+        ahead_or_self = torch.ones(1, 1, g, g, dtype=torch.bool, device=q.device).tril()
+        weights = self._local_weights(grouped_q, grouped_k, ahead_or_self)
+        return self._weighted(weights, grouped_v).reshape(q.shape)
+
+    def _linear(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """The linear set of windows of whole groups, all of it in S, by its own denominator."""
+        numerator, denominator = self._folded(*self.features(q, k), v, positions)
+        if self.spec.denominator == "sum":
+            numerator = numerator / denominator.clamp_min(_MIN_DENOMINATOR)[..., None]
+        return (self._alpha() * numerator).to(v.dtype)
 
     def _folded(
         self, fq: torch.Tensor, fk: torch.Tensor, v: torch.Tensor, positions: torch.Tensor

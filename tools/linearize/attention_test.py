@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -121,6 +123,16 @@ def test_the_linear_branch_reaches_far_rows() -> None:
     output = layer(*qkv, torch.arange(64)[None])[0, 63]
     (gradient,) = torch.autograd.grad(output.sum(), qkv[2])
     assert gradient[0].abs().sum((1, 2)).min() > 0
+
+
+_FORM_FILES = sorted((pathlib.Path(__file__).parent / "forms").rglob("*.json"))
+
+
+@pytest.mark.parametrize("path", _FORM_FILES, ids=[path.stem for path in _FORM_FILES])
+def test_forms_that_come_with_it_are_trained_in_linear_time(path: pathlib.Path) -> None:
+    block = json.loads(path.read_text(encoding="utf-8"))
+    for form in set(Form.for_layers(block, num_layers=30)):
+        assert Attention(form, heads=9, kv_heads=3, head_dim=64).has_chunked_form()
 
 
 def test_parameters_start_where_the_teacher_is_inside_the_window() -> None:

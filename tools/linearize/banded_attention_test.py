@@ -23,6 +23,10 @@ _LOCAL = {
     "group_size": 64, "window": "sliding", "window_size": 90, "sinks": 4, "local": "softmax",
     "feature_map": "none", "conv_kernel": 63,
 }  # fmt: skip
+_RELEASED = {
+    "group_size": 64, "local": "relu2", "feature_map": "identity", "qk_norm": "l2",
+    "alpha": "learned", "conv_kernel": 63,
+}  # fmt: skip
 _CASES = {
     "window of a group": _JOINT,
     "window of more": {**_JOINT, "window_size": 100, "sinks": 2},
@@ -40,6 +44,29 @@ _CASES = {
     "the same, sliding": {**_JOINT, "group_size": 16, "window_size": 70},
     "the same, local only": {**_LOCAL, "group_size": 32, "window": "group", "window_size": 96},
     "softmax": {"group_size": 0, "local": "softmax", "feature_map": "none"},
+    "released": _RELEASED,
+    "released, decay": {**_RELEASED, "group_size": 32, "decay": "head", "alpha": 0.5},
+    "released, local only": {**_RELEASED, "feature_map": "none", "alpha": None},
+    "released, local softmax": {**_RELEASED, "local": "softmax"},
+    "the same, wider, sinks": {
+        **_RELEASED,
+        "group_size": 32,
+        "window_size": 96,
+        "local": "softmax",
+        "sinks": 3,
+    },
+    "laplace, a denominator": {
+        "group_size": 64,
+        "local": "laplace",
+        "feature_map": "elu1",
+        "denominator": "sum",
+    },
+    "linear only": {
+        "group_size": 64,
+        "local": "none",
+        "feature_map": "relu",
+        "denominator": "sum",
+    },
 }
 
 

@@ -25,6 +25,11 @@ _BETAS = (0.9, 0.95)
 _WARM_UP_STEPS = 20
 _LAST_RATE = 0.05  # of the cosine schedule, relative to the peak
 _MAX_GRADIENT_NORM = 1.0
+# A learned alpha (`global_factor`) multiplies a sum over all rows before: at its best it is below
+# 1e-3, and its gradient some hundred times the others'. So it learns slowly, relative to the gates,
+# and does not count in the norm.
+_ALPHA_RATE = 2e-3
+_ALPHA = "global_factor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,10 +298,12 @@ def train_medusa(
 def _new_groups(
     parameters: Mapping[str, nn.Parameter], rate: float, gate_rate: float
 ) -> list[dict[str, Any]]:
-    """The attention's own parameters: its gates, a number a head each, and the others."""
-    gates = [p for p in parameters.values() if p.dim() == 1]
+    """The attention's own parameters: its gates, a number a head each, alpha, and the others."""
+    alphas = [p for n, p in parameters.items() if n.endswith(_ALPHA)]
+    gates = [p for n, p in parameters.items() if p.dim() == 1 and not n.endswith(_ALPHA)]
     others = [p for p in parameters.values() if p.dim() > 1]
-    return [{"params": others, "lr": rate}, {"params": gates, "lr": gate_rate}]
+    rates = [(others, rate), (gates, gate_rate), (alphas, gate_rate * _ALPHA_RATE)]
+    return [{"params": group, "lr": group_rate} for group, group_rate in rates]
 
 
 def _adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -324,12 +331,13 @@ def _run(
     device = next(iter(parameters.values())).device
     began = saved = logged = time.monotonic()
     tokens = 0
+    clipped = [p for n, p in parameters.items() if not n.endswith(_ALPHA)]
     for step in range(first, schedule.steps):
         row = sampler.row(step, schedule.max_length(step))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule.rate(step)
         values = step_function(step, to_device(row, device))
-        norm = nn.utils.clip_grad_norm_(parameters.values(), _MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(clipped, _MAX_GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens += len(row.tokens)

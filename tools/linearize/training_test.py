@@ -95,6 +95,22 @@ def test_both_stages_learn(workplace: pathlib.Path) -> None:
     assert errors[-1] < errors[0] and kl[-1] < kl[0]
 
 
+def test_a_learned_alpha_is_fitted_in_small_steps(workplace: pathlib.Path) -> None:
+    """Alone, and beside parameters whose gradients are far smaller."""
+    form = {"group_size": 8, "local": "softmax", "feature_map": "identity", "qk_norm": "l2",
+            "alpha": "learned"}  # fmt: skip
+    (workplace / "form.json").write_text(json.dumps(form))
+    same = ("--mix", "one=1", "--steps", "64:8")
+    assert _train(workplace, "transfer", "run", *same) == 0
+    assert _train(workplace, "distill", "run", *same) == 0
+    errors = [record["error"] for record in _log(workplace, "run", "transfer")]
+    kl = [record["kl"] for record in _log(workplace, "run", "distill")]
+    assert errors[-1] < errors[0] and kl[-1] < kl[0]
+    trained = command_line.Run.open(workplace / "run").trained(_BASE, torch.float32)
+    alphas = [p.item() for p in trained.attention_parameters().values()]
+    assert all(0 < abs(alpha) < 1e-3 for alpha in alphas)
+
+
 def test_layers_of_several_forms_learn_and_are_restored(workplace: pathlib.Path) -> None:
     plain = {"feature_map": "none", "denominator": "none", "decay": "none", "conv_kernel": 0}
     block = {**_FORM, "layers": [{"layers": [1], "window_size": 40, **plain}]}
