@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from linearize import (
-    corpus, evaluation, export, generation, medusa, model, pairs, recall, speed, training,
+    corpus, evaluation, export, generation, medusa, model, pairs, recall, speed, table,
+    training,
 )  # fmt: skip
 from linearize.attention import BLOCK_ROWS
 from linearize.run import Run, Settings
@@ -97,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-tokens", type=int, default=131_072)
     sub.add_argument("--out", type=pathlib.Path, required=True, help="a .json file")
     _add_device(sub)
+
+    sub = commands.add_parser("table", help="results of `eval` as Markdown tables")
+    sub.add_argument("results", type=pathlib.Path, nargs="+", help="files that `eval` wrote")
 
     sub = command("speed", "measure training on weights and tokens drawn at random; --model needs"
                   " config.json alone")  # fmt: skip
@@ -337,6 +341,11 @@ def _eval(args: argparse.Namespace) -> None:
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
+def _table(args: argparse.Namespace) -> None:
+    read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in args.results}
+    print(table.markdown(read), end="")
+
+
 def _export(args: argparse.Namespace) -> None:
     run = Run.open(args.run)
     trained = run.trained(args.model, torch.float32)
@@ -354,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = {
         "corpus": _corpus, "recall": _recall, "practice": _practice, "generate": _generate,
         "transfer": _train, "distill": _train, "medusa": _medusa, "pairs": _pairs, "eval": _eval,
-        "speed": _speed, "export": _export,
+        "speed": _speed, "table": _table, "export": _export,
     }  # fmt: skip
     torch.set_float32_matmul_precision("high")  # S is summed in TF32 on a GPU
     try:
