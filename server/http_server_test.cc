@@ -301,33 +301,45 @@ TEST_F(HttpServerTest, BodiesPastTheCapAreRefusedHoweverTheyCome) {
   EXPECT_EQ(endless_size.Read().status, 413);
 }
 
-TEST_F(HttpServerTest, SlowAndSilentClientsAreDropped) {
+// Of the limits on time each is tried alone, so that on a busy machine no other is up before it.
+TEST_F(HttpServerTest, SilentAndIdleClientsAreDropped) {
   HttpServer::Options options = Options();
-  options.limits.header_timeout = milliseconds(50);
-  options.limits.body_timeout = milliseconds(50);
   options.limits.idle_timeout = milliseconds(50);
   StartServer(std::move(options));
 
   TestClient silent(port());  // Connects and says nothing: closed without a word.
   EXPECT_EQ(silent.Read().status, 0);
 
-  TestClient half_header(port());
-  half_header.Send("GET /health HTTP/1.1\r\nX: y");
-  EXPECT_EQ(half_header.Read().status, 408);
-  EXPECT_TRUE(half_header.ReadToEnd());
+  int status = 0;
+  while (status == 0) {  // So busy, it was as good as silent.
+    TestClient idle(port());
+    idle.Get("/health");
+    status = idle.Read().status;
+    EXPECT_TRUE(idle.ReadToEnd());
+  }
+  EXPECT_EQ(status, 200);
+}
 
-  TestClient half_line(port());
-  half_line.Send("GET /hea");
-  EXPECT_EQ(half_line.Read().status, 408);
+TEST_F(HttpServerTest, ClientsThatStopInTheHeaderAreDropped) {
+  HttpServer::Options options = Options();
+  options.limits.header_timeout = milliseconds(50);
+  StartServer(std::move(options));
+  for (const char* part : {"GET /health HTTP/1.1\r\nX: y", "GET /hea"}) {
+    TestClient client(port());
+    client.Send(part);
+    EXPECT_EQ(client.Read().status, 408) << part;
+    EXPECT_TRUE(client.ReadToEnd()) << part;
+  }
+}
 
-  TestClient half_body(port());
-  half_body.Send("POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
-  EXPECT_EQ(half_body.Read().status, 408);
-
-  TestClient idle(port());
-  idle.Get("/health");
-  EXPECT_EQ(idle.Read().status, 200);
-  EXPECT_TRUE(idle.ReadToEnd());
+TEST_F(HttpServerTest, ClientsThatStopInTheBodyAreDropped) {
+  HttpServer::Options options = Options();
+  options.limits.body_timeout = milliseconds(50);
+  StartServer(std::move(options));
+  TestClient client(port());
+  client.Send("POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
+  EXPECT_EQ(client.Read().status, 408);
+  EXPECT_TRUE(client.ReadToEnd());
 }
 
 TEST_F(HttpServerTest, AClientThatLeavesIsNoticedBeforeTheAnswer) {

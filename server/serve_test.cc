@@ -2,8 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -15,7 +18,6 @@
 
 #include "scheduler/fake_engine.h"
 #include "server/byte_tokenizer.h"
-#include "server/http_server.h"
 #include "server/test_client.h"
 
 namespace treeline {
@@ -32,12 +34,31 @@ std::string WriteFile(const std::string& name, const std::string& text) {
   return path;
 }
 
-// One that nobody listens at.
-int FreePort() {
-  HttpServer server({});
-  EXPECT_EQ(server.Start(), OkStatus());
-  return server.port();
-}
+// A port that nobody listens at, and that the system gives to nobody else while this lives: a
+// server that asks for it by number may have it.
+class ReservedPort {
+ public:
+  ReservedPort() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    const int on = 1;
+    setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(fd_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+  }
+  ~ReservedPort() { close(fd_); }
+  ReservedPort(const ReservedPort&) = delete;
+  ReservedPort& operator=(const ReservedPort&) = delete;
+
+  int port() const { return port_; }
+
+ private:
+  const int fd_;
+  int port_ = 0;
+};
 
 StatusOr<LoadedModel> LoadFakeModel() {
   LoadedModel model;
@@ -162,12 +183,12 @@ TEST_F(ServeTest, HangupReadsTheKeysAgain) {
 
 TEST_F(ServeTest, TheAdminAddressHasTheMetricsToItself) {
   ServeConfig config;
-  const int admin_port = FreePort();
-  config.set_admin_port(admin_port);
+  const ReservedPort admin_port;
+  config.set_admin_port(admin_port.port());
   Start(config);
   EXPECT_EQ(StatusOf("/metrics"), 404);
   EXPECT_EQ(StatusOf("/health"), 200);
-  port_ = admin_port;
+  port_ = admin_port.port();
   for (const char* path : {"/metrics", "/version", "/health", "/ready"}) {
     EXPECT_EQ(StatusOf(path), 200) << path;
   }
@@ -181,7 +202,7 @@ TEST_F(ServeTest, TheAdminAddressHasTheMetricsToItself) {
 class LoadingTest : public ServeTest {
  protected:
   LoadingTest() {
-    port_ = FreePort();
+    port_ = reserved_.port();
     ServeConfig config;
     config.set_port(port_);
     thread_ = std::thread([this, config, may_end = may_end_, ended = ended_] {
@@ -196,6 +217,7 @@ class LoadingTest : public ServeTest {
     while (!TestClient::CanConnect(port_)) std::this_thread::yield();
   }
 
+  const ReservedPort reserved_;
   // Owned by the load too, which may outlive the server.
   std::shared_ptr<std::binary_semaphore> may_end_ = std::make_shared<std::binary_semaphore>(0);
   std::shared_ptr<std::binary_semaphore> ended_ = std::make_shared<std::binary_semaphore>(0);

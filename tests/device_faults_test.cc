@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <semaphore>
@@ -31,6 +32,7 @@ using ::testing::HasSubstr;
 
 constexpr char kModel[] = "tests/testdata/checkpoints/hybrid";
 constexpr int kManySteps = 100'000;
+constexpr int32_t kUnfinished = 1'000'000;  // Tokens: more than there will be.
 
 std::unique_ptr<FaultyBackend> MakeBackend(const std::string& device) {
   const bool on_gpu = device == "cuda";
@@ -114,6 +116,7 @@ class ServedDeviceFaultsTest : public DeviceFaultsTest {
     model.device = GetParam();
     ModelEngine::Options options;
     options.max_slots = 2;
+    options.max_context = 2 * kUnfinished;
     auto engine = LoadEngine(std::move(backend), options);
     ASSERT_TRUE(engine.ok()) << engine.status();
     model.engine = *std::move(engine);
@@ -164,7 +167,8 @@ class ServedDeviceFaultsTest : public DeviceFaultsTest {
   FaultyBackend* backend_ = nullptr;  // The engine's.
   std::unique_ptr<Runtime> runtime_;
   std::optional<HttpApi::Model> model_;
-  HttpApi api_{{.version = "1"}, metrics_, intake_};
+  // A ping to the request that waits would take its status along.
+  HttpApi api_{{.version = "1", .ping_interval = std::chrono::hours(1)}, metrics_, intake_};
   HttpServer server_{{}};
 };
 
@@ -188,7 +192,6 @@ void ServedDeviceFaultsTest::ExpectShortMemoryCostsTheStepAlone() {
 }
 
 void ServedDeviceFaultsTest::ExpectALostDeviceEndsEverything() {
-  constexpr int32_t kUnfinished = 1500;  // Tokens: more than there will be.
   TestClient streaming(server_.port()), whole(server_.port()), queued(server_.port());
   streaming.Post("/v1/completions", Body(3, kUnfinished, /*stream=*/true), "Connection: close\r\n");
   steps_allowed_.release(50);
