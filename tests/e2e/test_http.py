@@ -103,7 +103,7 @@ def test_a_leaving_client_frees_its_slot(server: Server) -> None:
         wait_for(lambda: metric(
             server, r'request_success_total\{[^}]*finished_reason="abort"\}') == aborted + 1)
         wait_for(lambda: metric(server, "num_requests_running") == 0)
-        assert metric(server, "state_slots_used") == 0
+        wait_for(lambda: metric(server, "state_slots_used") == 0)
 
 
 def test_hostile_sockets_hurt_nobody(server: Server) -> None:
@@ -150,8 +150,9 @@ def test_keys(tmp_path: pathlib.Path) -> None:
 
 
 def test_sigterm_lets_running_requests_finish(tmp_path: pathlib.Path) -> None:
-    draining = start_server(tmp_path)
-    connection = post_and_keep_open(draining, LONG | {"stream": True, "max_tokens": 300})
+    # So much that it still runs once the others below have been answered.
+    draining = start_server(tmp_path, "--drafter", "none", "--drain-timeout-seconds", "600")
+    connection = post_and_keep_open(draining, LONG | {"stream": True, "max_tokens": 500})
     received = connection.recv(20)  # Under way.
     draining.process.send_signal(signal.SIGTERM)
     wait_for(lambda: ask(draining, "GET", "/ready")[0] == 503)
@@ -224,7 +225,8 @@ def test_a_request_is_a_span_of_its_clients_trace(tmp_path: pathlib.Path) -> Non
     refused = ask(server, "POST", "/v1/completions", {"prompt": secret, "top_p": 7})[1]
     assert ask(server, "GET", "/health")[0] == 200  # Probes are not logged.
     assert stop_server(server) == 0
-    span, refusal = spans(tmp_path)
+    # A request is logged once it is answered: the next one may be before it.
+    span, refusal = sorted(spans(tmp_path), key=lambda span: span["status"])
     assert echoed == ["00", span["trace_id"], span["span_id"], "01"]
     assert span["trace_id"] == parent.split("-")[1]
     assert span["parent_span_id"] == parent.split("-")[2]

@@ -40,8 +40,9 @@ MAX_BODY_BYTES = 256 << 10
 REFUSALS = ("429", "503")
 # What an action that overlaps a restart may meet besides.
 RESTART_OUTCOMES = ("connection failed", "shutting down", "503")
-# A server that drains breaks no connection that it took so long before.
-TAKEN_S = 0.2
+# A server that drains breaks no connection that it took before. An action has its connection so
+# long after its start.
+OPENED_S = 0.2
 
 # Bodies that are answered with 400, whatever else goes on.
 BAD_BODIES = (
@@ -176,13 +177,15 @@ class Chaos:
         """By a restart since the action's start."""
         for down in self.downs:
             if outcome in RESTART_OUTCOMES and down.end >= start:
-                drained = down.gentle and start < down.begin - TAKEN_S
+                drained = down.gentle and start < down.begin - OPENED_S
                 if not drained or outcome != "connection failed":
                     return True
         return False
 
     async def restart(self, gently: bool) -> None:
         down = Down(gently, time.monotonic())
+        if gently:
+            await self.probe()  # Connections are taken in turn: those opened before it are by now.
         self.downs.append(down)
         loop = asyncio.get_running_loop()
         if gently:
@@ -362,7 +365,7 @@ class Chaos:
         finally:
             await connection.close()
 
-    async def probe(self, _: Action) -> str:
+    async def probe(self, _: Action | None = None) -> str:
         connection = await self.open()
         try:
             await connection.send(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
