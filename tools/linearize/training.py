@@ -26,8 +26,8 @@ _WARM_UP_STEPS = 20
 _LAST_RATE = 0.05  # of the cosine schedule, relative to the peak
 _MAX_GRADIENT_NORM = 1.0
 # A learned alpha (`global_factor`) multiplies a sum over all rows before: at its best it is below
-# 1e-3, and its gradient some hundred times the others'. So it learns slowly, relative to the gates,
-# and does not count in the norm.
+# 1e-3 in most layers, and its gradient some hundred times the others'. So it learns slowly,
+# relative to the gates, and does not count in the norm.
 _ALPHA_RATE = 2e-3
 _ALPHA = "global_factor"
 
