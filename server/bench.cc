@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "engine/backend/timed_backend.h"
@@ -73,11 +74,15 @@ const char* Name(Work work) {
 
 double PerSecond(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
 
+// Of where the model runs.
+using Ceilings = std::variant<MachineCeilings, DeviceCeilings>;
+
 struct Report {
   std::string model;  // As the flags name it.
   bool random_weights;
   const ModelEngine& engine;
-  MachineCeilings ceilings;
+  Ceilings ceilings;
+  size_t peak_device_memory = 0;  // 0: it is the host's.
   std::vector<Throughput> results;
 };
 
@@ -92,6 +97,7 @@ Json ToJson(const Throughput& result) {
        {{"median", result.tokens_per_second}, {"min", result.slowest}, {"max", result.fastest}}},
       {"seconds",
        {{"all", result.seconds},
+        {"timed", result.timed_seconds},
         {"dense", operations.dense_seconds},
         {"attention", operations.attention_seconds},
         {"other", result.other_seconds()}}},
@@ -100,26 +106,36 @@ Json ToJson(const Throughput& result) {
       {"weight_bytes_per_second", PerSecond(operations.dense_weight_bytes, result.seconds)}};
 }
 
+Json ToJson(const Ceilings& ceilings) {
+  if (const auto* machine = std::get_if<MachineCeilings>(&ceilings)) {
+    return {{"memory_bytes_per_second", machine->memory_bytes_per_second},
+            {"fp32_flops_per_second", machine->fp32_operations_per_second}};
+  }
+  const auto& device = std::get<DeviceCeilings>(ceilings);
+  return {{"copied_bytes_per_second", device.copied_bytes_per_second},
+          {"bf16_product_flops_per_second", device.product_operations_per_second}};
+}
+
 Json ToJson(const Report& report) {
   Json results = Json::array();
   for (const Throughput& result : report.results) results.push_back(ToJson(result));
-  return {{"model", report.model},
-          {"random_weights", report.random_weights},
-          {"attention", ToString(report.engine.config().attention)},
-          {"summary", report.engine.Summary()},
-          {"weight_bytes", report.engine.weight_bytes()},
-          {"max_context", report.engine.limits().max_context},
-          {"state_bytes_per_sequence", report.engine.state_bytes()},
-          {"ceilings",
-           {{"memory_bytes_per_second", report.ceilings.memory_bytes_per_second},
-            {"fp32_flops_per_second", report.ceilings.fp32_operations_per_second}}},
-          {"results", std::move(results)}};
+  Json json = {{"model", report.model},
+               {"random_weights", report.random_weights},
+               {"attention", ToString(report.engine.config().attention)},
+               {"summary", report.engine.Summary()},
+               {"weight_bytes", report.engine.weight_bytes()},
+               {"max_context", report.engine.limits().max_context},
+               {"state_bytes_per_sequence", report.engine.state_bytes()},
+               {"ceilings", ToJson(report.ceilings)},
+               {"results", std::move(results)}};
+  if (report.peak_device_memory > 0) json["peak_device_memory_bytes"] = report.peak_device_memory;
+  return json;
 }
 
 std::string TableRow(const Throughput& result) {
   const OperationTimes& operations = result.operations;
   const auto percent = [&](double seconds) {
-    return fmt::format("{:.0f}%", 100 * PerSecond(seconds, result.seconds));
+    return fmt::format("{:.0f}%", 100 * PerSecond(seconds, result.timed_seconds));
   };
   // A prefill's steps read the weights too, but it is not what bounds them.
   const std::string weights =
@@ -134,18 +150,33 @@ std::string TableRow(const Throughput& result) {
       1e-9 * PerSecond(operations.dense_operations, operations.dense_seconds), weights);
 }
 
+std::string Line(const Ceilings& ceilings) {
+  if (const auto* machine = std::get_if<MachineCeilings>(&ceilings)) {
+    return fmt::format("at best: memory read at {:.1f} GB/s, fp32 at {:.1f} GFLOP/s\n",
+                       1e-9 * machine->memory_bytes_per_second,
+                       1e-9 * machine->fp32_operations_per_second);
+  }
+  const auto& device = std::get<DeviceCeilings>(ceilings);
+  return fmt::format(
+      "at best: memory copied at {:.0f} GB/s read and written, bf16 products at {:.0f} GFLOP/s\n",
+      1e-9 * device.copied_bytes_per_second, 1e-9 * device.product_operations_per_second);
+}
+
 std::string Table(const Report& report) {
   std::string table = report.model + (report.random_weights ? ", random weights\n" : "\n");
   for (const std::string& line : report.engine.Summary()) table += line + "\n";
-  table += fmt::format("at best: memory read at {:.1f} GB/s, fp32 at {:.1f} GFLOP/s\n\n",
-                       1e-9 * report.ceilings.memory_bytes_per_second,
-                       1e-9 * report.ceilings.fp32_operations_per_second);
+  table += Line(report.ceilings);
+  if (report.peak_device_memory > 0) {
+    table += fmt::format("device memory at most {} MiB\n", report.peak_device_memory >> 20);
+  }
+  table += "\n";
   table += fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>9}{:>6}\n",
                        "work", "context", "sequences", "tokens", "tokens/s", "min", "max", "dense",
                        "attention", "other", "GFLOP/s", "GB/s");
   for (const Throughput& result : report.results) table += TableRow(result);
   return table +
-         "\ntokens/s: the median, over all sequences; dense, attention, other: where its time went;"
+         "\ntokens/s: the median, over all sequences; dense, attention, other: where the time of a "
+         "step went;"
          "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode or "
          "verify\n";
 }
@@ -184,10 +215,7 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelEngine> engine,
                             ModelEngine::Load(*checkpoint, options, std::move(timed_backend)));
 
-  Report report{checkpoint->path(), random_weights, *engine, {}, {}};
-  log << "measuring the machine\n" << std::flush;
-  TREELINE_ASSIGN_OR_RETURN(report.ceilings,
-                            MeasureCeilings(kMemoryBytes, Clock::Real(), backend.host_threads()));
+  Report report{checkpoint->path(), random_weights, *engine, {}, 0, {}};
   const auto progress = [&](const Throughput& next) {
     log << fmt::format("measuring {} at context {}, {} tokens of {} sequences\n", Name(next.work),
                        next.context, next.tokens, next.sequences)
@@ -195,6 +223,15 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   };
   TREELINE_ASSIGN_OR_RETURN(report.results,
                             MeasureThroughput(measure, progress, Clock::Real(), *engine, backend));
+  // Before the next measurement's own.
+  report.peak_device_memory = backend.PeakMemory();
+  log << "measuring the machine\n" << std::flush;
+  if (backend.is_asynchronous()) {
+    TREELINE_ASSIGN_OR_RETURN(report.ceilings, MeasureDeviceCeilings(kMemoryBytes, backend));
+  } else {
+    TREELINE_ASSIGN_OR_RETURN(report.ceilings,
+                              MeasureCeilings(kMemoryBytes, Clock::Real(), backend.host_threads()));
+  }
 
   if (json_to_out) {
     out << ToJson(report).dump() << "\n";

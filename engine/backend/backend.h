@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "engine/base/status.h"
 #include "kernels/cpu/thread_pool.h"
@@ -34,6 +35,18 @@ class Matrix {
 
 // Device memory, freed with its last owner.
 using Buffer = std::shared_ptr<void>;
+
+// Times operations on a device's own clock, for benchmarks; they do not overlap then. Belongs to
+// its backend, which must outlive it.
+class DeviceTimer {
+ public:
+  virtual ~DeviceTimer() = default;
+  // The moment when all that was called before is done.
+  virtual void Mark() = 0;
+  // Waits. The seconds from each mark to the next one since the last call; 0 after a failure, which
+  // Synchronize tells.
+  virtual std::vector<double> Take() = 0;
+};
 
 class Backend {
  public:
@@ -78,6 +91,12 @@ class Backend {
   virtual Status Synchronize() = 0;
   // What is known to have failed without waiting: memory that was short, a call that was refused.
   virtual Status FailureSoFar() = 0;
+
+  // Null where operations are done when their call returns, so that any clock will do.
+  virtual std::unique_ptr<DeviceTimer> CreateTimer() = 0;
+  // Bytes of the device's own memory that were taken at once at most so far, by everything; 0 where
+  // the device's memory is the host's.
+  virtual size_t PeakMemory() const = 0;
 
   // Threads for work on the host, between operations.
   virtual ThreadPool& host_threads() = 0;

@@ -50,6 +50,8 @@ class BackendDecorator : public Backend {
   void Commit(std::span<const CommitParams> layers) override { backend_->Commit(layers); }
   Status Synchronize() override { return backend_->Synchronize(); }
   Status FailureSoFar() override { return backend_->FailureSoFar(); }
+  std::unique_ptr<DeviceTimer> CreateTimer() override { return backend_->CreateTimer(); }
+  size_t PeakMemory() const override { return backend_->PeakMemory(); }
   ThreadPool& host_threads() override { return backend_->host_threads(); }
 
  protected:

@@ -172,6 +172,8 @@ class CpuBackend : public Backend {
 
   Status Synchronize() override { return OkStatus(); }
   Status FailureSoFar() override { return OkStatus(); }
+  std::unique_ptr<DeviceTimer> CreateTimer() override { return nullptr; }
+  size_t PeakMemory() const override { return 0; }
   ThreadPool& host_threads() override { return pool_; }
 
  private:

@@ -11,6 +11,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/cuda/timer.h"
 #include "kernels/cuda/vocabulary.h"
 #include "kernels/float_types.h"
 
@@ -55,6 +56,16 @@ class CudaMatrix : public Matrix {
 const cuda::DeviceMatrix& View(const Matrix& matrix) {
   return static_cast<const CudaMatrix&>(matrix).view;
 }
+
+class CudaTimer : public DeviceTimer {
+ public:
+  explicit CudaTimer(cuda::Stream& stream) : timer_(stream) {}
+  void Mark() override { timer_.Mark(); }
+  std::vector<double> Take() override { return timer_.Take(); }
+
+ private:
+  cuda::Timer timer_;
+};
 
 class CudaBackend : public Backend {
  public:
@@ -131,6 +142,10 @@ class CudaBackend : public Backend {
 
   Status Synchronize() override { return Result(*stream_); }
   Status FailureSoFar() override { return stream_->ok() ? OkStatus() : Result(*stream_); }
+  std::unique_ptr<DeviceTimer> CreateTimer() override {
+    return std::make_unique<CudaTimer>(*stream_);
+  }
+  size_t PeakMemory() const override { return stream_->PeakMemory(); }
   ThreadPool& host_threads() override { return pool_; }
 
  private:

@@ -1,36 +1,52 @@
 #include "engine/backend/timed_backend.h"
 
 namespace treeline {
-namespace {
 
 template <typename Operation>
-double Seconds(const Clock& clock, const Operation& operation) {
-  const TimePoint start = clock.Now();
+void TimedBackend::Time(double OperationTimes::*seconds, const Operation& operation) {
+  if (!is_asynchronous()) {
+    const TimePoint start = clock_.Now();
+    operation();
+    times_.*seconds += ToSeconds(clock_.Now() - start);
+    return;
+  }
+  if (is_timing_) timer_->Mark();
   operation();
-  return ToSeconds(clock.Now() - start);
+  if (!is_timing_) return;
+  timer_->Mark();
+  marked_.push_back(seconds);
 }
 
-}  // namespace
+OperationTimes TimedBackend::Take() {
+  if (!marked_.empty()) {
+    const std::vector<double> between_marks = timer_->Take();
+    for (size_t i = 0; i < marked_.size() && 2 * i < between_marks.size(); ++i) {
+      times_.*marked_[i] += between_marks[2 * i];
+    }
+    marked_.clear();
+  }
+  return std::exchange(times_, OperationTimes());
+}
 
 void TimedBackend::MatMul(const MatMulParams& params, const Matrix& matrix) {
-  times_.dense_seconds += Seconds(clock_, [&] { decorated().MatMul(params, matrix); });
+  Time(&OperationTimes::dense_seconds, [&] { decorated().MatMul(params, matrix); });
   times_.dense_operations += 2.0 * params.rows * matrix.n() * matrix.k();
   times_.dense_weight_bytes += static_cast<double>(matrix.bytes());
 }
 
 void TimedBackend::GatedMatMul(const GatedMatMulParams& params, const Matrix& gate,
                                const Matrix& up) {
-  times_.dense_seconds += Seconds(clock_, [&] { decorated().GatedMatMul(params, gate, up); });
+  Time(&OperationTimes::dense_seconds, [&] { decorated().GatedMatMul(params, gate, up); });
   times_.dense_operations += 4.0 * params.rows * gate.n() * gate.k();
   times_.dense_weight_bytes += static_cast<double>(gate.bytes() + up.bytes());
 }
 
 void TimedBackend::Attention(const AttentionParams& params) {
-  times_.attention_seconds += Seconds(clock_, [&] { decorated().Attention(params); });
+  Time(&OperationTimes::attention_seconds, [&] { decorated().Attention(params); });
 }
 
 void TimedBackend::Commit(std::span<const CommitParams> layers) {
-  times_.attention_seconds += Seconds(clock_, [&] { decorated().Commit(layers); });
+  Time(&OperationTimes::attention_seconds, [&] { decorated().Commit(layers); });
 }
 
 }  // namespace treeline

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "engine/backend/backend.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/thread_pool.h"
@@ -21,6 +22,14 @@ struct MachineCeilings {
 // they are not to be had.
 StatusOr<MachineCeilings> MeasureCeilings(size_t memory_bytes, const Clock& clock,
                                           ThreadPool& pool);
+
+struct DeviceCeilings {
+  double copied_bytes_per_second = 0;        // Within its memory; read and written, both counted.
+  double product_operations_per_second = 0;  // Of a large product of bf16 weights.
+};
+
+// The same of a device that has a timer, which is required.
+StatusOr<DeviceCeilings> MeasureDeviceCeilings(size_t memory_bytes, Backend& backend);
 
 }  // namespace treeline
 

@@ -124,23 +124,36 @@ class Measurer {
   template <typename WorkFunction>
   Status Measure(Throughput result, const StateSnapshot& start, const WorkFunction& work) {
     if (progress_) progress_(result);
-    std::vector<Repeat> repeats;
-    for (int32_t i = 0; i <= options_.repeats; ++i) {
+    const auto repeat = [&]() -> StatusOr<Repeat> {
       for (int32_t s = 0; s < result.sequences; ++s) engine_.pool().Restore(slots_[s], start);
+      TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
       backend_.Take();
       const TimePoint begin = clock_.Now();
       TREELINE_RETURN_IF_ERROR(work());
+      TREELINE_RETURN_IF_ERROR(backend_.Synchronize());
       const double seconds = ToSeconds(clock_.Now() - begin);
-      if (i > 0) repeats.push_back({seconds, backend_.Take()});
+      return Repeat{seconds, backend_.Take()};
+    };
+    TREELINE_RETURN_IF_ERROR(repeat().status());
+    std::vector<Repeat> repeats;
+    for (int32_t i = 0; i < options_.repeats; ++i) {
+      TREELINE_ASSIGN_OR_RETURN(repeats.emplace_back(), repeat());
     }
     std::sort(repeats.begin(), repeats.end(),
               [](const Repeat& a, const Repeat& b) { return a.seconds < b.seconds; });
-    const Repeat& median = repeats[repeats.size() / 2];
+    const Repeat median = repeats[repeats.size() / 2];
+    Repeat timed = median;
+    if (backend_.is_asynchronous()) {
+      backend_.set_is_timing(true);
+      TREELINE_ASSIGN_OR_RETURN(timed, repeat());
+      backend_.set_is_timing(false);
+    }
     result.tokens_per_second = result.tokens / median.seconds;
     result.slowest = result.tokens / repeats.back().seconds;
     result.fastest = result.tokens / repeats.front().seconds;
     result.seconds = median.seconds;
-    result.operations = median.operations;
+    result.timed_seconds = timed.seconds;
+    result.operations = timed.operations;
     results_.push_back(result);
     return OkStatus();
   }

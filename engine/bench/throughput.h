@@ -47,10 +47,14 @@ struct Throughput {
   // the middle); the times below are its.
   double tokens_per_second = 0, slowest = 0, fastest = 0;
   double seconds = 0;
+
+  // Where time goes: of the same repeat, or, where operations run on when their call has returned,
+  // of one more, which is slower, as they are timed and do not overlap.
+  double timed_seconds = 0;
   OperationTimes operations;
 
   double other_seconds() const {
-    return seconds - operations.dense_seconds - operations.attention_seconds;
+    return timed_seconds - operations.dense_seconds - operations.attention_seconds;
   }
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "engine/backend/fake_device.h"
 #include "engine/model/checkpoint.h"
 
 namespace treeline {
@@ -30,11 +31,12 @@ class ScriptedClock : public Clock {
 class ThroughputTest : public testing::Test {
  protected:
   // An engine that holds just `max_context` tokens.
-  void Load(int32_t max_context) {
+  void Load(int32_t max_context, bool on_device = false) {
     auto checkpoint = Checkpoint::Open("tests/testdata/checkpoints/window_equal");
     ASSERT_TRUE(checkpoint.ok());
     auto backend = CreateCpuBackend({.threads = 1, .matmul_kernel = "fp32"});
     ASSERT_TRUE(backend.ok());
+    if (on_device) backend = std::make_unique<FakeDevice>(*std::move(backend));
     auto timed = std::make_unique<TimedBackend>(*std::move(backend), Clock::Real());
     backend_ = timed.get();
     ModelEngine::Options options;
@@ -68,6 +70,25 @@ TEST_F(ThroughputTest, RatesAreOfTheRepeatsWithoutTheWarmUp) {
   EXPECT_EQ(result.tokens_per_second, 24 / 2.0);
   EXPECT_EQ(result.slowest, 24 / 4.0);
   EXPECT_EQ(result.fastest, 24 / 1.0);
+}
+
+TEST_F(ThroughputTest, OfADeviceOneMoreRepeatTellsWhereTimeGoes) {
+  Load(40, /*on_device=*/true);
+  ThroughputOptions options;
+  options.prompt = 24;
+  options.output = 0;
+  options.contexts = {0};
+  options.repeats = 1;
+  const ScriptedClock clock({0, 100, 7, 4, 7, 60});
+  const auto results = MeasureThroughput(options, {}, clock, *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  const Throughput& result = results->front();
+  EXPECT_EQ(result.seconds, 4);
+  EXPECT_EQ(result.timed_seconds, 60);
+  EXPECT_GT(result.operations.dense_seconds, 0);
+  EXPECT_GT(result.operations.attention_seconds, 0);
+  EXPECT_EQ(result.other_seconds(),
+            60 - result.operations.dense_seconds - result.operations.attention_seconds);
 }
 
 // No repeat may find what another left: the engine holds no token more than one needs.

@@ -30,7 +30,6 @@ std::string ErrorText(const char* call, cudaError_t code) {
 std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
   std::shared_ptr<Stream> stream(new Stream());
   Stream& s = *stream;
-  cudaMemPool_t pool = nullptr;
   uint64_t keep_all = std::numeric_limits<uint64_t>::max();
   int shared = 0, major = 0;
   const bool opened =
@@ -43,10 +42,10 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
             cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal)) &&
       Check(s, "cudaDeviceGetAttribute",
             cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal)) &&
-      Check(s, "cudaDeviceGetDefaultMemPool", cudaDeviceGetDefaultMemPool(&pool, ordinal)) &&
+      Check(s, "cudaDeviceGetDefaultMemPool", cudaDeviceGetDefaultMemPool(&s.pool_, ordinal)) &&
       // What is given back stays in the pool, for the next step.
       Check(s, "cudaMemPoolSetAttribute",
-            cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep_all)) &&
+            cudaMemPoolSetAttribute(s.pool_, cudaMemPoolAttrReleaseThreshold, &keep_all)) &&
       Check(s, "cudaMallocHost",
             cudaMallocHost(reinterpret_cast<void**>(&s.upload_host_), kUploadBytes)) &&
       Check(s, "cudaMallocHost",
@@ -96,6 +95,12 @@ void* Stream::Allocate(size_t bytes) {
 
 void Stream::Free(void* data) {
   if (data != nullptr) cudaFreeAsync(data, handle_);
+}
+
+size_t Stream::PeakMemory() const {
+  uint64_t bytes = 0;
+  const cudaError_t code = cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &bytes);
+  return code == cudaSuccess ? bytes : 0;
 }
 
 void Stream::Copy(void* to, const void* from, size_t bytes) {

@@ -13,7 +13,9 @@
 #include <unordered_map>
 #include <vector>
 
-struct CUstream_st;  // What cudaStream_t points to: CUDA's headers stay out of this one.
+// What cudaStream_t and cudaMemPool_t point to: CUDA's headers stay out of this one.
+struct CUstream_st;
+struct CUmemPoolHandle_st;
 
 namespace treeline::cuda {
 
@@ -47,6 +49,8 @@ class Stream {
   // the stream.
   void* Allocate(size_t bytes);
   void Free(void* data);
+  // The most that was allocated at once so far; what Upload takes is not in it.
+  size_t PeakMemory() const;
 
   void Copy(void* to, const void* from, size_t bytes);
   // `from` may change when the call returns.
@@ -62,6 +66,7 @@ class Stream {
   Stream() = default;
 
   CUstream_st* handle_ = nullptr;
+  CUmemPoolHandle_st* pool_ = nullptr;
   int num_multiprocessors_ = 0;
   // Newer GPUs run what is compiled for 8.0 (cuda.bzl), which has none of this.
   bool runs_hopper_code_ = false;
