@@ -17,6 +17,8 @@
 #include "engine/bench/throughput.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model_engine.h"
+#include "engine/speculative/draft_choices.h"
+#include "engine/speculative/token_tree.h"
 #include "server/open_model.h"
 
 namespace treeline {
@@ -44,6 +46,28 @@ StatusOr<std::vector<int32_t>> ParseList(const std::string& name, const std::str
   return values;
 }
 
+// The parents of a tree's nodes, as --tree names it.
+StatusOr<std::vector<int32_t>> ParseTree(const std::string& text) {
+  std::vector<int32_t> parents;
+  int32_t nodes = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), nodes);
+  if (error == std::errc() && stop == text.data() + text.size()) {
+    if (nodes < 0 || nodes > TokenTree::kMaxNodes) {
+      return InvalidArgument("--tree {}: a tree has 1 to {} nodes; 0: measure none", nodes,
+                             TokenTree::kMaxNodes);
+    }
+    for (int32_t i = 0; i < nodes; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
+    return parents;
+  }
+  const StatusOr<DraftChoices> choices = DraftChoices::Load(text);
+  if (!choices.ok()) return Annotate(choices.status(), "--tree");
+  parents.push_back(-1);
+  for (const DraftChoices::Choice& choice : choices->choices()) {
+    parents.push_back(choice.parent + 1);
+  }
+  return parents;
+}
+
 StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   constexpr int32_t kMaxContext = 1 << 24, kMaxSequences = 1 << 16;
   if (config.prompt() == 0 && config.output() == 0) {
@@ -52,7 +76,7 @@ StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   ThroughputOptions options;
   options.prompt = config.prompt();
   options.output = config.output();
-  options.tree = config.tree();
+  TREELINE_ASSIGN_OR_RETURN(options.tree, ParseTree(config.tree()));
   TREELINE_ASSIGN_OR_RETURN(options.tree_accepts,
                             ParseList("tree-accepts", config.tree_accepts(), 0, 1 << 20));
   if (std::ranges::all_of(options.tree_accepts, [](int32_t steps) { return steps == 0; })) {

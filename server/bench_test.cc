@@ -110,6 +110,17 @@ TEST(BenchTest, VerifiesTrees) {
   EXPECT_THAT(works, ElementsAre("decode 1 3", "decode 4 12", "verify 1 9", "verify 4 36"));
 }
 
+TEST(BenchTest, VerifiesAStaticTree) {
+  // The deepest path of Medusa's tree has a root and four guesses.
+  const Ran ran = RunBench(
+      Config(kLinearized, {"--prompt", "0", "--context", "0", "--sequences", "1", "--tree",
+                           "mc_sim_7b_63", "--tree-accepts", "0,0,0,0,0,1", "--json", "-"}));
+  ASSERT_EQ(ran.status, OkStatus());
+  const Json report = Json::parse(ran.out);
+  EXPECT_EQ(report["results"].back()["work"], "verify");
+  EXPECT_EQ(report["results"].back()["tokens"], 3 * 5);
+}
+
 TEST(BenchTest, StepsThatAcceptNothingAreNoMix) {
   const Ran ran = RunBench(Config(kLinearized, {"--tree", "7", "--tree-accepts", "0,0"}));
   EXPECT_THAT(std::string(ran.status.message()), HasSubstr("--tree-accepts 0,0"));
@@ -162,6 +173,9 @@ TEST(BenchTest, ErrorsNameTheFlag) {
     EXPECT_THAT(error({"--context", bad}),
                 HasSubstr(fmt::format("--context: '{}' is not a list", bad)));
   }
+  EXPECT_THAT(error({"--tree", "65"}), HasSubstr("--tree 65: a tree has 1 to 64 nodes"));
+  EXPECT_THAT(error({"--tree", "-1"}), HasSubstr("--tree -1: a tree has 1 to 64 nodes"));
+  EXPECT_THAT(error({"--tree", "no/such.json"}), HasSubstr("--tree: no/such.json"));
   EXPECT_THAT(error({"--sequences", "0"}), HasSubstr("--sequences: '0' is not a list"));
   EXPECT_THAT(error({"--prompt", "0", "--output", "0"}), HasSubstr("--prompt 0 and --output 0"));
   EXPECT_THAT(

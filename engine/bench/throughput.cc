@@ -31,11 +31,18 @@ Status CheckFits(const ThroughputOptions& options, const EngineLimits& limits) {
   return OkStatus();
 }
 
-// Nodes of a path down the first children of a tree whose nodes have two each.
-int32_t Depth(int32_t nodes) {
-  int32_t depth = 0;
-  for (int32_t node = 0; node < nodes; node = 2 * node + 1) ++depth;
-  return depth;
+// The nodes of the first of a tree's longest paths, from the root on.
+std::vector<int32_t> LongestPath(const std::vector<int32_t>& parents) {
+  std::vector<int32_t> depths(parents.size(), 0);
+  for (size_t i = 1; i < parents.size(); ++i) depths[i] = depths[parents[i]] + 1;
+  const auto deepest = std::max_element(depths.begin(), depths.end());
+  std::vector<int32_t> path;
+  for (int32_t node = static_cast<int32_t>(deepest - depths.begin()); node >= 0;
+       node = parents[node]) {
+    path.push_back(node);
+  }
+  std::reverse(path.begin(), path.end());
+  return path;
 }
 
 // The nodes that each of the `output` steps commits. At any step the number of those that accepted
@@ -43,6 +50,7 @@ int32_t Depth(int32_t nodes) {
 std::vector<int32_t> PathLengths(const ThroughputOptions& options) {
   const std::vector<int32_t>& shares = options.tree_accepts;
   const double total = std::accumulate(shares.begin(), shares.end(), 0.0);
+  const auto longest = static_cast<int32_t>(LongestPath(options.tree).size());
   std::vector<double> owed(shares.size());
   std::vector<int32_t> lengths;
   for (int32_t step = 0; step < options.output; ++step) {
@@ -50,7 +58,7 @@ std::vector<int32_t> PathLengths(const ThroughputOptions& options) {
     const auto most = std::max_element(owed.begin(), owed.end());
     *most -= 1;
     const int32_t accepted = static_cast<int32_t>(most - owed.begin());
-    lengths.push_back(std::min(1 + accepted, Depth(options.tree)));
+    lengths.push_back(std::min(1 + accepted, longest));
   }
   return lengths;
 }
@@ -109,7 +117,7 @@ class Measurer {
       TREELINE_RETURN_IF_ERROR(Measure(next, start, [&] { return Decode(sequences); }));
     }
     for (const int32_t sequences : options_.sequences) {
-      if (options_.output == 0 || options_.tree == 0) break;
+      if (options_.output == 0 || options_.tree.empty()) break;
       next.work = Work::kVerify;
       next.sequences = sequences;
       next.steps = options_.output;
@@ -185,17 +193,17 @@ class Measurer {
 
   // All nodes' next tokens are wanted.
   Status Verify(int32_t sequences) {
-    std::vector<int32_t> parents;
-    for (int32_t i = 0; i < options_.tree; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
+    const std::vector<int32_t>& parents = options_.tree;
+    const auto nodes = static_cast<int32_t>(parents.size());
     for (const int32_t length : PathLengths(options_)) {
-      std::vector<int32_t> path = {0};
-      while (static_cast<int32_t>(path.size()) < length) path.push_back(2 * path.back() + 1);
+      std::vector<int32_t> path = LongestPath(parents);
+      path.resize(length);
       Batch batch;
       for (int32_t s = 0; s < sequences; ++s) {
         TREELINE_ASSIGN_OR_RETURN(const TokenTree tree,
-                                  TokenTree::Create(RandomTokens(options_.tree), parents));
+                                  TokenTree::Create(RandomTokens(nodes), parents));
         const int32_t root = batch.AddTree(slots_[s].index(), tree);
-        for (int32_t i = 0; i < options_.tree; ++i) batch.requests.push_back(Greedy(root + i));
+        for (int32_t i = 0; i < nodes; ++i) batch.requests.push_back(Greedy(root + i));
       }
       TREELINE_RETURN_IF_ERROR(Step(batch));
       std::vector<AcceptedPath> paths;
@@ -240,9 +248,9 @@ class Measurer {
 
 int32_t ThroughputOptions::longest() const {
   int32_t longest = std::max(prompt, output);
-  if (tree > 0) {
+  if (!tree.empty()) {
     // A tree is less deep than it has nodes.
-    int32_t committed = tree;
+    int32_t committed = static_cast<int32_t>(tree.size());
     for (const int32_t length : PathLengths(*this)) committed += length;
     longest = std::max(longest, committed);
   }

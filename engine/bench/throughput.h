@@ -21,11 +21,11 @@ struct ThroughputOptions {
   int32_t output = 128;                  // Steps of a decode; 0: none is measured.
   std::vector<int32_t> contexts = {0};   // Tokens that sequences hold before.
   std::vector<int32_t> sequences = {1};  // Decoded at once.
-  // Nodes of the draft trees that steps verify, `output` of them; 0: none is measured. Every node
-  // has two children as long as there are some.
-  int32_t tree = 0;
-  // How many of so many steps commit a path of the root and i nodes below it, as far as the tree
-  // goes; they are mixed evenly. Not all 0.
+  // The parents of the nodes of the draft trees that `output` steps verify, as TokenTree has them;
+  // empty: none is measured.
+  std::vector<int32_t> tree;
+  // How many of so many steps commit the root and i nodes of its longest path, as far as that goes;
+  // they are mixed evenly. Not all 0.
   std::vector<int32_t> tree_accepts = {0, 0, 1};
   int32_t repeats = 5;
   int32_t max_batch_tokens = 512;  // Tokens of a prefill's step.

@@ -28,6 +28,12 @@ class ScriptedClock : public Clock {
   mutable TimePoint now_;
 };
 
+std::vector<int32_t> BinaryTree(int32_t nodes) {
+  std::vector<int32_t> parents = {-1};
+  for (int32_t i = 1; i < nodes; ++i) parents.push_back((i - 1) / 2);
+  return parents;
+}
+
 class ThroughputTest : public testing::Test {
  protected:
   // An engine that holds just `max_context` tokens.
@@ -121,7 +127,7 @@ TEST_F(ThroughputTest, OfATreeAPathIsCommitted) {
     options.output = 4;
     options.contexts = {20};
     options.sequences = {2};
-    options.tree = nodes;
+    options.tree = BinaryTree(nodes);
     options.repeats = 1;
     const auto results = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
     ASSERT_TRUE(results.ok()) << results.status();
@@ -130,6 +136,20 @@ TEST_F(ThroughputTest, OfATreeAPathIsCommitted) {
     EXPECT_EQ(results->back().steps, 4);
     EXPECT_EQ(results->back().tokens, 2 * 4 * accepted) << nodes;
   }
+}
+
+TEST_F(ThroughputTest, TheLongestPathIsCommittedWhereverItIs) {
+  Load(20 + 4 * 4 + 64);
+  ThroughputOptions options;
+  options.prompt = 0;
+  options.output = 4;
+  options.contexts = {20};
+  options.tree = {-1, 0, 0, 2, 0, 3};  // 0, 2, 3, 5.
+  options.tree_accepts = {0, 0, 0, 1};
+  options.repeats = 1;
+  const auto results = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ(results->back().tokens, 4 * 4);
 }
 
 TEST_F(ThroughputTest, StepsAcceptInTheSharesTold) {
@@ -142,7 +162,7 @@ TEST_F(ThroughputTest, StepsAcceptInTheSharesTold) {
     options.prompt = 0;
     options.output = 12;
     options.contexts = {20};
-    options.tree = nodes;
+    options.tree = BinaryTree(nodes);
     options.tree_accepts = {200, 100, 0, 100};
     options.repeats = 1;
     const auto results = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
