@@ -35,7 +35,12 @@ def _compile(ctx, source, context, compiler):
     arguments.add_all(context.includes, before_each = "-I")
     arguments.add_all(context.system_includes, before_each = "-isystem")
     ctx.actions.run_shell(
-        command = "PATH=%s exec nvcc \"$@\"" % CUDA_PATH,
+        # nvcc names temporary files after its process ID, which in Bazel's sandboxes is often the
+        # same: in one folder, two that run at once take each other's.
+        command = """
+            temporary=$(mktemp -d) && trap 'rm -rf "$temporary"' EXIT
+            PATH=%s TMPDIR=$temporary nvcc "$@"
+        """ % CUDA_PATH,
         arguments = [arguments],
         inputs = depset([source], transitive = [context.headers]),
         outputs = [object_file],
