@@ -45,6 +45,7 @@ std::map<const Sequence*, Guesses> AskModel(std::span<const Decode> decodes, Dra
   StatusOr<std::vector<Guesses>> answers = engine.Draft(rows, max_nodes - 1);
   if (!answers.ok()) {
     spdlog::warn("drafting failed: {}", answers.status().ToString());
+    policy.Fail();
     return guesses;
   }
   for (size_t i = 0; i < rows.size(); ++i) guesses[sequences[i]] = std::move((*answers)[i]);

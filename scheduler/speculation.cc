@@ -8,7 +8,7 @@ namespace treeline {
 
 namespace {
 
-// Steps without Engine::Draft between two with it, where it does not pay.
+// Steps without Engine::Draft between two with it, where it does not pay or fails.
 constexpr int32_t kSkippedSteps = 16;
 // How much the newest speedup counts; and how badly drafting is thought of at most, so that it is
 // back soon where it pays again.
@@ -37,14 +37,20 @@ double StepCosts::DraftSeconds(int32_t sequences) const {
 }
 
 bool DraftPolicy::Ask() {
-  if (gain_ < 0 && ++skipped_ <= kSkippedSteps) return false;
+  if (skipped_ < (gain_ < 0 ? kSkippedSteps : pause_)) {
+    ++skipped_;
+    return false;
+  }
   skipped_ = 0;
   return true;
 }
 
 void DraftPolicy::Observe(double speedup) {
+  pause_ = 0;
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
 }
+
+void DraftPolicy::Fail() { pause_ = std::clamp(2 * pause_, 1, kSkippedSteps); }
 
 CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)), factors_{} {}
 

@@ -75,17 +75,21 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
                           const CostModel& costs, double drafting_seconds = 0);
 
 // When to call Engine::Draft: in every step while what it guesses makes tokens faster, else in one
-// of so many, to see whether it would.
+// of so many, to see whether it would, or works again.
 class DraftPolicy {
  public:
   // Whether to ask in this step.
   bool Ask();
   // It was asked: tokens come so many times as fast as without.
   void Observe(double speedup);
+  // It was asked and could not answer, as where memory is short: the longer this goes on, the longer
+  // it is left alone.
+  void Fail();
 
  private:
   double gain_ = 0;      // Of recent speedups over 1, the old ones fading.
   int32_t skipped_ = 0;  // Steps since it was asked.
+  int32_t pause_ = 0;    // Steps that it is left alone for after a failure.
 };
 
 // What a scheduler knows about guessing ahead.

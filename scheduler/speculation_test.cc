@@ -139,5 +139,23 @@ TEST(DraftPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
   EXPECT_GT(asked(1.5), 980);  // and back within a few steps.
 }
 
+// Bug: while memory was short the model was asked, and its failure told, in every step.
+TEST(DraftPolicy, LeavesAloneForAWhileWhatFails) {
+  DraftPolicy policy;
+  for (int i = 0; i < 100; ++i) policy.Observe(2);
+  std::vector<int> failed_at;
+  for (int i = 0; i < 70; ++i) {
+    if (!policy.Ask()) continue;
+    failed_at.push_back(i);
+    policy.Fail();
+  }
+  EXPECT_THAT(failed_at, ElementsAre(0, 2, 5, 10, 19, 36, 53));
+  // Where it works again and pays, one answer is enough.
+  while (!policy.Ask()) {
+  }
+  policy.Observe(2);
+  EXPECT_TRUE(policy.Ask());
+}
+
 }  // namespace
 }  // namespace treeline
