@@ -43,9 +43,9 @@ std::map<const Sequence*, Guesses> AskModel(std::span<const Decode> decodes, Dra
   std::map<const Sequence*, Guesses> guesses;
   if (rows.empty() || !policy.Ask()) return guesses;
   StatusOr<std::vector<Guesses>> answers = engine.Draft(rows, max_nodes - 1);
+  policy.Answered(answers.ok());
   if (!answers.ok()) {
     spdlog::warn("drafting failed: {}", answers.status().ToString());
-    policy.Fail();
     return guesses;
   }
   for (size_t i = 0; i < rows.size(); ++i) guesses[sequences[i]] = std::move((*answers)[i]);

@@ -46,11 +46,12 @@ bool DraftPolicy::Ask() {
 }
 
 void DraftPolicy::Observe(double speedup) {
-  pause_ = 0;
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
 }
 
-void DraftPolicy::Fail() { pause_ = std::clamp(2 * pause_, 1, kSkippedSteps); }
+void DraftPolicy::Answered(bool succeeded) {
+  pause_ = succeeded ? 0 : std::clamp(2 * pause_, 1, kSkippedSteps);
+}
 
 CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)), factors_{} {}
 

@@ -80,11 +80,11 @@ class DraftPolicy {
  public:
   // Whether to ask in this step.
   bool Ask();
-  // It was asked: tokens come so many times as fast as without.
+  // It was asked, and could answer or, as where memory is short, could not: the longer this goes
+  // on, the longer it is left alone.
+  void Answered(bool succeeded);
+  // It has guessed: tokens come so many times as fast as without.
   void Observe(double speedup);
-  // It was asked and could not answer, as where memory is short: the longer this goes on, the longer
-  // it is left alone.
-  void Fail();
 
  private:
   double gain_ = 0;      // Of recent speedups over 1, the old ones fading.

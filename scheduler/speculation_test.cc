@@ -147,13 +147,13 @@ TEST(DraftPolicy, LeavesAloneForAWhileWhatFails) {
   for (int i = 0; i < 70; ++i) {
     if (!policy.Ask()) continue;
     failed_at.push_back(i);
-    policy.Fail();
+    policy.Answered(false);
   }
   EXPECT_THAT(failed_at, ElementsAre(0, 2, 5, 10, 19, 36, 53));
-  // Where it works again and pays, one answer is enough.
+  // Where it works again one answer is enough, though it guesses nothing yet.
   while (!policy.Ask()) {
   }
-  policy.Observe(2);
+  policy.Answered(true);
   EXPECT_TRUE(policy.Ask());
 }
 
