@@ -4,6 +4,7 @@
 #include <charconv>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -105,8 +106,8 @@ struct Report {
   std::string model;  // As the flags name it.
   bool random_weights;
   const ModelEngine& engine;
-  Ceilings ceilings;
-  size_t peak_device_memory = 0;  // 0: it is the host's.
+  std::optional<Ceilings> ceilings;  // None where memory was short for them.
+  size_t peak_device_memory = 0;     // 0: it is the host's.
   std::vector<Throughput> results;
 };
 
@@ -150,8 +151,8 @@ Json ToJson(const Report& report) {
                {"weight_bytes", report.engine.weight_bytes()},
                {"max_context", report.engine.limits().max_context},
                {"state_bytes_per_sequence", report.engine.state_bytes()},
-               {"ceilings", ToJson(report.ceilings)},
                {"results", std::move(results)}};
+  if (report.ceilings) json["ceilings"] = ToJson(*report.ceilings);
   if (report.peak_device_memory > 0) json["peak_device_memory_bytes"] = report.peak_device_memory;
   return json;
 }
@@ -189,7 +190,7 @@ std::string Line(const Ceilings& ceilings) {
 std::string Table(const Report& report) {
   std::string table = report.model + (report.random_weights ? ", random weights\n" : "\n");
   for (const std::string& line : report.engine.Summary()) table += line + "\n";
-  table += Line(report.ceilings);
+  if (report.ceilings) table += Line(*report.ceilings);
   if (report.peak_device_memory > 0) {
     table += fmt::format("device memory at most {} MiB\n", report.peak_device_memory >> 20);
   }
@@ -203,6 +204,11 @@ std::string Table(const Report& report) {
          "step went;"
          "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode or "
          "verify\n";
+}
+
+StatusOr<Ceilings> Measure(TimedBackend& backend) {
+  if (backend.is_asynchronous()) return MeasureDeviceCeilings(kMemoryBytes, backend);
+  return MeasureCeilings(kMemoryBytes, Clock::Real(), backend.host_threads());
 }
 
 // Where the results go: opened first, so that a bad name is told before the work and not after.
@@ -250,11 +256,12 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   // Before the next measurement's own.
   report.peak_device_memory = backend.PeakMemory();
   log << "measuring the machine\n" << std::flush;
-  if (backend.is_asynchronous()) {
-    TREELINE_ASSIGN_OR_RETURN(report.ceilings, MeasureDeviceCeilings(kMemoryBytes, backend));
+  const StatusOr<Ceilings> ceilings = Measure(backend);
+  if (ceilings.ok()) {
+    report.ceilings = *ceilings;
   } else {
-    TREELINE_ASSIGN_OR_RETURN(report.ceilings,
-                              MeasureCeilings(kMemoryBytes, Clock::Real(), backend.host_threads()));
+    // No reason to lose the results.
+    log << "the machine was not measured: " << Message(ceilings.status()) << "\n" << std::flush;
   }
 
   if (json_to_out) {

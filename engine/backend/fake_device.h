@@ -2,7 +2,6 @@
 #ifndef TREELINE_ENGINE_BACKEND_FAKE_DEVICE_H_
 #define TREELINE_ENGINE_BACKEND_FAKE_DEVICE_H_
 
-#include <cstddef>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -17,7 +16,6 @@ class FakeDevice : public BackendDecorator {
 
   // Its n-th interval since the last Take is n seconds long.
   std::unique_ptr<DeviceTimer> CreateTimer() override { return std::make_unique<Timer>(); }
-  size_t PeakMemory() const override { return size_t{5} << 20; }
 
  private:
   class Timer : public DeviceTimer {

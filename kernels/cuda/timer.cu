@@ -8,23 +8,25 @@ Timer::~Timer() {
 }
 
 void Timer::Mark() {
-  if (!stream_.ok()) return;
-  if (marks_ == events_.size()) {
+  const size_t mark = marks_++;
+  failed_ = failed_ || !stream_.ok();
+  if (failed_) return;
+  if (mark == events_.size()) {
     cudaEvent_t event = nullptr;
-    if (!Check(stream_, "cudaEventCreate", cudaEventCreate(&event))) return;
+    failed_ = !Check(stream_, "cudaEventCreate", cudaEventCreate(&event));
+    if (failed_) return;
     events_.push_back(event);
   }
-  if (Check(stream_, "cudaEventRecord", cudaEventRecord(events_[marks_], stream_.handle()))) {
-    ++marks_;
-  }
+  failed_ = !Check(stream_, "cudaEventRecord", cudaEventRecord(events_[mark], stream_.handle()));
 }
 
 std::vector<double> Timer::Take() {
   std::vector<double> seconds(marks_ > 0 ? marks_ - 1 : 0);
-  if (marks_ > 0 && stream_.ok()) {
-    Check(stream_, "cudaEventSynchronize", cudaEventSynchronize(events_[marks_ - 1]));
+  failed_ = failed_ || !stream_.ok();
+  if (marks_ > 0 && !failed_) {
+    failed_ = !Check(stream_, "cudaEventSynchronize", cudaEventSynchronize(events_[marks_ - 1]));
   }
-  for (size_t i = 0; i < seconds.size() && stream_.ok(); ++i) {
+  for (size_t i = 0; i < seconds.size() && !failed_; ++i) {
     float milliseconds = 0;
     if (Check(stream_, "cudaEventElapsedTime",
               cudaEventElapsedTime(&milliseconds, events_[i], events_[i + 1]))) {
@@ -32,6 +34,7 @@ std::vector<double> Timer::Take() {
     }
   }
   marks_ = 0;
+  failed_ = false;
   return seconds;
 }
 

@@ -30,6 +30,7 @@ class Timer {
   Stream& stream_;
   std::vector<CUevent_st*> events_;  // Used again and again.
   size_t marks_ = 0;
+  bool failed_ = false;  // Since the last Take: not all marks have an event.
 };
 
 }  // namespace treeline::cuda

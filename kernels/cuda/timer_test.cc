@@ -40,5 +40,22 @@ TEST(TimerTest, TellsOfWorkOnTheGpusClock) {
   stream->Free(to);
 }
 
+// Bug: what was marked after a failure was not counted, and who took the least of it found nothing.
+TEST(TimerTest, AfterAFailureSecondsAreZero) {
+  std::string error;
+  const std::shared_ptr<Stream> stream = Stream::Open(0, error);
+  ASSERT_NE(stream, nullptr) << error;
+  Timer timer(*stream);
+  stream->Fail("out of memory");
+  timer.Mark();
+  timer.Mark();
+  EXPECT_EQ(stream->Synchronize(), "out of memory");
+  timer.Mark();
+  EXPECT_EQ(timer.Take(), (std::vector<double>{0, 0}));
+  timer.Mark();
+  timer.Mark();
+  EXPECT_EQ(timer.Take().size(), 1);
+}
+
 }  // namespace
 }  // namespace treeline::cuda
