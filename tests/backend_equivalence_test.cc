@@ -559,6 +559,20 @@ TEST_P(BackendEquivalence, AttentionOfALongChunk) {
   }
 }
 
+// A window that several blocks of a GPU's threads share the work of.
+TEST_P(BackendEquivalence, AttentionOfAWideWindow) {
+  for (AttentionForm form : {FewFeaturesForm(), ReleasedForm(64)}) {
+    form.window_size = 16 * form.group_size;
+    RandomLayer random(form, 0, rng_, 64);
+    random.layer.state_type = StateType::kBF16;
+    AttentionRun run(*backend_, random, rng_);
+    run.Chunks(1150, 3);
+    run.Tree();
+    run.Chunks(1, 1);
+    EXPECT_LE(run.OutputError(), ToleranceOf(random.layer)) << Describe(form);
+  }
+}
+
 TEST_P(BackendEquivalence, SoftmaxAttention) {
   for (const StateType type : {StateType::kF32, StateType::kBF16}) {
     RandomLayer random(AttentionForm(), 600, rng_, 64);

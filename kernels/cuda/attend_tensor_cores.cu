@@ -6,7 +6,8 @@
 // Operands come from global memory straight to registers, 16 bytes a lane: a product does not mind
 // in which order it sums, so its two sides agree on the order that such loads give. Nothing waits
 // for another warp. Where there are too few tiles of queries for the GPU, several warps share one's
-// steps, and the block of threads that is done last adds up their partial results.
+// steps: a block of threads adds up its warps' results in shared memory, and of several blocks the
+// one that is done last adds up theirs.
 #include <cmath>
 #include <cstddef>
 
@@ -16,19 +17,34 @@
 namespace treeline::cuda {
 namespace {
 
-constexpr int kWarps = WarpBlocks::kWarps;
+constexpr int kMaxWarps = WarpBlocks::kMaxWarps;
 constexpr int kQueries = WarpBlocks::kQueries;
 constexpr int kStep = WarpBlocks::kStep;
 constexpr int kHalves = 2;   // Lane l has queries l / 4 and l / 4 + 8 of a tile,
 constexpr int kColumns = 4;  // and columns 2 (l % 4), the next, and those 8 behind of a step.
 constexpr int kBlockDims = 64;
 
-// A partial result of a tile and KV head: what a part has summed of each kind [kQueries, dim], then
-// of each query the largest exponent, the sum of local and that of linear weights.
 enum Kind { kLocalSums, kLinearSums, kConvSums, kNumKinds };
-constexpr int kTotals = 4;
+
+// What a part of a tile's steps, of one KV head, knows of a query beside its sums.
+struct alignas(16) Totals {
+  float largest;  // Exponent, of softmax.
+  float local_sum, linear_sum;
+  int kinds;  // Bit k: there are sums of kind k. The same for all queries.
+};
+// What a part's sums of a query are multiplied by, in the Totals' place.
+struct alignas(16) PartWeights {
+  float local, linear;
+  float conv;
+  int kinds;  // As in Totals.
+
+  __device__ float Of(int kind) const {
+    return kind == kLocalSums ? local : kind == kLinearSums ? linear : conv;
+  }
+};
+// Of a part that a block of threads leaves: Sums of each kind, and Totals of the queries.
 __host__ __device__ constexpr int PartialFloats(int dim) {
-  return kQueries * (kNumKinds * dim + kTotals);
+  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
 }
 
 __device__ uint32_t Pack(float low, float high) {
@@ -137,8 +153,6 @@ using Weights = float[kHalves][kColumns];
 // The steps of a kind, behind one another.
 struct StepRange {
   int begin, end;
-
-  __device__ bool Overlaps(int from, int to) const { return max(begin, from) < min(end, to); }
 };
 __device__ StepRange StepsOf(const QueryBlock::Steps& steps, Kind kind) {
   const int linear_end = steps.local + steps.features + steps.linear;
@@ -155,24 +169,37 @@ class Attender {
   // Lane l has of tile 8 b + t the dimensions 64 b + 16 (l % 4) + t and the one 8 behind, of its
   // first query, then of the second.
   using Sums = float[kDim / 8][4];
-  static constexpr int kScratchFloats = kWarp * kDim / 2;  // Of Sums of a warp.
-  static constexpr int kMaxNodes = 64;                     // TokenTree::kMaxNodes.
+  // The Sums of a warp as they are kept: lane l has tile t at kWarp t + l.
+  static constexpr int kKept = kDim / 8 * kWarp;
+  static constexpr int kMaxNodes = 64;  // TokenTree::kMaxNodes.
 
-  // In shared memory, of this warp: kScratchFloats, and room for kMaxNodes depths.
-  __device__ Attender(const AttentionStep& step, const QueryBlock& task, float* scratch,
-                      int32_t* depths)
+  // A warp's own place, and one behind them for each kind but the first: a warp whose part has
+  // several kinds keeps those after its first there, and no two warps of a tile share the end of a
+  // kind.
+  __host__ __device__ static constexpr int Places(int warps) { return warps + kNumKinds - 1; }
+
+  // A block's shared memory.
+  struct Shared {
+    float4* kept;     // [Places(warps), kKept]
+    Totals* totals;   // [kMaxWarps, kQueries]
+    int32_t* depths;  // [warps, kMaxNodes]
+  };
+
+  __device__ Attender(const AttentionStep& step, const QueryBlock& task, const Shared& shared)
       : step_(step),
         form_(step.layer.form),
         task_(task),
-        block_(WithDepths(Block(step, task), depths)),
+        shared_(shared),
+        warps_(blockDim.x / kWarp),
+        warp_(threadIdx.x / kWarp),
+        block_(WithDepths(Block(step, task), shared.depths + warp_ * kMaxNodes)),
         keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(),
               block_.segment.k_ring_row, kDim),
         values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
                 block_.segment.num_sinks, block_.segment.v_ring_row, kDim),
         lane_(threadIdx.x % kWarp),
         group_(lane_ / 4),
-        in_group_(lane_ % 4),
-        scratch_(scratch) {
+        in_group_(lane_ % 4) {
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       // Past the last query this one again, whose result is thrown away.
@@ -217,10 +244,32 @@ class Attender {
     }
   }
 
-  // What all parts have left becomes the output; by all warps of the block, a query each. parts:
-  // [num_parts] of the tile.
-  __device__ void AddUpParts(const QueryBlock* parts) const {
-    for (int q = threadIdx.x / kWarp; q < block_.num_queries; q += kWarps) AddUpParts(parts, q);
+  // Where the tile has parts. What this block's warps have summed becomes the output, or a partial
+  // result where other blocks have parts too; these become the output in the block that is done
+  // last, where this is true. By all warps of the block; is_last: in shared memory.
+  __device__ bool AddUpParts(bool* is_last) {
+    StoreTotals();
+    const int blocks = task_.num_parts / warps_;
+    // One loop for both, which are the same instructions.
+#pragma unroll 1
+    for (bool of_warps = true;; of_warps = false) {
+      __syncthreads();
+      const bool is_partial = of_warps && blocks > 1;
+      WeighParts(of_warps, of_warps ? warps_ : blocks, is_partial);
+      __syncthreads();
+      AddUp(of_warps, of_warps ? warps_ : blocks, is_partial);
+      if (!is_partial) return true;
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        int32_t* done = step_.parts_done + task_.tile * step_.layer.kv_heads + block_.kv_head;
+        *is_last = atomicAdd(done, 1) == blocks - 1;
+        if (*is_last) *done = 0;
+      }
+      __syncthreads();
+      if (!*is_last) return false;
+      __threadfence();
+    }
   }
 
   __device__ bool IsStored() const { return block_.segment.is_stored; }
@@ -333,17 +382,19 @@ class Attender {
         linear_sum_[h] = QuadSum(linear_sum_[h]);
       }
     }
-    const bool in_parts = task_.num_parts > 1;
-    if (!in_parts && kind == kLinearSums) {
+    if (task_.num_parts > 1) {
+      if (has_steps) {
+        Keep(sums, PlaceOf(warp_, kind, kinds_));
+        kinds_ |= 1 << kind;
+      }
+    } else if (kind == kLocalSums) {
+      Keep(sums, OwnPlace());
+    } else if (kind == kLinearSums) {
       CombineWithKept(sums);
       return;
+    } else {
+      Store(sums);
     }
-    if (!in_parts && kind == kLocalSums) {
-      Keep(sums);
-    } else if (!in_parts || has_steps) {
-      Store(kind, sums);
-    }
-    if (in_parts && kind == kLinearSums) StoreTotals();
 #pragma unroll
     for (auto& tile : sums) {
 #pragma unroll
@@ -356,7 +407,7 @@ class Attender {
   // Rounded, in the order in which keys are loaded: lane l has dimensions 8 (l % 4) .. of each 32.
   // In shared memory, where each lane reads what it has written.
   __device__ void LoadQueries() {
-    auto* to = reinterpret_cast<uint4*>(scratch_) + lane_;
+    auto* to = reinterpret_cast<uint4*>(OwnPlace()) + lane_;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       const Query& query = queries_[h];
@@ -440,7 +491,7 @@ class Attender {
 
   // The local weight of every query and column, or softmax's exponent.
   __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
-    const auto* queries = reinterpret_cast<const uint4*>(scratch_) + lane_;
+    const auto* queries = reinterpret_cast<const uint4*>(OwnPlace()) + lane_;
     float scores[2][4] = {};
 #pragma unroll
     for (int b = 0; b < kDim / 32; ++b) {
@@ -613,21 +664,23 @@ class Attender {
 
   // -- Results of a whole tile.
 
-  // The local sums make room for the linear ones; in shared memory, the queries' place.
-  __device__ void Keep(const Sums& sums) {
-    auto* to = reinterpret_cast<float4*>(scratch_) + lane_;
+  // Where queries are, while there are local steps, and then this warp's first Sums.
+  __device__ float4* OwnPlace() const { return shared_.kept + kKept * warp_; }
+
+  __device__ void Keep(const Sums& sums, float4* place) const {
 #pragma unroll
     for (int t = 0; t < kDim / 8; ++t) {
-      to[t * kWarp] = make_float4(sums[t][0], sums[t][1], sums[t][2], sums[t][3]);
+      place[t * kWarp + lane_] = make_float4(sums[t][0], sums[t][1], sums[t][2], sums[t][3]);
     }
   }
+  // The local sums, which have made room for the linear ones, join them.
   __device__ void CombineWithKept(Sums& sums) const {
     BranchFactors factors[kHalves];
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum_[h], linear_sum_[h]);
     }
-    const auto* kept = reinterpret_cast<const float4*>(scratch_) + lane_;
+    const float4* kept = OwnPlace() + lane_;
 #pragma unroll
     for (int t = 0; t < kDim / 8; ++t) {
       const float4 local = kept[t * kWarp];
@@ -638,13 +691,11 @@ class Attender {
     }
   }
 
-  // To the output, or among the partial results.
-  __device__ void Store(Kind kind, const Sums& sums) const {
+  __device__ void Store(const Sums& sums) const {
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      const int q = group_ + 8 * h;
-      if (q >= block_.num_queries) continue;
-      float* row = task_.num_parts == 1 ? OutputOf(queries_[h]) : PartialRow(task_.part, kind, q);
+      if (group_ + 8 * h >= block_.num_queries) continue;
+      float* row = OutputOf(queries_[h]);
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -661,83 +712,140 @@ class Attender {
   __device__ float* OutputOf(const Query& query) const {
     return step_.out + (BatchRowOf(query) * step_.layer.heads + query.head) * kDim;
   }
-  // -- Partial results.
 
-  __device__ float* Partial(int part) const {
+  // -- Results of parts.
+
+  // Where a warp keeps its sums of a kind; kinds: which it has, or has had so far.
+  __device__ float4* PlaceOf(int warp, int kind, int kinds) const {
+    const bool is_first = (kinds & ((1 << kind) - 1)) == 0;
+    return shared_.kept + kKept * (is_first ? warp : warps_ + kind - 1);
+  }
+  // Of a block of threads that has parts of the tile.
+  __device__ float* Partial(int block) const {
     return step_.partials +
-           (int64_t{task_.first_partial + part} * step_.layer.kv_heads + block_.kv_head) *
+           (int64_t{task_.first_partial + block} * step_.layer.kv_heads + block_.kv_head) *
                PartialFloats(kDim);
   }
-  __device__ float* PartialRow(int part, Kind kind, int q) const {
-    return Partial(part) + (kind * kQueries + q) * kDim;
+  __device__ float4* PartialSums(int block, int kind) const {
+    return reinterpret_cast<float4*>(Partial(block)) + kKept * kind;
   }
-  __device__ float4* PartialTotals(int part, int q) const {
-    return reinterpret_cast<float4*>(Partial(part) + kNumKinds * kQueries * kDim) + q;
+  __device__ Totals* PartialTotals(int block) const {
+    return reinterpret_cast<Totals*>(Partial(block) + kNumKinds * kQueries * kDim);
   }
   __device__ void StoreTotals() const {
+    if (in_group_ != 0) return;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      const int q = group_ + 8 * h;
-      if (in_group_ != 0 || q >= block_.num_queries) continue;
-      *PartialTotals(task_.part, q) = make_float4(largest_[h], local_sum_[h], linear_sum_[h], 0.0f);
+      shared_.totals[warp_ * kQueries + group_ + 8 * h] = {largest_[h], local_sum_[h],
+                                                           linear_sum_[h], kinds_};
     }
   }
 
-  // Lane p knows part p's totals; in the sums, lanes divide the dimensions.
-  __device__ void AddUpParts(const QueryBlock* parts, int q) const {
-    static_assert(WarpBlocks::kMaxParts <= kWarp);
-    float largest = -INFINITY, local_sum = 0, linear_sum = 0;
-    unsigned kinds = 0;
-    if (lane_ < task_.num_parts) {
-      const float4 totals = __ldcg(PartialTotals(lane_, q));
-      largest = totals.x;
-      local_sum = totals.y;
-      linear_sum = totals.z;
-      const StepRange own = {parts[lane_].begin_step, parts[lane_].end_step};
-#pragma unroll
+  // Totals of `count` parts, of warps or of blocks, become PartWeights in shared memory. A thread
+  // has part p of query q.
+  __device__ void WeighParts(bool of_warps, int count, bool is_partial) {
+    static_assert(kMaxWarps == 8 && WarpBlocks::kMaxBlocks == 8);
+    const int q = threadIdx.x / kMaxWarps, p = threadIdx.x % kMaxWarps;
+    if (q >= kQueries) return;
+    Totals part = {-INFINITY, 0.0f, 0.0f, 0};
+    if (p < count) part = of_warps ? shared_.totals[p * kQueries + q] : PartialTotals(p)[q];
+    Totals all = part;
+    for (int offset = 1; offset < kMaxWarps; offset *= 2) {
+      all.largest = fmaxf(all.largest, __shfl_xor_sync(kAllLanes, all.largest, offset));
+      all.kinds |= __shfl_xor_sync(kAllLanes, all.kinds, offset);
+    }
+    const bool is_softmax = form_.local == Local::kSoftmax && all.largest != -INFINITY;
+    const float scale = is_softmax ? __expf(part.largest - all.largest) : 1.0f;
+    all.local_sum *= scale;
+    for (int offset = 1; offset < kMaxWarps; offset *= 2) {
+      all.local_sum += __shfl_xor_sync(kAllLanes, all.local_sum, offset);
+      all.linear_sum += __shfl_xor_sync(kAllLanes, all.linear_sum, offset);
+    }
+    BranchFactors factors = {1.0f, 1.0f};
+    if (is_partial) {
+      if (p == 0) PartialTotals(task_.part / warps_)[q] = all;
+    } else {
+      const int head = block_.QueryAt(min(q, block_.num_queries - 1)).head;
+      factors = FactorsOf(step_.layer, head, all.local_sum, all.linear_sum);
+    }
+    reinterpret_cast<PartWeights*>(shared_.totals)[p * kQueries + q] = {
+        scale * factors.local, factors.linear, 1.0f, part.kinds};
+  }
+
+  // Adds up the parts, by their weights, into the output or into this block's partial result. A
+  // warp takes some of the tiles.
+  __device__ void AddUp(bool of_warps, int count, bool is_partial) const {
+    constexpr int kTiles = 2, kParts = 4;  // At once: their loads overlap.
+    const auto* weights = reinterpret_cast<const PartWeights*>(shared_.totals) + group_;
+#pragma unroll 1
+    for (int first = kTiles * warp_; first < kDim / 8; first += kTiles * warps_) {
+      float4 sums[kTiles] = {};
+#pragma unroll 1
       for (int kind = 0; kind < kNumKinds; ++kind) {
-        const StepRange range = StepsOf(task_.steps, static_cast<Kind>(kind));
-        kinds |= own.Overlaps(range.begin, range.end) << kind;
-      }
-    }
-    const bool is_softmax = form_.local == Local::kSoftmax;
-    const float scale = is_softmax ? __expf(largest - WarpMax(largest)) : 1.0f;
-    const Query query = block_.QueryAt(q);
-    const BranchFactors factors =
-        FactorsOf(step_.layer, query.head, WarpSum(local_sum * scale), WarpSum(linear_sum));
-    const float weights[kNumKinds] = {scale * factors.local, factors.linear, 1.0f};
-    const int first = 4 * lane_;
-    float4 sum = make_float4(0, 0, 0, 0);
-    unsigned with_kind[kNumKinds];
+#pragma unroll 1
+        for (int from = 0; from < count; from += kParts) {
+          PartWeights of_part[kParts][kHalves];
+          float4 kept[kParts][kTiles];
 #pragma unroll
-    for (int kind = 0; kind < kNumKinds; ++kind) {
-      with_kind[kind] = __ballot_sync(kAllLanes, kinds >> kind & 1);
-    }
-    // Loads of several parts overlap.
-#pragma unroll 4
-    for (int part = 0; part < task_.num_parts; ++part) {
+          for (int i = 0; i < kParts; ++i) {
+            // Past the last part kinds are 0.
+            const int p = from + i;
+            of_part[i][0] = weights[p * kQueries];
+            of_part[i][1] = weights[p * kQueries + 8];
+            const int kinds = of_part[i][0].kinds;
+            const float4* place = of_warps ? PlaceOf(p, kind, kinds) : PartialSums(p, kind);
 #pragma unroll
-      for (int kind = 0; kind < kNumKinds; ++kind) {
-        const float weight = __shfl_sync(kAllLanes, weights[kind], part);
-        const float* row = PartialRow(part, static_cast<Kind>(kind), q) + first % kDim;
-        const float4 x = with_kind[kind] >> part & 1 ? __ldcg(reinterpret_cast<const float4*>(row))
-                                                     : make_float4(0, 0, 0, 0);
-        sum.x += weight * x.x;
-        sum.y += weight * x.y;
-        sum.z += weight * x.z;
-        sum.w += weight * x.w;
+            for (int t = 0; t < kTiles; ++t) {
+              kept[i][t] =
+                  kinds >> kind & 1 ? place[(first + t) * kWarp + lane_] : make_float4(0, 0, 0, 0);
+            }
+          }
+#pragma unroll
+          for (int i = 0; i < kParts; ++i) {
+            const float weight = of_part[i][0].Of(kind), other = of_part[i][1].Of(kind);
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t) {
+              sums[t].x += weight * kept[i][t].x;
+              sums[t].y += weight * kept[i][t].y;
+              sums[t].z += other * kept[i][t].z;
+              sums[t].w += other * kept[i][t].w;
+            }
+          }
+        }
+        if (!is_partial) continue;
+        float4* to = PartialSums(task_.part / warps_, kind) + first * kWarp + lane_;
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          to[t * kWarp] = sums[t];
+          sums[t] = make_float4(0, 0, 0, 0);
+        }
       }
+      if (!is_partial) StoreTiles(first, sums);
     }
-    if (first < kDim) *reinterpret_cast<float4*>(OutputOf(query) + first) = sum;
+  }
+
+  // Two tiles, of 16 dimensions the lane's t-th of both halves, to the output.
+  __device__ void StoreTiles(int first, const float4 (&sums)[2]) const {
+    const int at = kBlockDims * (first / 8) + 16 * in_group_ + first % 8;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      if (group_ + 8 * h >= block_.num_queries) continue;
+      float* row = OutputOf(queries_[h]) + at;
+      const auto& a = sums[0];
+      const auto& b = sums[1];
+      *reinterpret_cast<float2*>(row) = h == 0 ? make_float2(a.x, b.x) : make_float2(a.z, b.z);
+      *reinterpret_cast<float2*>(row + 8) = h == 0 ? make_float2(a.y, b.y) : make_float2(a.w, b.w);
+    }
   }
 
   const AttentionStep& step_;
   const AttentionForm& form_;
   const QueryBlock task_;
+  const Shared shared_;
+  const int warps_, warp_;
   const Block block_;
   const ColumnRows keys_, values_;
   const int lane_, group_, in_group_;
-  float* const scratch_;
 
   // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
   Query queries_[kHalves];
@@ -745,40 +853,28 @@ class Attender {
   float fades_[kHalves];  // Of S.
   float largest_[kHalves] = {-INFINITY, -INFINITY};
   float local_sum_[kHalves] = {}, linear_sum_[kHalves] = {};
+  int kinds_ = 0;  // Of parts: as in Totals.
 };
 
-// Grid: blocks of the plan by kWarps, KV heads.
+// Grid: blocks of the plan by warps of a block, KV heads. Shared memory: Shared::kept.
 template <int kDim>
-__global__ void __launch_bounds__(kWarps* kWarp, 2) AttendKernel(AttentionStep step) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) AttendKernel(AttentionStep step) {
   LetNextKernelComeUp();
   using Work = Attender<kDim>;
-  __shared__ __align__(16) float scratch[kWarps * Work::kScratchFloats];
-  __shared__ int32_t depths[kWarps * Work::kMaxNodes];
+  __shared__ Totals totals[kMaxWarps * kQueries];
+  __shared__ int32_t depths[kMaxWarps * Work::kMaxNodes];
   __shared__ bool is_last;
-  const int warp = threadIdx.x / kWarp;
-  const QueryBlock task = step.blocks[blockIdx.x * kWarps + warp];
+  const QueryBlock task = step.blocks[(blockIdx.x * blockDim.x + threadIdx.x) / kWarp];
   if (task.segment < 0) return;
-  Work work(step, task, scratch + warp * Work::kScratchFloats, depths + warp * Work::kMaxNodes);
+  Work work(step, task, {reinterpret_cast<float4*>(SharedFloats()), totals, depths});
   work.PrefetchState();
   WaitForEarlierKernels();
   work.Run();
-  if (task.num_parts == 1) {
-    if (work.IsStored()) work.StoreRow();
-    return;
-  }
-  // All warps of the block have parts of the same tile.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t* done = step.parts_done + task.tile * step.layer.kv_heads + blockIdx.y;
-    is_last = atomicAdd(done, 1) == task.num_parts / kWarps - 1;
-    if (is_last) *done = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  work.AddUpParts(step.blocks + blockIdx.x * kWarps + warp - task.part);
-  if (warp == 0 && work.IsStored()) work.StoreRow();
+  // A block that has parts of a tile has nothing else.
+  if (task.num_parts > 1 && !work.AddUpParts(&is_last)) return;
+  // One warp of the tile, which nobody reads for any more.
+  const bool is_first = task.num_parts == 1 || threadIdx.x < kWarp;
+  if (is_first && work.IsStored()) work.StoreRow();
 }
 
 }  // namespace
@@ -790,8 +886,12 @@ bool AttendStoresSingleRows(const AttentionLayer& layer) {
 size_t PartialSize(const AttentionLayer& layer) { return PartialFloats(layer.head_dim); }
 
 void AttendWithTensorCores(const AttentionStep& step, Stream& stream) {
+  const int warps = step.warps_of_block;
+  const int kept = step.layer.head_dim == 64 ? Attender<64>::Places(warps) * Attender<64>::kKept
+                                             : Attender<128>::Places(warps) * Attender<128>::kKept;
   Launch(stream, "Attend", step.layer.head_dim == 64 ? AttendKernel<64> : AttendKernel<128>,
-         dim3(step.num_blocks / kWarps, step.layer.kv_heads), kWarps * kWarp, 0, step);
+         dim3(step.num_blocks / warps, step.layer.kv_heads), warps * kWarp, sizeof(float4) * kept,
+         step);
 }
 
 }  // namespace treeline::cuda

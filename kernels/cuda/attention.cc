@@ -142,6 +142,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   const std::vector<FeatureTile> feature_tiles = CutFeatures(plan, FeatureTileRows(layer));
   step.num_rows = plan.num_rows;
   step.num_blocks = Count(blocks.blocks);
+  step.warps_of_block = blocks.warps;
   step.num_feature_tiles = Count(feature_tiles);
   step.num_folds = Count(plan.folds);
   step.num_scans = Count(plan.scans);

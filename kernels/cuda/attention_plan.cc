@@ -267,23 +267,27 @@ void CountSteps(const Segment& segment, const AttentionLayer& layer, QueryBlock&
 
 WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
                              int32_t num_multiprocessors) {
-  constexpr int32_t kWarps = WarpBlocks::kWarps;
   const int32_t queries_per_row = layer.heads / layer.kv_heads;
   std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries);
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
-  // A part costs one pass over its results; of few queries these are small.
-  constexpr int32_t kFewQueries = 4, kFewSteps = 8, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
+  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
+  WarpBlocks result;
+  // Fewer warps a block where there are many tiles, so that blocks are over all multiprocessors.
+  if (tasks * WarpBlocks::kMaxWarps > num_multiprocessors * kWarpsWantedOfFew) {
+    result.warps = WarpBlocks::kMaxWarps / 2;
+  }
   const auto parts_of = [&](const QueryBlock& tile) {
     const bool few = tile.num_queries <= kFewQueries;
     const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
     const int32_t steps = tile.end_step;
-    const int32_t steps_of_part = !few ? 4 : steps < kFewSteps ? 2 : 1;
-    const int32_t most = std::min(WarpBlocks::kMaxParts, steps / steps_of_part);
-    if (tasks >= wanted || most < 2) return 1;
-    const int32_t parts = std::min(most, (wanted + tasks - 1) / tasks);
-    return (parts + kWarps - 1) / kWarps * kWarps;
+    // A block of threads adds up its warps' results, which takes about as long as two steps of few
+    // queries; to add up blocks' results takes much longer.
+    constexpr int32_t kStepsOfBlocks = 4;
+    if (tasks >= wanted || steps < (few ? 4 : 8)) return 1;
+    const int32_t blocks = std::min({WarpBlocks::kMaxBlocks, wanted / (tasks * result.warps),
+                                     steps / (kStepsOfBlocks * result.warps)});
+    return std::max(1, blocks) * result.warps;
   };
-  WarpBlocks result;
   std::vector<QueryBlock> whole;
   for (QueryBlock tile : tiles) {
     CountSteps(plan.segments[tile.segment], layer, tile);
@@ -292,9 +296,11 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
       whole.push_back(tile);
       continue;
     }
-    tile.tile = result.num_tiles++;
-    tile.first_partial = result.num_partials;
-    result.num_partials += tile.num_parts;
+    if (tile.num_parts > result.warps) {
+      tile.tile = result.num_tiles++;
+      tile.first_partial = result.num_partials;
+      result.num_partials += tile.num_parts / result.warps;
+    }
     for (tile.part = 0; tile.part < tile.num_parts; ++tile.part) {
       tile.begin_step = tile.steps.count() * tile.part / tile.num_parts;
       tile.end_step = tile.steps.count() * (tile.part + 1) / tile.num_parts;
@@ -302,7 +308,8 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
     }
   }
   result.blocks.insert(result.blocks.end(), whole.begin(), whole.end());
-  result.blocks.resize((result.blocks.size() + kWarps - 1) / kWarps * kWarps);
+  const size_t warps = result.warps;
+  result.blocks.resize((result.blocks.size() + warps - 1) / warps * warps);
   return result;
 }
 

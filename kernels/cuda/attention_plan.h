@@ -87,8 +87,9 @@ struct QueryBlock {
   // A block that is one of several parts takes these steps. The parts lie behind one another.
   int32_t begin_step = 0, end_step = 0;
   int32_t part = 0, num_parts = 1;
-  int32_t tile = 0;           // Counts those that are in parts.
-  int32_t first_partial = 0;  // Where the parts' results begin.
+  // Where the parts are in several blocks of threads:
+  int32_t tile = 0;           // counts such tiles,
+  int32_t first_partial = 0;  // and here their blocks' results begin.
 };
 
 // Rows of a tree whose key features a block of threads computes; first is an offset from
@@ -127,16 +128,18 @@ Plan PlanCommit(const CommitParams& params);
 // The segments' queries, `size` at a time.
 std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size);
 
-// The same for blocks that are one warp's work, kWarps of them in a block of threads; where these
-// are too few for a GPU, in parts: a block of threads then has parts of one tile.
+// The same for blocks that are one warp's work, `warps` of them in a block of threads; where these
+// are too few for a GPU, in parts, a multiple of `warps`: a block of threads has parts of one tile.
 struct WarpBlocks {
-  static constexpr int32_t kWarps = 4, kQueries = 16, kMaxParts = 32;
+  static constexpr int32_t kQueries = 16, kMaxWarps = 8;
+  static constexpr int32_t kMaxBlocks = 8;  // Of threads, of a tile.
   // Columns and features are attended to so many at a time.
   static constexpr int32_t kStep = 16;
 
-  std::vector<QueryBlock> blocks;  // Padded to a multiple of kWarps.
-  int32_t num_tiles = 0;           // In parts,
-  int32_t num_partials = 0;        // of so many in all.
+  std::vector<QueryBlock> blocks;  // Padded to a multiple of `warps`.
+  int32_t warps = kMaxWarps;
+  int32_t num_tiles = 0;     // In several blocks of threads,
+  int32_t num_partials = 0;  // of so many in all.
 };
 WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
                              int32_t num_multiprocessors);

@@ -33,6 +33,7 @@ struct AttentionStep {
   // Of the plan.
   int32_t num_rows = 0;  // Of q and out.
   int32_t num_blocks = 0, num_feature_tiles = 0;
+  int32_t warps_of_block = 0;  // Of threads, where a block of the plan is a warp's work.
   int32_t num_folds = 0, num_scans = 0, num_stored_trees = 0;
   int32_t max_columns = 0, max_stored_rows = 0;
   const Tree* trees = nullptr;
