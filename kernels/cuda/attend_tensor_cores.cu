@@ -52,6 +52,12 @@ __device__ uint32_t Pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// A row of K or V: bf16 where the state has it, else fp32.
+struct Row {
+  const void* data;
+  bool in_state;
+};
+
 // Eight bf16.
 struct Packed {
   uint32_t words[4];
@@ -65,8 +71,14 @@ struct Packed {
     LoadVector(row + at, f);
     return {{Pack(f[0], f[1]), Pack(f[2], f[3]), Pack(f[4], f[5]), Pack(f[6], f[7])}};
   }
-  __device__ static Packed Of(const RowPointer& row, int at) {
-    return row.stored != nullptr ? Of(static_cast<const Bf16*>(row.stored), at) : Of(row.fresh, at);
+  // Without a branch, so that loads of several rows overlap: of bf16 the same bytes twice.
+  __device__ static Packed Of(const Row& row, int at) {
+    const auto* v = static_cast<const float4*>(row.data) + at / (row.in_state ? 8 : 4);
+    const float4 a = v[0], b = v[row.in_state ? 0 : 1];
+    return {{row.in_state ? __float_as_uint(a.x) : Pack(a.x, a.y),
+             row.in_state ? __float_as_uint(a.y) : Pack(a.z, a.w),
+             row.in_state ? __float_as_uint(a.z) : Pack(b.x, b.y),
+             row.in_state ? __float_as_uint(a.w) : Pack(b.z, b.w)}};
   }
   __device__ float SquaredNorm() const {
     float sum = 0;
@@ -99,29 +111,26 @@ class ColumnRows {
         batch_offset_(block.segment.first_row - block.first_node_column()),
         sink_batch_offset_(block.tree.first_row - block.tree.length) {}
 
-  // Whether the state, or the batch, has all of [begin, end).
+  // Whether the state has all of [begin, end).
   __device__ bool InState(int begin, int end) const {
     return end <= batch_begin_ && (begin >= num_sinks_ || sinks_in_state_ == num_sinks_);
   }
-  __device__ bool InBatch(int begin) const { return begin >= batch_begin_; }
-  // REQUIRES: InState, or InBatch.
+  // REQUIRES: InState.
   __device__ const Bf16* StateRow(int column) const {
-    if (column < num_sinks_) return sinks_ + column * dim_;
-    int row = column + ring_offset_;
-    if (row >= ring_rows_) row -= ring_rows_;
-    return ring_ + row * dim_;
+    return (column < num_sinks_ ? sinks_ : ring_) + StateIndex(column) * dim_;
   }
-  __device__ const float* BatchRow(int column) const {
-    return batch_ + (column + batch_offset_) * stride_;
-  }
-  __device__ RowPointer At(int column) const {
+  __device__ Row At(int column) const {
     const bool is_sink = column < num_sinks_;
-    if (column < (is_sink ? sinks_in_state_ : batch_begin_)) return {StateRow(column), nullptr};
-    const int row = column + (is_sink ? sink_batch_offset_ : batch_offset_);
-    return {nullptr, batch_ + row * stride_};
+    if (column < (is_sink ? sinks_in_state_ : batch_begin_)) return {StateRow(column), true};
+    return {batch_ + (column + (is_sink ? sink_batch_offset_ : batch_offset_)) * stride_, false};
   }
 
  private:
+  __device__ int StateIndex(int column) const {
+    const int row = column + ring_offset_;
+    return column < num_sinks_ ? column : row >= ring_rows_ ? row - ring_rows_ : row;
+  }
+
   const Bf16* const sinks_;
   const Bf16* const ring_;
   const float* const batch_;
@@ -197,6 +206,7 @@ class Attender {
               block_.segment.k_ring_row, kDim),
         values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
                 block_.segment.num_sinks, block_.segment.v_ring_row, kDim),
+        high_s_(reinterpret_cast<const Bf16*>(block_.HighS())),
         lane_(threadIdx.x % kWarp),
         group_(lane_ / 4),
         in_group_(lane_ % 4) {
@@ -216,7 +226,7 @@ class Attender {
         min(min(task_.end_step, task_.begin_step + kMostSteps), steps.local + steps.features);
     for (int i = task_.begin_step; i < end; ++i) {
       if (i >= steps.local) {
-        const SplitHigh* s = block_.HighS() + int64_t{i - steps.local} * kStep * kDim;
+        const Bf16* s = high_s_ + int64_t{i - steps.local} * kStep * kDim;
         for (int at = kLine * lane_; at < kStep * kDim; at += kLine * kWarp) Prefetch(s + at);
         continue;
       }
@@ -335,9 +345,9 @@ class Attender {
       seen = FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
       if (!__any_sync(kAllLanes, seen != 0)) return;
     }
-    // Where all rows are in one place, nothing branches between loads.
     const bool in_state = of_features || values_.InState(first, min(first + kStep, num_columns));
-    const bool in_batch = !in_state && values_.InBatch(first);
+    // A lane's features are neighbours, its columns are not.
+    const Bf16* high_s = high_s_ + (int64_t{first} + 4 * in_group_) * kDim;
     // Of the lane's columns: dimensions 8 (l / 4) .. of each kBlockDims.
     Packed values[kColumns][kBlocks];
     const auto load = [&](const auto& row_of) {
@@ -352,16 +362,14 @@ class Attender {
     };
     if (in_state) {
       load([&](int i, int column) {
-        return of_features ? HighSRow(first + 4 * in_group_ + i) : values_.StateRow(column);
+        return of_features ? high_s + i * kDim : values_.StateRow(column);
       });
-    } else if (in_batch) {
-      load([&](int, int column) { return values_.BatchRow(column); });
     } else {
       load([&](int, int column) { return values_.At(column); });
     }
     Weights weights = {};
     if (kind == kLocalSums) {
-      WeighLocal(first, in_state, in_batch, seen, weights, sums);
+      WeighLocal(first, in_state, seen, weights, sums);
     } else if (of_features) {
       WeighFeatures(first, weights);
     } else if (kind == kLinearSums) {
@@ -453,10 +461,10 @@ class Attender {
     return found;
   }
 
-  __device__ void WeighLocal(int first, bool in_state, bool in_batch, uint32_t seen,
-                             Weights& weights, Sums& sums) {
+  __device__ void WeighLocal(int first, bool in_state, uint32_t seen, Weights& weights,
+                             Sums& sums) {
     Packed keys[2][kDim / 32];
-    LoadKeys(first, in_state, in_batch, keys);
+    LoadKeys(first, in_state, keys);
     Score(keys, weights);
     if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
 #pragma unroll
@@ -470,8 +478,7 @@ class Attender {
   }
 
   // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
-  __device__ void LoadKeys(int first, bool in_state, bool in_batch,
-                           Packed (&keys)[2][kDim / 32]) const {
+  __device__ void LoadKeys(int first, bool in_state, Packed (&keys)[2][kDim / 32]) const {
     const auto load = [&](const auto& row_of) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -482,8 +489,6 @@ class Attender {
     };
     if (in_state) {
       load([&](int column) { return keys_.StateRow(column); });
-    } else if (in_batch) {
-      load([&](int column) { return keys_.BatchRow(column); });
     } else {
       load([&](int column) { return keys_.At(column); });
     }
@@ -586,9 +591,6 @@ class Attender {
 
   // -- S and linear columns.
 
-  __device__ const Bf16* HighSRow(int feature) const {
-    return reinterpret_cast<const Bf16*>(block_.HighS()) + int64_t{feature} * kDim;
-  }
   // phi of query h, of features 4 (l % 4) .. of a step.
   __device__ float4 Features(int h, int first) const {
     const Query& query = queries_[h];
@@ -845,6 +847,7 @@ class Attender {
   const int warps_, warp_;
   const Block block_;
   const ColumnRows keys_, values_;
+  const Bf16* const high_s_;  // Where anything was folded.
   const int lane_, group_, in_group_;
 
   // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
