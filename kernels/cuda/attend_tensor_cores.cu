@@ -11,46 +11,13 @@
 #include <cmath>
 #include <cstddef>
 
-#include "kernels/cuda/attention_block.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/query_tile.cuh"
 
 namespace treeline::cuda {
 namespace {
 
 constexpr int kMaxWarps = WarpBlocks::kMaxWarps;
-constexpr int kQueries = WarpBlocks::kQueries;
-constexpr int kStep = WarpBlocks::kStep;
-constexpr int kHalves = 2;   // Lane l has queries l / 4 and l / 4 + 8 of a tile,
-constexpr int kColumns = 4;  // and columns 2 (l % 4), the next, and those 8 behind of a step.
-constexpr int kBlockDims = 64;
-
-enum Kind { kLocalSums, kLinearSums, kConvSums, kNumKinds };
-
-// What a part of a tile's steps, of one KV head, knows of a query beside its sums.
-struct alignas(16) Totals {
-  float largest;  // Exponent, of softmax.
-  float local_sum, linear_sum;
-  int kinds;  // Bit k: there are sums of kind k. The same for all queries.
-};
-// What a part's sums of a query are multiplied by, in the Totals' place.
-struct alignas(16) PartWeights {
-  float local, linear;
-  float conv;
-  int kinds;  // As in Totals.
-
-  __device__ float Of(int kind) const {
-    return kind == kLocalSums ? local : kind == kLinearSums ? linear : conv;
-  }
-};
-// Of a part that a block of threads leaves: Sums of each kind, and Totals of the queries.
-__host__ __device__ constexpr int PartialFloats(int dim) {
-  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
-}
-
-__device__ uint32_t Pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
+static_assert(kQueries == WarpBlocks::kQueries && kStep == WarpBlocks::kStep);
 
 // A row of K or V: bf16 where the state has it, else fp32.
 struct Row {
@@ -58,38 +25,17 @@ struct Row {
   bool in_state;
 };
 
-// Eight bf16.
-struct Packed {
-  uint32_t words[4];
-
-  __device__ static Packed Of(const Bf16* row, int at) {
-    const uint4 v = *reinterpret_cast<const uint4*>(row + at);
-    return {{v.x, v.y, v.z, v.w}};
-  }
-  __device__ static Packed Of(const float* row, int at) {
-    float f[kVector];
-    LoadVector(row + at, f);
-    return {{Pack(f[0], f[1]), Pack(f[2], f[3]), Pack(f[4], f[5]), Pack(f[6], f[7])}};
-  }
-  // Without a branch, so that loads of several rows overlap: of bf16 the same bytes twice.
-  __device__ static Packed Of(const Row& row, int at) {
-    const auto* v = static_cast<const float4*>(row.data) + at / (row.in_state ? 8 : 4);
-    const float4 a = v[0], b = v[row.in_state ? 0 : 1];
-    return {{row.in_state ? __float_as_uint(a.x) : Pack(a.x, a.y),
-             row.in_state ? __float_as_uint(a.y) : Pack(a.z, a.w),
-             row.in_state ? __float_as_uint(a.z) : Pack(b.x, b.y),
-             row.in_state ? __float_as_uint(a.w) : Pack(b.z, b.w)}};
-  }
-  __device__ float SquaredNorm() const {
-    float sum = 0;
-#pragma unroll
-    for (const uint32_t word : words) {
-      const float low = __uint_as_float(word << 16), high = __uint_as_float(word & 0xffff0000u);
-      sum += low * low + high * high;
-    }
-    return sum;
-  }
-};
+// Eight values of it, without a branch, so that loads of several rows overlap: of bf16 the same
+// bytes twice.
+__device__ Packed PackedOf(const Row& row, int at) {
+  const auto* v = static_cast<const float4*>(row.data) + at / (row.in_state ? 8 : 4);
+  const float4 a = v[0], b = v[row.in_state ? 0 : 1];
+  return {{row.in_state ? __float_as_uint(a.x) : Pack(a.x, a.y),
+           row.in_state ? __float_as_uint(a.y) : Pack(a.z, a.w),
+           row.in_state ? __float_as_uint(a.z) : Pack(b.x, b.y),
+           row.in_state ? __float_as_uint(a.w) : Pack(b.z, b.w)}};
+}
+__device__ Packed PackedOf(const Bf16* row, int at) { return Packed::Of(row, at); }
 
 // Where the rows of a segment's columns are, of one of K and V.
 class ColumnRows {
@@ -140,47 +86,29 @@ class ColumnRows {
   const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
 };
 
-__device__ float Relu2(float cosine) { return cosine > 0 ? cosine * cosine : 0.0f; }
-// Rare, and long.
-__device__ __noinline__ float LaplaceOf(float score, int group_size) {
-  return Laplace(score, group_size);
-}
+// What a part's sums of a query are multiplied by, in the Totals' place.
+struct alignas(16) PartWeights {
+  float local, linear;
+  float conv;
+  int kinds;  // As in Totals.
 
-// Over the four lanes that share a query.
-__device__ float QuadSum(float value) {
-  value += __shfl_xor_sync(kAllLanes, value, 1);
-  return value + __shfl_xor_sync(kAllLanes, value, 2);
-}
-__device__ float QuadMax(float value) {
-  value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, 1));
-  return fmaxf(value, __shfl_xor_sync(kAllLanes, value, 2));
-}
-
-// Weights of a lane's queries, and of its columns or of features 4 (l % 4) .. of a step.
-using Weights = float[kHalves][kColumns];
-
-// The steps of a kind, behind one another.
-struct StepRange {
-  int begin, end;
+  __device__ float Of(int kind) const {
+    return kind == kLocalSums ? local : kind == kLinearSums ? linear : conv;
+  }
 };
-__device__ StepRange StepsOf(const QueryBlock::Steps& steps, Kind kind) {
-  const int linear_end = steps.local + steps.features + steps.linear;
-  if (kind == kLocalSums) return {0, steps.local};
-  if (kind == kLinearSums) return {steps.local, linear_end};
-  return {linear_end, linear_end + steps.conv};
+// Of a part that a block of threads leaves: Sums of each kind, and Totals of the queries.
+__host__ __device__ constexpr int PartialFloats(int dim) {
+  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
 }
 
 // One warp's work.
 template <int kDim>
-class Attender {
+class Attender : public QueryTile<kDim> {
  public:
-  static constexpr int kBlocks = kDim / kBlockDims;
-  // Lane l has of tile 8 b + t the dimensions 64 b + 16 (l % 4) + t and the one 8 behind, of its
-  // first query, then of the second.
-  using Sums = float[kDim / 8][4];
-  // The Sums of a warp as they are kept: lane l has tile t at kWarp t + l.
-  static constexpr int kKept = kDim / 8 * kWarp;
-  static constexpr int kMaxNodes = 64;  // TokenTree::kMaxNodes.
+  using Tile = QueryTile<kDim>;
+  using Sums = typename Tile::Sums;
+  using Tile::kKept;
+  using Tile::kMaxNodes;
 
   // A warp's own place, and one behind them for each kind but the first: a warp whose part has
   // several kinds keeps those after its first there, and no two warps of a tile share the end of a
@@ -195,28 +123,17 @@ class Attender {
   };
 
   __device__ Attender(const AttentionStep& step, const QueryBlock& task, const Shared& shared)
-      : step_(step),
-        form_(step.layer.form),
+      : Tile(step, task, 0, shared.kept + threadIdx.x / kWarp * kKept,
+             shared.depths + threadIdx.x / kWarp * kMaxNodes),
         task_(task),
         shared_(shared),
         warps_(blockDim.x / kWarp),
         warp_(threadIdx.x / kWarp),
-        block_(WithDepths(Block(step, task), shared.depths + warp_ * kMaxNodes)),
-        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), FirstKeyColumn(),
+        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
               block_.segment.k_ring_row, kDim),
         values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
                 block_.segment.num_sinks, block_.segment.v_ring_row, kDim),
-        high_s_(reinterpret_cast<const Bf16*>(block_.HighS())),
-        lane_(threadIdx.x % kWarp),
-        group_(lane_ / 4),
-        in_group_(lane_ % 4) {
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      // Past the last query this one again, whose result is thrown away.
-      queries_[h] = block_.QueryAt(min(group_ + 8 * h, block_.num_queries - 1));
-      fades_[h] = Fade(step, block_.kv_head, queries_[h].group - block_.segment.group);
-    }
-  }
+        high_s_(reinterpret_cast<const Bf16*>(block_.HighS())) {}
 
   // What the first steps read of the state, while kernels before this one still run.
   __device__ void PrefetchState() const {
@@ -233,7 +150,7 @@ class Attender {
       // Two lanes a row, which has two lines at most.
       const int c = i * kStep + lane_ / 2, at = kLine * (lane_ % 2);
       if (at >= kDim || !values_.InState(c, c + 1)) continue;
-      Prefetch(keys_.StateRow(KeyColumn(c)) + at);
+      Prefetch(keys_.StateRow(this->KeyColumn(c)) + at);
       Prefetch(values_.StateRow(c) + at);
     }
   }
@@ -241,7 +158,7 @@ class Attender {
   // One loop for all kinds of steps: most of a decode's warps go through it two or three times, so
   // that what it costs is fetching its instructions.
   __device__ void Run() {
-    if (task_.begin_step < task_.steps.local) LoadQueries();
+    if (task_.begin_step < task_.steps.local) this->LoadQueries();
     Sums sums = {};
 #pragma unroll 1
     for (int k = 0; k < kNumKinds; ++k) {
@@ -291,42 +208,19 @@ class Attender {
   }
 
  private:
-  // Steps ask for the nodes' depths again and again: they move to shared memory.
-  __device__ static Block WithDepths(Block block, int32_t* depths) {
-    if (block.segment.nodes < 0) return block;
-    for (int i = threadIdx.x % kWarp; i < block.segment.num_rows; i += kWarp) {
-      depths[i] = block.depths[i];
-    }
-    __syncwarp();
-    block.depths = depths;
-    return block;
-  }
+  using Tile::block_;
+  using Tile::form_;
+  using Tile::group_;
+  using Tile::in_group_;
+  using Tile::kBlocks;
+  using Tile::lane_;
+  using Tile::queries_;
+  using Tile::step_;
 
   __device__ void StoreRow(const RowSource& source, int64_t row) const {
     const RowPointer to = StoredRow<Bf16>(step_, source, block_.segment.length);
     auto* values = static_cast<Bf16*>(const_cast<void*>(to.stored));
     for (int i = lane_; i < kDim; i += kWarp) values[i] = FromFloat<Bf16>(source.batch[row + i]);
-  }
-
-  __device__ bool NormalisesScores() const {
-    return form_.local == Local::kRelu2 && form_.qk_norm == QkNorm::kL2;
-  }
-  __device__ int64_t BatchRowOf(const Query& query) const {
-    return block_.segment.first_row + query.row;
-  }
-  // The lane's column i of a step.
-  __device__ int ColumnIndex(int first, int i) const {
-    return first + 2 * in_group_ + i % 2 + 8 * (i / 2);
-  }
-
-  // Before it there are columns of the convolution alone, of which K need not have rows any more.
-  __device__ int FirstKeyColumn() const {
-    const Segment& segment = block_.segment;
-    return segment.num_sinks + segment.k_begin - segment.v_begin;
-  }
-  // One that K has a row of, in a column's place.
-  __device__ int KeyColumn(int column) const {
-    return column < block_.segment.num_sinks ? column : max(column, FirstKeyColumn());
   }
 
   // -- A step.
@@ -341,8 +235,8 @@ class Attender {
     }
     if (kind == kConvSums) first += task_.first_conv;
     uint32_t seen = 0xff;  // Bit kColumns h + i: query h has a weight for column i.
-    if (!of_features && kind != kConvSums && !(kind == kLocalSums && IsLocalToAll(first))) {
-      seen = FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
+    if (!of_features && kind != kConvSums && !(kind == kLocalSums && this->IsLocalToAll(first))) {
+      seen = this->FindCodes(first, num_columns, kind == kLocalSums ? Code::kLocal : Code::kLinear);
       if (!__any_sync(kAllLanes, seen != 0)) return;
     }
     const bool in_state = of_features || values_.InState(first, min(first + kStep, num_columns));
@@ -353,10 +247,10 @@ class Attender {
     const auto load = [&](const auto& row_of) {
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        const auto row = row_of(i, min(ColumnIndex(first, i), num_columns - 1));
+        const auto row = row_of(i, min(this->ColumnIndex(first, i), num_columns - 1));
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) {
-          values[i][b] = Packed::Of(row, kBlockDims * b + 8 * group_);
+          values[i][b] = PackedOf(row, kBlockDims * b + 8 * group_);
         }
       }
     };
@@ -369,39 +263,35 @@ class Attender {
     }
     Weights weights = {};
     if (kind == kLocalSums) {
-      WeighLocal(first, in_state, seen, weights, sums);
+      Packed keys[2][kDim / 32];
+      LoadKeys(first, in_state, keys);
+      this->WeighLocal(keys, seen, weights, sums);
     } else if (of_features) {
-      WeighFeatures(first, weights);
+      this->WeighFeatures(first, weights);
     } else if (kind == kLinearSums) {
-      WeighLinear(first, seen, weights);
+      this->WeighLinear(first, task_.linear_end, seen, weights);
     } else {
-      WeighTaps(first, weights);
+      this->WeighTaps(first, weights);
     }
-    AddRows(weights, values, sums);
+    this->AddRows(weights, values, sums);
   }
 
   // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
   // to.
   __device__ void Finish(Kind kind, bool has_steps, Sums& sums) {
-    if (kind == kLinearSums) {
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        local_sum_[h] = QuadSum(local_sum_[h]);
-        linear_sum_[h] = QuadSum(linear_sum_[h]);
-      }
-    }
+    if (kind == kLinearSums) this->AddUpLanes();
     if (task_.num_parts > 1) {
       if (has_steps) {
-        Keep(sums, PlaceOf(warp_, kind, kinds_));
+        this->Keep(sums, PlaceOf(warp_, kind, kinds_));
         kinds_ |= 1 << kind;
       }
     } else if (kind == kLocalSums) {
-      Keep(sums, OwnPlace());
+      this->Keep(sums, this->place_);
     } else if (kind == kLinearSums) {
-      CombineWithKept(sums);
+      this->CombineWithKept(sums);
       return;
     } else {
-      Store(sums);
+      this->Store(sums);
     }
 #pragma unroll
     for (auto& tile : sums) {
@@ -410,81 +300,15 @@ class Attender {
     }
   }
 
-  // -- Local columns.
-
-  // Rounded, in the order in which keys are loaded: lane l has dimensions 8 (l % 4) .. of each 32.
-  // In shared memory, where each lane reads what it has written.
-  __device__ void LoadQueries() {
-    auto* to = reinterpret_cast<uint4*>(OwnPlace()) + lane_;
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      const Query& query = queries_[h];
-      const float* q = step_.q + BatchRowOf(query) * step_.q_stride + int64_t{query.head} * kDim;
-      float squares = 0;
-#pragma unroll
-      for (int b = 0; b < kDim / 32; ++b) {
-        const Packed values = Packed::Of(q, 32 * b + 8 * in_group_);
-        squares += values.SquaredNorm();
-        to[(2 * b + h) * kWarp] =
-            make_uint4(values.words[0], values.words[1], values.words[2], values.words[3]);
-      }
-      norms_[h] = NormalisesScores() ? InverseNorm(QuadSum(squares)) : 1.0f;
-    }
-  }
-
-  // True where every query sees every column of the step, and in its window.
-  __device__ bool IsLocalToAll(int first) const {
-    const Segment& segment = block_.segment;
-    const int end = first + kStep;
-    const int rows = segment.nodes < 0 ? block_.first_row + 1 : 0;
-    if (end > block_.first_node_column() + rows) return false;
-    if (first < segment.linear_begin && segment.num_sinks < min(end, segment.linear_begin)) {
-      return false;
-    }
-    return end <= segment.linear_begin || first >= segment.linear_end;
-  }
-
-  // Bit kColumns h + i: whether query h sees column i so.
-  __device__ uint32_t FindCodes(int first, int num_columns, Code code) const {
-    uint32_t found = 0;
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int c = ColumnIndex(first, i);
-      const Column column = block_.ColumnAt(min(c, num_columns - 1));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const bool sees = c < num_columns && block_.IsVisible(queries_[h], column) &&
-                          block_.CodeOf(queries_[h], column) == code;
-        found |= static_cast<uint32_t>(sees) << (kColumns * h + i);
-      }
-    }
-    return found;
-  }
-
-  __device__ void WeighLocal(int first, bool in_state, uint32_t seen, Weights& weights,
-                             Sums& sums) {
-    Packed keys[2][kDim / 32];
-    LoadKeys(first, in_state, keys);
-    Score(keys, weights);
-    if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if ((seen >> (kColumns * h + i) & 1) == 0) weights[h][i] = 0.0f;
-        local_sum_[h] += weights[h][i];
-      }
-    }
-  }
-
   // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
   __device__ void LoadKeys(int first, bool in_state, Packed (&keys)[2][kDim / 32]) const {
     const auto load = [&](const auto& row_of) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const auto row = row_of(KeyColumn(min(first + 8 * j + group_, block_.num_columns - 1)));
+        const auto row =
+            row_of(this->KeyColumn(min(first + 8 * j + group_, block_.num_columns - 1)));
 #pragma unroll
-        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(row, 32 * b + 8 * in_group_);
+        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = PackedOf(row, 32 * b + 8 * in_group_);
       }
     };
     if (in_state) {
@@ -492,227 +316,6 @@ class Attender {
     } else {
       load([&](int column) { return keys_.At(column); });
     }
-  }
-
-  // The local weight of every query and column, or softmax's exponent.
-  __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
-    const auto* queries = reinterpret_cast<const uint4*>(OwnPlace()) + lane_;
-    float scores[2][4] = {};
-#pragma unroll
-    for (int b = 0; b < kDim / 32; ++b) {
-      const uint4 q = queries[2 * b * kWarp], other = queries[(2 * b + 1) * kWarp];
-      const uint32_t low[4] = {q.x, other.x, q.y, other.y}, high[4] = {q.z, other.z, q.w, other.w};
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const uint32_t(&k)[4] = keys[j][b].words;
-        MultiplyAdd(scores[j], low, k[0], k[1]);
-        MultiplyAdd(scores[j], high, k[2], k[3]);
-      }
-    }
-    const bool is_softmax = form_.local == Local::kSoftmax;
-    const float scale = rsqrtf(static_cast<float>(kDim));
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const float score = scores[i / 2][2 * h + i % 2];
-        weights[h][i] = is_softmax ? score * scale : score;
-      }
-    }
-    if (!is_softmax) ApplyKernel(keys, weights);
-  }
-
-  // The local kernels other than softmax: scores become weights.
-  __device__ void ApplyKernel(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float squares = 0;
-#pragma unroll
-      for (int b = 0; b < kDim / 32; ++b) squares += keys[j][b].SquaredNorm();
-      const float norm = NormalisesScores() ? InverseNorm(QuadSum(squares)) : 1.0f;
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float norm_of_column = __shfl_sync(kAllLanes, norm, (2 * in_group_ + e) * 4);
-#pragma unroll
-        for (int h = 0; h < kHalves; ++h) {
-          float& weight = weights[h][2 * j + e];
-          weight = form_.local == Local::kLaplace ? LaplaceOf(weight, form_.group_size)
-                                                  : Relu2(weight * norms_[h] * norm_of_column);
-        }
-      }
-    }
-  }
-
-  // Softmax's exponents become its numerators, beside the largest exponent so far; what was summed
-  // beside a smaller one is scaled down.
-  __device__ void Exponentiate(uint32_t local, Weights& weights, Sums& sums) {
-    float scales[kHalves];
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      float largest = largest_[h];
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if (local >> (kColumns * h + i) & 1) largest = fmaxf(largest, weights[h][i]);
-      }
-      largest = QuadMax(largest);
-      // Nothing local so far: any finite number will do.
-      const float finite = largest == -INFINITY ? 0.0f : largest;
-      scales[h] = __expf(largest_[h] - finite);
-      largest_[h] = largest;
-      local_sum_[h] *= scales[h];
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) weights[h][i] = __expf(weights[h][i] - finite);
-    }
-    if (!__any_sync(kAllLanes, scales[0] != 1.0f || scales[1] != 1.0f)) return;
-#pragma unroll
-    for (auto& tile : sums) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) tile[j] *= scales[j / 2];
-    }
-  }
-
-  // sums += weights x values.
-  __device__ void AddRows(const Weights& w, const Packed (&values)[kColumns][kBlocks],
-                          Sums& sums) const {
-    const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
-                           Pack(w[1][2], w[1][3])};
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-      for (int t = 0; t < 8; ++t) {
-        const auto pair = [&](int i) {
-          return __byte_perm(values[i][b].words[t / 2], values[i + 1][b].words[t / 2],
-                             t % 2 == 0 ? 0x5410 : 0x7632);
-        };
-        MultiplyAdd(sums[8 * b + t], a, pair(0), pair(2));
-      }
-    }
-  }
-
-  // -- S and linear columns.
-
-  // phi of query h, of features 4 (l % 4) .. of a step.
-  __device__ float4 Features(int h, int first) const {
-    const Query& query = queries_[h];
-    const float* phi = step_.query_features + (BatchRowOf(query) * step_.layer.heads + query.head) *
-                                                  int64_t{step_.feature_dim};
-    return *reinterpret_cast<const float4*>(phi + first + 4 * in_group_);
-  }
-
-  __device__ void WeighFeatures(int first, Weights& weights) {
-    float4 z = make_float4(0, 0, 0, 0);
-    if (step_.has_normaliser) {
-      z = *reinterpret_cast<const float4*>(block_.Z() + first + 4 * in_group_);
-    }
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      const float4 phi = Features(h, first);
-      const float fade = fades_[h];
-      weights[h][0] = phi.x * fade;
-      weights[h][1] = phi.y * fade;
-      weights[h][2] = phi.z * fade;
-      weights[h][3] = phi.w * fade;
-      linear_sum_[h] += fade * (phi.x * z.x + phi.y * z.y + phi.z * z.z + phi.w * z.w);
-    }
-  }
-
-  __device__ void WeighLinear(int first, uint32_t seen, Weights& weights) {
-    const float* keys[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int c = min(first + 8 * j + group_, task_.linear_end - 1);
-      keys[j] = block_.KeyFeatures(block_.ColumnAt(c)) + 4 * in_group_;
-    }
-    float scores[2][4] = {};
-#pragma unroll 1
-    for (int feature = 0; feature < step_.feature_dim; feature += kStep) {
-      const float4 p = Features(0, feature), other = Features(1, feature);
-      const uint32_t a[4] = {Pack(p.x, p.y), Pack(other.x, other.y), Pack(p.z, p.w),
-                             Pack(other.z, other.w)};
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float4 k = *reinterpret_cast<const float4*>(keys[j] + feature);
-        MultiplyAdd(scores[j], a, Pack(k.x, k.y), Pack(k.z, k.w));
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int c = min(ColumnIndex(first, i), task_.linear_end - 1);
-      const int group = block_.GroupOf(block_.ColumnAt(c).position);
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        if ((seen >> (kColumns * h + i) & 1) == 0) continue;
-        weights[h][i] = scores[i / 2][2 * h + i % 2] *
-                        Fade(step_, block_.kv_head, queries_[h].group - step_.lag - group);
-        linear_sum_[h] += weights[h][i];
-      }
-    }
-  }
-
-  // -- The convolution.
-
-  __device__ void WeighTaps(int first, Weights& taps) const {
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int c = ColumnIndex(first, i);
-      const Column column = block_.ColumnAt(min(c, block_.num_columns - 1));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const float tap = block_.Tap(queries_[h], column);
-        taps[h][i] = c < block_.num_columns ? tap : 0.0f;
-      }
-    }
-  }
-
-  // -- Results of a whole tile.
-
-  // Where queries are, while there are local steps, and then this warp's first Sums.
-  __device__ float4* OwnPlace() const { return shared_.kept + kKept * warp_; }
-
-  __device__ void Keep(const Sums& sums, float4* place) const {
-#pragma unroll
-    for (int t = 0; t < kDim / 8; ++t) {
-      place[t * kWarp + lane_] = make_float4(sums[t][0], sums[t][1], sums[t][2], sums[t][3]);
-    }
-  }
-  // The local sums, which have made room for the linear ones, join them.
-  __device__ void CombineWithKept(Sums& sums) const {
-    BranchFactors factors[kHalves];
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum_[h], linear_sum_[h]);
-    }
-    const float4* kept = OwnPlace() + lane_;
-#pragma unroll
-    for (int t = 0; t < kDim / 8; ++t) {
-      const float4 local = kept[t * kWarp];
-      sums[t][0] = factors[0].local * local.x + factors[0].linear * sums[t][0];
-      sums[t][1] = factors[0].local * local.y + factors[0].linear * sums[t][1];
-      sums[t][2] = factors[1].local * local.z + factors[1].linear * sums[t][2];
-      sums[t][3] = factors[1].local * local.w + factors[1].linear * sums[t][3];
-    }
-  }
-
-  __device__ void Store(const Sums& sums) const {
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      if (group_ + 8 * h >= block_.num_queries) continue;
-      float* row = OutputOf(queries_[h]);
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int j = 2 * h + e;
-          auto* to = reinterpret_cast<float4*>(row + kBlockDims * b + 8 * (2 * in_group_ + e));
-          const auto* tiles = &sums[8 * b];
-          to[0] = make_float4(tiles[0][j], tiles[1][j], tiles[2][j], tiles[3][j]);
-          to[1] = make_float4(tiles[4][j], tiles[5][j], tiles[6][j], tiles[7][j]);
-        }
-      }
-    }
-  }
-  __device__ float* OutputOf(const Query& query) const {
-    return step_.out + (BatchRowOf(query) * step_.layer.heads + query.head) * kDim;
   }
 
   // -- Results of parts.
@@ -738,8 +341,8 @@ class Attender {
     if (in_group_ != 0) return;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      shared_.totals[warp_ * kQueries + group_ + 8 * h] = {largest_[h], local_sum_[h],
-                                                           linear_sum_[h], kinds_};
+      shared_.totals[warp_ * kQueries + group_ + 8 * h] = {this->largest_[h], this->local_sum_[h],
+                                                           this->linear_sum_[h], kinds_};
     }
   }
 
@@ -831,8 +434,8 @@ class Attender {
     const int at = kBlockDims * (first / 8) + 16 * in_group_ + first % 8;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      if (group_ + 8 * h >= block_.num_queries) continue;
-      float* row = OutputOf(queries_[h]) + at;
+      if (group_ + 8 * h >= this->num_queries_) continue;
+      float* row = this->OutputOf(queries_[h]) + at;
       const auto& a = sums[0];
       const auto& b = sums[1];
       *reinterpret_cast<float2*>(row) = h == 0 ? make_float2(a.x, b.x) : make_float2(a.z, b.z);
@@ -840,23 +443,12 @@ class Attender {
     }
   }
 
-  const AttentionStep& step_;
-  const AttentionForm& form_;
   const QueryBlock task_;
   const Shared shared_;
   const int warps_, warp_;
-  const Block block_;
   const ColumnRows keys_, values_;
   const Bf16* const high_s_;  // Where anything was folded.
-  const int lane_, group_, in_group_;
-
-  // Of the lane's queries. Sums are the lane's own until Run adds up four lanes'.
-  Query queries_[kHalves];
-  float norms_[kHalves];
-  float fades_[kHalves];  // Of S.
-  float largest_[kHalves] = {-INFINITY, -INFINITY};
-  float local_sum_[kHalves] = {}, linear_sum_[kHalves] = {};
-  int kinds_ = 0;  // Of parts: as in Totals.
+  int kinds_ = 0;             // Of parts: as in Totals.
 };
 
 // Grid: blocks of the plan by warps of a block, KV heads. Shared memory: Shared::kept.

@@ -96,7 +96,9 @@ ForestAttention::ForestAttention(Stream& stream)
       sums_(stream),
       high_sums_(stream),
       partials_(stream),
-      parts_done_(stream) {}
+      wide_partials_(stream),
+      parts_done_(stream),
+      rounded_kv_(stream) {}
 
 template <typename MakePlan>
 ForestAttention::Planned& ForestAttention::PlanFor(const AttentionLayer& layer,
@@ -128,8 +130,10 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
 
   planned.tensor_cores = step.splits_s = TakesTensorCores(layer);
   WarpBlocks blocks;
+  WideBlocks wide_blocks;
   if (planned.tensor_cores) {
     blocks = CutIntoWarpBlocks(plan, layer, stream_.num_multiprocessors());
+    wide_blocks = CutIntoWideBlocks(plan, layer, stream_.num_multiprocessors(), blocks.num_tiles);
   } else if (!plan.segments.empty()) {
     planned.block_size = AttendBlockSize(layer, plan, stream_);
     if (planned.block_size == 0) {
@@ -143,6 +147,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.num_rows = plan.num_rows;
   step.num_blocks = Count(blocks.blocks);
   step.warps_of_block = blocks.warps;
+  step.num_wide_blocks = Count(wide_blocks.blocks);
   step.num_feature_tiles = Count(feature_tiles);
   step.num_folds = Count(plan.folds);
   step.num_scans = Count(plan.scans);
@@ -150,8 +155,9 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.max_columns = plan.max_columns;
   step.max_stored_rows = plan.max_stored_rows;
   planned.num_feature_rows = plan.num_feature_rows;
-  planned.num_tiles = blocks.num_tiles;
+  planned.num_tiles = blocks.num_tiles + wide_blocks.num_tiles;
   planned.num_partials = blocks.num_partials;
+  planned.num_wide_partials = wide_blocks.num_partials;
 
   Packer packer;
   packer.Add(plan.trees, &step.trees);
@@ -159,6 +165,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   packer.Add(plan.folds, &step.folds);
   packer.Add(plan.scans, &step.scans);
   packer.Add(blocks.blocks, &step.blocks);
+  packer.Add(wide_blocks.blocks, &step.wide_blocks);
   packer.Add(feature_tiles, &step.feature_tiles);
   packer.Add(plan.rows, &step.rows);
   packer.Add(plan.depths, &step.depths);
@@ -185,8 +192,14 @@ AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLay
   }
   if (planned.num_tiles > 0) {
     step.partials = partials_.Floats(PartialSize(layer) * planned.num_partials * layer.kv_heads);
+    step.wide_partials =
+        wide_partials_.Floats(WidePartialSize(layer) * planned.num_wide_partials * layer.kv_heads);
     step.parts_done = static_cast<int32_t*>(
         parts_done_.ResizeZeroed(sizeof(int32_t) * planned.num_tiles * layer.kv_heads));
+  }
+  if (step.num_wide_blocks > 0) {
+    step.rounded_kv = rounded_kv_.Resize(size_t{2} * step.num_rows * layer.kv_heads *
+                                         layer.head_dim * sizeof(uint16_t));
   }
   return step;
 }
@@ -208,6 +221,7 @@ void ForestAttention::Attend(const AttentionParams& params) {
     Fold(step);
   }
   if (planned.tensor_cores) {
+    AttendWide(step, stream_);
     AttendWithTensorCores(step, stream_);
   } else {
     cuda::Attend(step, planned.block_size, stream_);

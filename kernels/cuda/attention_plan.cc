@@ -220,11 +220,13 @@ Plan PlanCommit(const CommitParams& params) {
   return planner.Take();
 }
 
-std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size) {
+std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size,
+                                      int32_t least, int32_t most) {
   std::vector<QueryBlock> blocks;
   for (size_t i = 0; i < plan.segments.size(); ++i) {
     const Segment& segment = plan.segments[i];
     const int32_t queries = segment.num_rows * queries_per_row;
+    if (queries < least || queries > most) continue;
     for (int32_t first = 0; first < queries; first += size) {
       QueryBlock block;
       block.segment = static_cast<int32_t>(i);
@@ -241,11 +243,10 @@ std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row,
 
 namespace {
 
-// The steps of a block, all of them its own.
-void CountSteps(const Segment& segment, const AttentionLayer& layer, QueryBlock& block) {
-  const auto steps = [](int32_t columns) {
-    return (std::max(columns, 0) + WarpBlocks::kStep - 1) / WarpBlocks::kStep;
-  };
+// The steps of a block, all of them its own, of `size` columns or features.
+void CountSteps(const Segment& segment, const AttentionLayer& layer, int32_t size,
+                QueryBlock& block) {
+  const auto steps = [&](int32_t columns) { return (std::max(columns, 0) + size - 1) / size; };
   const int32_t taps = layer.form.conv_taps();
   // The rows of a tree are at any depth.
   const int32_t row = segment.nodes < 0 ? block.first_row : 0;
@@ -268,7 +269,8 @@ void CountSteps(const Segment& segment, const AttentionLayer& layer, QueryBlock&
 WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
                              int32_t num_multiprocessors) {
   const int32_t queries_per_row = layer.heads / layer.kv_heads;
-  std::vector<QueryBlock> tiles = CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries);
+  std::vector<QueryBlock> tiles =
+      CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries, 0, WarpBlocks::kQueries);
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
   constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
   WarpBlocks result;
@@ -290,7 +292,7 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   };
   std::vector<QueryBlock> whole;
   for (QueryBlock tile : tiles) {
-    CountSteps(plan.segments[tile.segment], layer, tile);
+    CountSteps(plan.segments[tile.segment], layer, WarpBlocks::kStep, tile);
     tile.num_parts = parts_of(tile);
     if (tile.num_parts == 1) {
       whole.push_back(tile);
@@ -310,6 +312,35 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   result.blocks.insert(result.blocks.end(), whole.begin(), whole.end());
   const size_t warps = result.warps;
   result.blocks.resize((result.blocks.size() + warps - 1) / warps * warps);
+  return result;
+}
+
+WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
+                             int32_t num_multiprocessors, int32_t first_tile) {
+  const std::vector<QueryBlock> tiles = CutIntoBlocks(
+      plan, layer.heads / layer.kv_heads, WideBlocks::kQueries, WarpBlocks::kQueries + 1);
+  const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
+  WideBlocks result;
+  for (QueryBlock tile : tiles) {
+    CountSteps(plan.segments[tile.segment], layer, WideBlocks::kStep, tile);
+    // A part costs writing and reading its results: about as much as two steps.
+    constexpr int32_t kStepsOfPart = 2;
+    const int32_t parts = std::min(
+        {WideBlocks::kMaxParts, num_multiprocessors / tasks, tile.end_step / kStepsOfPart});
+    if (parts < 2) {
+      result.blocks.push_back(tile);
+      continue;
+    }
+    tile.num_parts = parts;
+    tile.tile = first_tile + result.num_tiles++;
+    tile.first_partial = result.num_partials;
+    result.num_partials += parts;
+    for (tile.part = 0; tile.part < parts; ++tile.part) {
+      tile.begin_step = tile.steps.count() * tile.part / parts;
+      tile.end_step = tile.steps.count() * (tile.part + 1) / parts;
+      result.blocks.push_back(tile);
+    }
+  }
   return result;
 }
 

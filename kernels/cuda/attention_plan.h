@@ -9,6 +9,7 @@
 #define TREELINE_KERNELS_CUDA_ATTENTION_PLAN_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/params.h"
@@ -125,11 +126,14 @@ bool TakesTensorCores(const AttentionLayer& layer);
 Plan PlanAttention(const AttentionParams& params, bool store_single_rows);
 Plan PlanCommit(const CommitParams& params);
 
-// The segments' queries, `size` at a time.
-std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size);
+// The queries of segments that have from `least` to `most`, `size` at a time.
+std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size,
+                                      int32_t least = 0,
+                                      int32_t most = std::numeric_limits<int32_t>::max());
 
-// The same for blocks that are one warp's work, `warps` of them in a block of threads; where these
-// are too few for a GPU, in parts, a multiple of `warps`: a block of threads has parts of one tile.
+// The same of segments with few queries for blocks that are one warp's work, `warps` of them in a
+// block of threads; where these are too few for a GPU, in parts, a multiple of `warps`: a block of
+// threads has parts of one tile.
 struct WarpBlocks {
   static constexpr int32_t kQueries = 16, kMaxWarps = 8;
   static constexpr int32_t kMaxBlocks = 8;  // Of threads, of a tile.
@@ -143,6 +147,19 @@ struct WarpBlocks {
 };
 WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
                              int32_t num_multiprocessors);
+
+// Of segments with more queries than a warp takes: the work of blocks of threads. Where these are
+// too few for a GPU, in parts.
+struct WideBlocks {
+  static constexpr int32_t kQueries = 64, kStep = 32, kMaxParts = 8;
+
+  std::vector<QueryBlock> blocks;
+  int32_t num_tiles = 0;     // In parts,
+  int32_t num_partials = 0;  // of so many in all.
+};
+// Tiles are counted from first_tile on.
+WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
+                             int32_t num_multiprocessors, int32_t first_tile);
 
 // The rows whose key features are wanted, `size` at a time.
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);

@@ -34,6 +34,7 @@ struct AttentionStep {
   int32_t num_rows = 0;  // Of q and out.
   int32_t num_blocks = 0, num_feature_tiles = 0;
   int32_t warps_of_block = 0;  // Of threads, where a block of the plan is a warp's work.
+  int32_t num_wide_blocks = 0;
   int32_t num_folds = 0, num_scans = 0, num_stored_trees = 0;
   int32_t max_columns = 0, max_stored_rows = 0;
   const Tree* trees = nullptr;
@@ -41,6 +42,7 @@ struct AttentionStep {
   const Fold* folds = nullptr;
   const Scan* scans = nullptr;
   const QueryBlock* blocks = nullptr;
+  const QueryBlock* wide_blocks = nullptr;
   const FeatureTile* feature_tiles = nullptr;
   const int32_t* rows = nullptr;
   const int32_t* depths = nullptr;
@@ -54,9 +56,11 @@ struct AttentionStep {
   float* sums = nullptr;
   // On tensor cores the same totals' S as they are read, [folds, kv_heads, feature_dim, head_dim].
   SplitHigh* high_sums = nullptr;
-  // Of blocks that are parts of a tile's work (attend_tensor_cores.cu).
+  // Of blocks that are parts of a tile's work (attend_tensor_cores.cu, attend_wide.cu).
   float* partials = nullptr;
+  float* wide_partials = nullptr;
   int32_t* parts_done = nullptr;  // [tiles, kv_heads] zero between kernels
+  void* rounded_kv = nullptr;     // [num_rows, 2, kv_heads, head_dim] bf16, of attend_wide.cu
 };
 
 // phi of the queries, and of the keys that tiles of FeatureTileRows rows name.
@@ -79,6 +83,9 @@ bool AttendStoresSingleRows(const AttentionLayer& layer);
 void AttendWithTensorCores(const AttentionStep& step, Stream& stream);
 // Floats of a partial result of WarpBlocks, of one KV head.
 size_t PartialSize(const AttentionLayer& layer);
+// Of the queries of wide blocks.
+void AttendWide(const AttentionStep& step, Stream& stream);
+size_t WidePartialSize(const AttentionLayer& layer);
 
 // The last totals of every scan become its state's S and z.
 void StoreSums(const AttentionStep& step, Stream& stream);

@@ -1,0 +1,427 @@
+// Attention of many queries at once, on tensor cores: drafts and prompts. The numerics are those of
+// attend_tensor_cores.cu.
+//
+// A block of threads has up to 64 queries of a segment, 16 a warp, and goes over what they attend
+// to in steps of 32 columns or features. Rows come into shared memory, for all four warps, while
+// those of steps before are worked on. Where there are too few such blocks for the GPU, several
+// share one's steps, and the one that is done last adds up their partial results.
+#include <algorithm>
+
+#include "kernels/cuda/copy_async.cuh"
+#include "kernels/cuda/query_tile.cuh"
+
+namespace treeline::cuda {
+namespace {
+
+constexpr int kWarps = WideBlocks::kQueries / kQueries;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kWideStep = WideBlocks::kStep;
+constexpr int kStages = 3;  // Steps whose rows are in shared memory, or on their way.
+constexpr int kMaxParts = WideBlocks::kMaxParts;
+static_assert(kWideStep % kStep == 0);
+
+// Of a warp's queries: Sums of each kind, and Totals.
+__host__ __device__ constexpr int PartialFloats(int dim) {
+  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
+}
+
+// A row of the batch's K, then V, as states will have it: [kv_heads, dim] each.
+__device__ Bf16* RoundedRows(const AttentionStep& step, int64_t row) {
+  return static_cast<Bf16*>(step.rounded_kv) + row * 2 * step.layer.kv_heads * step.layer.head_dim;
+}
+
+// A thread eight values.
+__global__ void RoundRowsKernel(AttentionStep step) {
+  WaitForEarlierKernels();
+  const int size = step.layer.kv_heads * step.layer.head_dim;  // Of K, and of V.
+  const int64_t at = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kVector;
+  const int64_t row = at / (2 * size);
+  if (row >= step.num_rows) return;
+  const int i = static_cast<int>(at % (2 * size));
+  const float* from = i < size ? step.k + i : step.v + i - size;
+  float values[kVector];
+  LoadVector(from + row * step.kv_stride, values);
+  StoreRounded(RoundedRows(step, row) + i, values);
+}
+
+// Where the rows of a segment's columns are, of one of K and V.
+class ColumnRows {
+ public:
+  // The column `first` has row first_row of the ring; those before it are not asked for, but for
+  // sinks. batch: of the step's first row, rows `stride` apart.
+  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int first_row,
+                        const Bf16* batch, int stride, int dim)
+      : sinks_(static_cast<const Bf16*>(source.sinks)),
+        ring_(static_cast<const Bf16*>(source.ring)),
+        batch_(batch),
+        stride_(stride),
+        dim_(dim),
+        num_sinks_(block.segment.num_sinks),
+        ring_rows_(source.ring_rows),
+        ring_offset_(first_row - first),
+        sinks_in_state_(min(block.segment.num_sinks, block.tree.length)),
+        batch_begin_(block.segment.num_sinks + max(0, block.tree.length - block.segment.v_begin)),
+        batch_offset_(block.segment.first_row - block.first_node_column()),
+        sink_batch_offset_(block.tree.first_row - block.tree.length) {}
+
+  __device__ bool InState(int column) const {
+    return column < (column < num_sinks_ ? sinks_in_state_ : batch_begin_);
+  }
+  __device__ const Bf16* At(int column) const {
+    const bool is_sink = column < num_sinks_, in_state = InState(column);
+    int row = column + ring_offset_;
+    if (row >= ring_rows_) row -= ring_rows_;
+    if (is_sink) row = column;
+    if (!in_state) row = column + (is_sink ? sink_batch_offset_ : batch_offset_);
+    const Bf16* base = !in_state ? batch_ : is_sink ? sinks_ : ring_;
+    return base + int64_t{row} * (in_state ? dim_ : stride_);
+  }
+
+ private:
+  const Bf16* const sinks_;
+  const Bf16* const ring_;
+  const Bf16* const batch_;
+  const int stride_, dim_, num_sinks_, ring_rows_;
+  const int ring_offset_;  // From a column to its row.
+  const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
+};
+
+// One warp's part in its block's work.
+template <int kDim>
+class WideAttender : public QueryTile<kDim> {
+ public:
+  using Tile = QueryTile<kDim>;
+  using Sums = typename Tile::Sums;
+  using Tile::kKept;
+  using Tile::kMaxNodes;
+
+  // A block's shared memory. Rows are so far apart that what the lanes of a warp read together lies
+  // in different banks: of K eight rows' 64 bytes, of V four rows' 128 bytes, two rows apart.
+  static constexpr int kKeyStride = kDim + 32, kValueStride = kDim + 8;
+  struct Shared {
+    float4 kept[kWarps][kKept];
+    Bf16 keys[kStages][kWideStep][kKeyStride];
+    Bf16 values[kStages][kWideStep][kValueStride];
+    int32_t depths[kWarps][kMaxNodes];
+    bool is_last;
+  };
+
+  __device__ WideAttender(const AttentionStep& step, const QueryBlock& task, Shared& shared)
+      : Tile(step, task, threadIdx.x / kWarp * kQueries, shared.kept[threadIdx.x / kWarp],
+             shared.depths[threadIdx.x / kWarp]),
+        task_(task),
+        shared_(shared),
+        warp_(threadIdx.x / kWarp),
+        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
+              block_.segment.k_ring_row, RoundedRows(step, 0) + block_.kv_head * kDim,
+              2 * step.layer.kv_heads * kDim, kDim),
+        values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
+                block_.segment.num_sinks, block_.segment.v_ring_row,
+                RoundedRows(step, 0) + (step.layer.kv_heads + block_.kv_head) * kDim,
+                2 * step.layer.kv_heads * kDim, kDim),
+        high_s_(reinterpret_cast<const Bf16*>(block_.HighS())) {}
+
+  // What the block's steps read of the state, while kernels before this one still run.
+  __device__ void PrefetchState() const {
+    constexpr int kLine = 128 / sizeof(Bf16), kLines = kDim / kLine;
+    const QueryBlock::Steps& steps = task_.steps;
+    for (int i = threadIdx.x; i < (task_.end_step - task_.begin_step) * kWideStep * kLines;
+         i += kThreads) {
+      const int row = task_.begin_step * kWideStep + i / kLines, at = i % kLines * kLine;
+      const int feature = row - steps.local * kWideStep;
+      if (feature >= step_.feature_dim || (feature >= 0 && steps.features == 0)) break;
+      if (feature >= 0) {
+        Prefetch(high_s_ + int64_t{feature} * kDim + at);
+      } else if (row < block_.num_columns && values_.InState(row)) {
+        Prefetch(keys_.At(this->KeyColumn(row)) + at);
+        Prefetch(values_.At(row) + at);
+      }
+    }
+  }
+
+  __device__ void Run() {
+    if (task_.begin_step < task_.steps.local) this->LoadQueries();
+#pragma unroll
+    for (int i = 0; i < kStages - 1; ++i) Load(task_.begin_step + i);
+    Sums sums = {};
+#pragma unroll 1
+    for (int k = 0; k < kNumKinds; ++k) {
+      const Kind kind = static_cast<Kind>(k);
+      const StepRange range = StepsOf(task_.steps, kind);
+      const int begin = max(range.begin, task_.begin_step), end = min(range.end, task_.end_step);
+#pragma unroll 1
+      for (int i = begin; i < end; ++i) {
+        WaitForCopies<kStages - 2>();
+        // The rows are there for all warps, and none is at the step before any more.
+        __syncthreads();
+        Load(i + kStages - 1);
+        AddStep(kind, i - range.begin, (i - task_.begin_step) % kStages, sums);
+      }
+      Finish(kind, begin < end, sums);
+    }
+    // For what comes later in this memory, nothing is on its way.
+    WaitForCopies<0>();
+  }
+
+  // Where the tile has parts: in the block that is done last their results become the output.
+  __device__ void AddUpParts() {
+    StoreTotals();
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int32_t* done = step_.parts_done + task_.tile * step_.layer.kv_heads + block_.kv_head;
+      shared_.is_last = atomicAdd(done, 1) == task_.num_parts - 1;
+      if (shared_.is_last) *done = 0;
+    }
+    __syncthreads();
+    if (!shared_.is_last) return;
+    __threadfence();
+    AddUp();
+  }
+
+ private:
+  using Tile::block_;
+  using Tile::form_;
+  using Tile::group_;
+  using Tile::in_group_;
+  using Tile::kBlocks;
+  using Tile::lane_;
+  using Tile::queries_;
+  using Tile::step_;
+
+  // What a step is about: `first` to `end` are columns, or features.
+  struct Step {
+    Kind kind;
+    bool of_features;
+    int first, end;
+  };
+  __device__ Step StepAt(Kind kind, int index) const {
+    const QueryBlock::Steps& steps = task_.steps;
+    if (kind == kConvSums) {
+      return {kind, false, task_.first_conv + index * kWideStep, block_.num_columns};
+    }
+    if (kind == kLocalSums) return {kind, false, index * kWideStep, block_.num_columns};
+    if (index < steps.features) return {kind, true, index * kWideStep, step_.feature_dim};
+    return {kind, false, block_.segment.linear_begin + (index - steps.features) * kWideStep,
+            task_.linear_end};
+  }
+
+  // Starts the way of a step's rows into shared memory, by all threads of the block. A group of
+  // copies in any case, so that they can be counted.
+  __device__ void Load(int i) {
+    if (i < task_.end_step) {
+      Kind kind = kLocalSums;
+      while (i >= StepsOf(task_.steps, kind).end) kind = static_cast<Kind>(kind + 1);
+      const Step step = StepAt(kind, i - StepsOf(task_.steps, kind).begin);
+      const int stage = (i - task_.begin_step) % kStages;
+      constexpr int kVectors = kDim / kVector;  // Of a row.
+      const int at = threadIdx.x % kVectors * kVector;
+#pragma unroll
+      for (int row = threadIdx.x / kVectors; row < kWideStep; row += kThreads / kVectors) {
+        // Past the last one this again: whatever finite numbers.
+        const int c = min(step.first + row, step.end - 1);
+        const Bf16* value = step.of_features ? high_s_ + int64_t{c} * kDim : values_.At(c);
+        CopyAsync(&shared_.values[stage][row][at], value + at);
+        if (kind == kLocalSums) {
+          CopyAsync(&shared_.keys[stage][row][at], keys_.At(this->KeyColumn(c)) + at);
+        }
+      }
+    }
+    CommitCopies();
+  }
+
+  // Step `index` of a kind, whose rows are in this stage.
+  __device__ void AddStep(Kind kind, int index, int stage, Sums& sums) {
+    if (this->num_queries_ <= 0) return;
+    const Step step = StepAt(kind, index);
+#pragma unroll 1
+    for (int row = 0; row < kWideStep; row += kStep) {
+      const int first = step.first + row;
+      if (first >= step.end) break;
+      uint32_t seen = 0xff;  // Bit kColumns h + i: query h has a weight for column i.
+      if (!step.of_features && kind != kConvSums &&
+          !(kind == kLocalSums && this->IsLocalToAll(first))) {
+        const Code code = kind == kLocalSums ? Code::kLocal : Code::kLinear;
+        seen = this->FindCodes(first, step.end, code);
+        if (!__any_sync(kAllLanes, seen != 0)) continue;
+      }
+      Weights weights = {};
+      if (kind == kLocalSums) {
+        Packed keys[2][kDim / 32];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+#pragma unroll
+          for (int b = 0; b < kDim / 32; ++b) {
+            keys[j][b] =
+                Packed::Of(shared_.keys[stage][row + 8 * j + group_], 32 * b + 8 * in_group_);
+          }
+        }
+        this->WeighLocal(keys, seen, weights, sums);
+      } else if (step.of_features) {
+        this->WeighFeatures(first, weights);
+      } else if (kind == kLinearSums) {
+        this->WeighLinear(first, step.end, seen, weights);
+      } else {
+        this->WeighTaps(first, weights);
+      }
+      // Of the lane's columns, or features: dimensions 8 (l / 4) .. of each kBlockDims.
+      Packed values[kColumns][kBlocks];
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        const int from = step.of_features ? 4 * in_group_ + i : this->ColumnIndex(0, i);
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          values[i][b] = Packed::Of(shared_.values[stage][row + from], kBlockDims * b + 8 * group_);
+        }
+      }
+      this->AddRows(weights, values, sums);
+    }
+  }
+
+  // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
+  // to.
+  __device__ void Finish(Kind kind, bool has_steps, Sums& sums) {
+    if (kind == kLinearSums) this->AddUpLanes();
+    if (task_.num_parts > 1) {
+      if (has_steps) {
+        this->Keep(sums, PartialSums(task_.part, kind));
+        kinds_ |= 1 << kind;
+      }
+    } else if (kind == kLocalSums) {
+      this->Keep(sums, this->place_);
+    } else if (kind == kLinearSums) {
+      this->CombineWithKept(sums);
+      return;
+    } else {
+      this->Store(sums);
+    }
+#pragma unroll
+    for (auto& tile : sums) {
+#pragma unroll
+      for (float& value : tile) value = 0.0f;
+    }
+  }
+
+  // -- Results of parts.
+
+  // Of this warp's queries.
+  __device__ float* Partial(int part) const {
+    const int64_t block = int64_t{task_.first_partial + part} * step_.layer.kv_heads;
+    return step_.wide_partials + ((block + block_.kv_head) * kWarps + warp_) * PartialFloats(kDim);
+  }
+  __device__ float4* PartialSums(int part, int kind) const {
+    return reinterpret_cast<float4*>(Partial(part)) + kKept * kind;
+  }
+  __device__ Totals* PartialTotals(int part) const {
+    return reinterpret_cast<Totals*>(Partial(part) + kNumKinds * kQueries * kDim);
+  }
+  __device__ void StoreTotals() const {
+    if (in_group_ != 0) return;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      PartialTotals(task_.part)[group_ + 8 * h] = {this->largest_[h], this->local_sum_[h],
+                                                   this->linear_sum_[h], kinds_};
+    }
+  }
+
+  // By each warp for its own queries.
+  __device__ void AddUp() {
+    if (this->num_queries_ <= 0) return;
+    const bool is_softmax = form_.local == Local::kSoftmax;
+    float largest[kHalves], scales[kHalves][kMaxParts];
+    BranchFactors factors[kHalves];
+    int kinds[kMaxParts];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      Totals parts[kMaxParts];
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        parts[p] = {-INFINITY, 0.0f, 0.0f, 0};
+        if (p < task_.num_parts) parts[p] = PartialTotals(p)[group_ + 8 * h];
+        kinds[p] = parts[p].kinds;
+      }
+      largest[h] = -INFINITY;
+#pragma unroll
+      for (const Totals& part : parts) largest[h] = fmaxf(largest[h], part.largest);
+      if (largest[h] == -INFINITY) largest[h] = 0.0f;  // Nothing local: any finite number will do.
+      float local_sum = 0, linear_sum = 0;
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        scales[h][p] = is_softmax ? __expf(parts[p].largest - largest[h]) : 1.0f;
+        local_sum += scales[h][p] * parts[p].local_sum;
+        linear_sum += parts[p].linear_sum;
+      }
+      factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum, linear_sum);
+    }
+    Sums sums = {};
+#pragma unroll
+    for (int p = 0; p < kMaxParts; ++p) {
+#pragma unroll 1
+      for (int kind = 0; kind < kNumKinds; ++kind) {
+        if ((kinds[p] >> kind & 1) == 0) continue;
+        const float4* kept = PartialSums(p, kind) + lane_;
+        float weights[kHalves];
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+          weights[h] = kind == kLocalSums    ? scales[h][p] * factors[h].local
+                       : kind == kLinearSums ? factors[h].linear
+                                             : 1.0f;
+        }
+#pragma unroll
+        for (int t = 0; t < kDim / 8; ++t) {
+          const float4 x = kept[t * kWarp];
+          sums[t][0] += weights[0] * x.x;
+          sums[t][1] += weights[0] * x.y;
+          sums[t][2] += weights[1] * x.z;
+          sums[t][3] += weights[1] * x.w;
+        }
+      }
+    }
+    this->Store(sums);
+  }
+
+  const QueryBlock task_;
+  Shared& shared_;
+  const int warp_;
+  const ColumnRows keys_, values_;
+  const Bf16* const high_s_;  // Where anything was folded.
+  int kinds_ = 0;             // Of parts: as in Totals.
+};
+
+// Grid: wide blocks of the plan, KV heads.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 2) AttendWideKernel(AttentionStep step) {
+  LetNextKernelComeUp();
+  using Work = WideAttender<kDim>;
+  auto& shared = *reinterpret_cast<typename Work::Shared*>(SharedFloats());
+  const QueryBlock task = step.wide_blocks[blockIdx.x];
+  Work work(step, task, shared);
+  work.PrefetchState();
+  WaitForEarlierKernels();
+  work.Run();
+  if (task.num_parts > 1) work.AddUpParts();
+}
+
+}  // namespace
+
+size_t WidePartialSize(const AttentionLayer& layer) {
+  return size_t{kWarps} * PartialFloats(layer.head_dim);
+}
+
+void AttendWide(const AttentionStep& step, Stream& stream) {
+  if (step.num_wide_blocks == 0) return;
+  const int64_t vectors =
+      int64_t{2} * step.layer.kv_heads * step.layer.head_dim / kVector * step.num_rows;
+  Launch(stream, "RoundRows", RoundRowsKernel, dim3(CeilDiv(vectors, kThreads)), kThreads, 0, step);
+  const auto launch = [&](auto kernel, size_t shared) {
+    Launch(stream, "AttendWide", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads), kThreads,
+           shared, step);
+  };
+  if (step.layer.head_dim == 64) {
+    launch(AttendWideKernel<64>, sizeof(WideAttender<64>::Shared));
+  } else {
+    launch(AttendWideKernel<128>, sizeof(WideAttender<128>::Shared));
+  }
+}
+
+}  // namespace treeline::cuda
