@@ -109,6 +109,8 @@ class Attender : public QueryTile<kDim> {
   using Sums = typename Tile::Sums;
   using Tile::kKept;
   using Tile::kMaxNodes;
+  // Lane l has of Sums' tile 8 b + t the dimensions 64 b + 16 (l % 4) + t and the one 8 behind.
+  static constexpr int kBlockDims = 64, kBlocks = kDim / kBlockDims;
 
   // A warp's own place, and one behind them for each kind but the first: a warp whose part has
   // several kinds keeps those after its first there, and no two warps of a tile share the end of a
@@ -212,7 +214,6 @@ class Attender : public QueryTile<kDim> {
   using Tile::form_;
   using Tile::group_;
   using Tile::in_group_;
-  using Tile::kBlocks;
   using Tile::lane_;
   using Tile::queries_;
   using Tile::step_;
@@ -273,7 +274,7 @@ class Attender : public QueryTile<kDim> {
     } else {
       this->WeighTaps(first, weights);
     }
-    this->AddRows(weights, values, sums);
+    AddRows(weights, values, sums);
   }
 
   // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
@@ -291,7 +292,7 @@ class Attender : public QueryTile<kDim> {
       this->CombineWithKept(sums);
       return;
     } else {
-      this->Store(sums);
+      Store(sums);
     }
 #pragma unroll
     for (auto& tile : sums) {
@@ -318,6 +319,44 @@ class Attender : public QueryTile<kDim> {
     }
   }
 
+  // sums += weights x values.
+  __device__ void AddRows(const Weights& w, const Packed (&values)[kColumns][kBlocks],
+                          Sums& sums) const {
+    const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
+                           Pack(w[1][2], w[1][3])};
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int t = 0; t < 8; ++t) {
+        const auto pair = [&](int i) {
+          return __byte_perm(values[i][b].words[t / 2], values[i + 1][b].words[t / 2],
+                             t % 2 == 0 ? 0x5410 : 0x7632);
+        };
+        MultiplyAdd(sums[8 * b + t], a, pair(0), pair(2));
+      }
+    }
+  }
+
+  // -- The result of a whole tile.
+
+  __device__ void Store(const Sums& sums) const {
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      if (group_ + 8 * h >= this->num_queries_) continue;
+      float* row = this->OutputOf(queries_[h]);
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = 2 * h + e;
+          auto* to = reinterpret_cast<float4*>(row + kBlockDims * b + 8 * (2 * in_group_ + e));
+          const auto* tiles = &sums[8 * b];
+          to[0] = make_float4(tiles[0][j], tiles[1][j], tiles[2][j], tiles[3][j]);
+          to[1] = make_float4(tiles[4][j], tiles[5][j], tiles[6][j], tiles[7][j]);
+        }
+      }
+    }
+  }
   // -- Results of parts.
 
   // Where a warp keeps its sums of a kind; kinds: which it has, or has had so far.

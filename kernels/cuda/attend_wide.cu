@@ -96,7 +96,7 @@ class WideAttender : public QueryTile<kDim> {
   using Tile::kMaxNodes;
 
   // A block's shared memory. Rows are so far apart that what the lanes of a warp read together lies
-  // in different banks: of K eight rows' 64 bytes, of V four rows' 128 bytes, two rows apart.
+  // in different banks: of K 64 bytes of two rows, of V 16 bytes of eight.
   static constexpr int kKeyStride = kDim + 32, kValueStride = kDim + 8;
   struct Shared {
     float4 kept[kWarps][kKept];
@@ -184,7 +184,6 @@ class WideAttender : public QueryTile<kDim> {
   using Tile::form_;
   using Tile::group_;
   using Tile::in_group_;
-  using Tile::kBlocks;
   using Tile::lane_;
   using Tile::queries_;
   using Tile::step_;
@@ -264,17 +263,27 @@ class WideAttender : public QueryTile<kDim> {
       } else {
         this->WeighTaps(first, weights);
       }
-      // Of the lane's columns, or features: dimensions 8 (l / 4) .. of each kBlockDims.
-      Packed values[kColumns][kBlocks];
+      AddRows(weights, step.of_features, shared_.values[stage][row], sums);
+    }
+  }
+
+  // sums += weights x kStep rows of values.
+  __device__ void AddRows(const Weights& w, bool of_features, const Bf16* values,
+                          Sums& sums) const {
+    const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
+                           Pack(w[1][2], w[1][3])};
+    // The row that the lane names, of 8 by 8 values: weights of columns 2 i, 2 i + 1 and those 8
+    // behind are lane i's, or of features 4 i and the next three.
+    const int in_matrix = lane_ % 8, second = lane_ / 8 % 2;
+    const int row =
+        of_features ? in_matrix / 2 * 4 + in_matrix % 2 + 2 * second : in_matrix + 8 * second;
+    const Bf16* from = values + row * kValueStride + lane_ / 16 * 8;
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const int from = step.of_features ? 4 * in_group_ + i : this->ColumnIndex(0, i);
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          values[i][b] = Packed::Of(shared_.values[stage][row + from], kBlockDims * b + 8 * group_);
-        }
-      }
-      this->AddRows(weights, values, sums);
+    for (int t = 0; t < kDim / 8; t += 2) {
+      uint32_t b[4];
+      LoadMatricesTransposed(b, from + 8 * t);
+      MultiplyAdd(sums[t], a, b[0], b[1]);
+      MultiplyAdd(sums[t + 1], a, b[2], b[3]);
     }
   }
 
@@ -293,12 +302,26 @@ class WideAttender : public QueryTile<kDim> {
       this->CombineWithKept(sums);
       return;
     } else {
-      this->Store(sums);
+      Store(sums);
     }
 #pragma unroll
     for (auto& tile : sums) {
 #pragma unroll
       for (float& value : tile) value = 0.0f;
+    }
+  }
+
+  // -- Results.
+
+  __device__ void Store(const Sums& sums) const {
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      if (group_ + 8 * h >= this->num_queries_) continue;
+      auto* row = reinterpret_cast<float2*>(this->OutputOf(queries_[h])) + in_group_;
+#pragma unroll
+      for (int t = 0; t < kDim / 8; ++t) {
+        row[4 * t] = make_float2(sums[t][2 * h], sums[t][2 * h + 1]);
+      }
     }
   }
 
@@ -377,7 +400,7 @@ class WideAttender : public QueryTile<kDim> {
         }
       }
     }
-    this->Store(sums);
+    Store(sums);
   }
 
   const QueryBlock task_;

@@ -1,8 +1,5 @@
 // What 16 queries of a block attend to, on tensor cores, by one warp: products of bf16 with sums in
 // fp32. The warp goes over columns and features in steps of 16.
-//
-// A product does not mind in which order it sums, so its two sides agree on the order that loads of
-// 16 bytes a lane give.
 #ifndef TREELINE_KERNELS_CUDA_QUERY_TILE_CUH_
 #define TREELINE_KERNELS_CUDA_QUERY_TILE_CUH_
 
@@ -17,7 +14,6 @@ constexpr int kQueries = 16;
 constexpr int kStep = WarpBlocks::kStep;
 constexpr int kHalves = 2;   // Lane l has queries l / 4 and l / 4 + 8 of a tile,
 constexpr int kColumns = 4;  // and columns 2 (l % 4), the next, and those 8 behind of a step.
-constexpr int kBlockDims = 64;
 
 enum Kind { kLocalSums, kLinearSums, kConvSums, kNumKinds };
 
@@ -89,9 +85,7 @@ __device__ inline StepRange StepsOf(const QueryBlock::Steps& steps, Kind kind) {
 template <int kDim>
 class QueryTile {
  public:
-  static constexpr int kBlocks = kDim / kBlockDims;
-  // Lane l has of tile 8 b + t the dimensions 64 b + 16 (l % 4) + t and the one 8 behind, of its
-  // first query, then of the second.
+  // Of 8 dimensions each, two of a lane: of its first query, then of the second.
   using Sums = float[kDim / 8][4];
   // The Sums of a warp as they are kept: lane l has tile t at kWarp t + l.
   static constexpr int kKept = kDim / 8 * kWarp;
@@ -294,24 +288,6 @@ class QueryTile {
     }
   }
 
-  // sums += weights x values.
-  __device__ void AddRows(const Weights& w, const Packed (&values)[kColumns][kBlocks],
-                          Sums& sums) const {
-    const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
-                           Pack(w[1][2], w[1][3])};
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-      for (int t = 0; t < 8; ++t) {
-        const auto pair = [&](int i) {
-          return __byte_perm(values[i][b].words[t / 2], values[i + 1][b].words[t / 2],
-                             t % 2 == 0 ? 0x5410 : 0x7632);
-        };
-        MultiplyAdd(sums[8 * b + t], a, pair(0), pair(2));
-      }
-    }
-  }
-
   // -- S and linear columns.
 
   // phi of query h, of features 4 (l % 4) .. of a step.
@@ -421,24 +397,6 @@ class QueryTile {
     }
   }
 
-  __device__ void Store(const Sums& sums) const {
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      if (group_ + 8 * h >= num_queries_) continue;
-      float* row = OutputOf(queries_[h]);
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int j = 2 * h + e;
-          auto* to = reinterpret_cast<float4*>(row + kBlockDims * b + 8 * (2 * in_group_ + e));
-          const auto* tiles = &sums[8 * b];
-          to[0] = make_float4(tiles[0][j], tiles[1][j], tiles[2][j], tiles[3][j]);
-          to[1] = make_float4(tiles[4][j], tiles[5][j], tiles[6][j], tiles[7][j]);
-        }
-      }
-    }
-  }
   __device__ float* OutputOf(const Query& query) const {
     return step_.out + (BatchRowOf(query) * step_.layer.heads + query.head) * kDim;
   }
