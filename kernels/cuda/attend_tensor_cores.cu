@@ -25,6 +25,10 @@ struct Row {
   bool in_state;
 };
 
+__device__ Row RowAt(const ColumnRows<float>& rows, int column) {
+  if (rows.InState(column)) return {rows.StateRow(column), true};
+  return {rows.BatchRow(column), false};
+}
 // Eight values of it, without a branch, so that loads of several rows overlap: of bf16 the same
 // bytes twice.
 __device__ Packed PackedOf(const Row& row, int at) {
@@ -36,55 +40,6 @@ __device__ Packed PackedOf(const Row& row, int at) {
            row.in_state ? __float_as_uint(a.w) : Pack(b.z, b.w)}};
 }
 __device__ Packed PackedOf(const Bf16* row, int at) { return Packed::Of(row, at); }
-
-// Where the rows of a segment's columns are, of one of K and V.
-class ColumnRows {
- public:
-  // The column `first` has row first_row of the ring; those before it are not asked for, but for
-  // sinks.
-  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int first_row,
-                        int dim)
-      : sinks_(static_cast<const Bf16*>(source.sinks)),
-        ring_(static_cast<const Bf16*>(source.ring)),
-        batch_(source.batch),
-        stride_(source.stride),
-        dim_(dim),
-        num_sinks_(block.segment.num_sinks),
-        ring_rows_(source.ring_rows),
-        ring_offset_(first_row - first),
-        sinks_in_state_(min(block.segment.num_sinks, block.tree.length)),
-        batch_begin_(block.segment.num_sinks + max(0, block.tree.length - block.segment.v_begin)),
-        batch_offset_(block.segment.first_row - block.first_node_column()),
-        sink_batch_offset_(block.tree.first_row - block.tree.length) {}
-
-  // Whether the state has all of [begin, end).
-  __device__ bool InState(int begin, int end) const {
-    return end <= batch_begin_ && (begin >= num_sinks_ || sinks_in_state_ == num_sinks_);
-  }
-  // REQUIRES: InState.
-  __device__ const Bf16* StateRow(int column) const {
-    return (column < num_sinks_ ? sinks_ : ring_) + StateIndex(column) * dim_;
-  }
-  __device__ Row At(int column) const {
-    const bool is_sink = column < num_sinks_;
-    if (column < (is_sink ? sinks_in_state_ : batch_begin_)) return {StateRow(column), true};
-    return {batch_ + (column + (is_sink ? sink_batch_offset_ : batch_offset_)) * stride_, false};
-  }
-
- private:
-  __device__ int StateIndex(int column) const {
-    const int row = column + ring_offset_;
-    return column < num_sinks_ ? column : row >= ring_rows_ ? row - ring_rows_ : row;
-  }
-
-  const Bf16* const sinks_;
-  const Bf16* const ring_;
-  const float* const batch_;
-  const int64_t stride_;
-  const int dim_, num_sinks_, ring_rows_;
-  const int ring_offset_;  // From a column to its row.
-  const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
-};
 
 // What a part's sums of a query are multiplied by, in the Totals' place.
 struct alignas(16) PartWeights {
@@ -131,10 +86,10 @@ class Attender : public QueryTile<kDim> {
         shared_(shared),
         warps_(blockDim.x / kWarp),
         warp_(threadIdx.x / kWarp),
-        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
-              block_.segment.k_ring_row, kDim),
-        values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
-                block_.segment.num_sinks, block_.segment.v_ring_row, kDim),
+        keys_(RowsOf(KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
+                     block_.segment.k_ring_row)),
+        values_(RowsOf(ValueSource<Bf16>(step, block_.tree, block_.kv_head),
+                       block_.segment.num_sinks, block_.segment.v_ring_row)),
         high_s_(reinterpret_cast<const Bf16*>(block_.HighS())) {}
 
   // What the first steps read of the state, while kernels before this one still run.
@@ -218,6 +173,10 @@ class Attender : public QueryTile<kDim> {
   using Tile::queries_;
   using Tile::step_;
 
+  __device__ ColumnRows<float> RowsOf(const RowSource& source, int first, int first_row) const {
+    return {block_, source, first, first_row, source.batch, step_.kv_stride, kDim};
+  }
+
   __device__ void StoreRow(const RowSource& source, int64_t row) const {
     const RowPointer to = StoredRow<Bf16>(step_, source, block_.segment.length);
     auto* values = static_cast<Bf16*>(const_cast<void*>(to.stored));
@@ -260,7 +219,7 @@ class Attender : public QueryTile<kDim> {
         return of_features ? high_s + i * kDim : values_.StateRow(column);
       });
     } else {
-      load([&](int, int column) { return values_.At(column); });
+      load([&](int, int column) { return RowAt(values_, column); });
     }
     Weights weights = {};
     if (kind == kLocalSums) {
@@ -315,7 +274,7 @@ class Attender : public QueryTile<kDim> {
     if (in_state) {
       load([&](int column) { return keys_.StateRow(column); });
     } else {
-      load([&](int column) { return keys_.At(column); });
+      load([&](int column) { return RowAt(keys_, column); });
     }
   }
 
@@ -485,7 +444,7 @@ class Attender : public QueryTile<kDim> {
   const QueryBlock task_;
   const Shared shared_;
   const int warps_, warp_;
-  const ColumnRows keys_, values_;
+  const ColumnRows<float> keys_, values_;
   const Bf16* const high_s_;  // Where anything was folded.
   int kinds_ = 0;             // Of parts: as in Totals.
 };

@@ -44,48 +44,6 @@ __global__ void RoundRowsKernel(AttentionStep step) {
   StoreRounded(RoundedRows(step, row) + i, values);
 }
 
-// Where the rows of a segment's columns are, of one of K and V.
-class ColumnRows {
- public:
-  // The column `first` has row first_row of the ring; those before it are not asked for, but for
-  // sinks. batch: of the step's first row, rows `stride` apart.
-  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int first_row,
-                        const Bf16* batch, int stride, int dim)
-      : sinks_(static_cast<const Bf16*>(source.sinks)),
-        ring_(static_cast<const Bf16*>(source.ring)),
-        batch_(batch),
-        stride_(stride),
-        dim_(dim),
-        num_sinks_(block.segment.num_sinks),
-        ring_rows_(source.ring_rows),
-        ring_offset_(first_row - first),
-        sinks_in_state_(min(block.segment.num_sinks, block.tree.length)),
-        batch_begin_(block.segment.num_sinks + max(0, block.tree.length - block.segment.v_begin)),
-        batch_offset_(block.segment.first_row - block.first_node_column()),
-        sink_batch_offset_(block.tree.first_row - block.tree.length) {}
-
-  __device__ bool InState(int column) const {
-    return column < (column < num_sinks_ ? sinks_in_state_ : batch_begin_);
-  }
-  __device__ const Bf16* At(int column) const {
-    const bool is_sink = column < num_sinks_, in_state = InState(column);
-    int row = column + ring_offset_;
-    if (row >= ring_rows_) row -= ring_rows_;
-    if (is_sink) row = column;
-    if (!in_state) row = column + (is_sink ? sink_batch_offset_ : batch_offset_);
-    const Bf16* base = !in_state ? batch_ : is_sink ? sinks_ : ring_;
-    return base + int64_t{row} * (in_state ? dim_ : stride_);
-  }
-
- private:
-  const Bf16* const sinks_;
-  const Bf16* const ring_;
-  const Bf16* const batch_;
-  const int stride_, dim_, num_sinks_, ring_rows_;
-  const int ring_offset_;  // From a column to its row.
-  const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
-};
-
 // One warp's part in its block's work.
 template <int kDim>
 class WideAttender : public QueryTile<kDim> {
@@ -112,13 +70,11 @@ class WideAttender : public QueryTile<kDim> {
         task_(task),
         shared_(shared),
         warp_(threadIdx.x / kWarp),
-        keys_(block_, KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
-              block_.segment.k_ring_row, RoundedRows(step, 0) + block_.kv_head * kDim,
-              2 * step.layer.kv_heads * kDim, kDim),
-        values_(block_, ValueSource<Bf16>(step, block_.tree, block_.kv_head),
-                block_.segment.num_sinks, block_.segment.v_ring_row,
-                RoundedRows(step, 0) + (step.layer.kv_heads + block_.kv_head) * kDim,
-                2 * step.layer.kv_heads * kDim, kDim),
+        keys_(RowsOf(KeySource<Bf16>(step, block_.tree, block_.kv_head), this->FirstKeyColumn(),
+                     block_.segment.k_ring_row, block_.kv_head)),
+        values_(RowsOf(ValueSource<Bf16>(step, block_.tree, block_.kv_head),
+                       block_.segment.num_sinks, block_.segment.v_ring_row,
+                       step.layer.kv_heads + block_.kv_head)),
         high_s_(reinterpret_cast<const Bf16*>(block_.HighS())) {}
 
   // What the block's steps read of the state, while kernels before this one still run.
@@ -133,8 +89,8 @@ class WideAttender : public QueryTile<kDim> {
       if (feature >= 0) {
         Prefetch(high_s_ + int64_t{feature} * kDim + at);
       } else if (row < block_.num_columns && values_.InState(row)) {
-        Prefetch(keys_.At(this->KeyColumn(row)) + at);
-        Prefetch(values_.At(row) + at);
+        Prefetch(keys_.StateRow(this->KeyColumn(row)) + at);
+        Prefetch(values_.StateRow(row) + at);
       }
     }
   }
@@ -188,6 +144,21 @@ class WideAttender : public QueryTile<kDim> {
   using Tile::queries_;
   using Tile::step_;
 
+  // head: among those of K and V.
+  __device__ ColumnRows<Bf16> RowsOf(const RowSource& source, int first, int first_row,
+                                     int head) const {
+    return {block_,
+            source,
+            first,
+            first_row,
+            RoundedRows(step_, 0) + head * kDim,
+            2 * step_.layer.kv_heads * kDim,
+            kDim};
+  }
+  __device__ static const Bf16* RowAt(const ColumnRows<Bf16>& rows, int column) {
+    return rows.InState(column) ? rows.StateRow(column) : rows.BatchRow(column);
+  }
+
   // What a step is about: `first` to `end` are columns, or features.
   struct Step {
     Kind kind;
@@ -219,10 +190,10 @@ class WideAttender : public QueryTile<kDim> {
       for (int row = threadIdx.x / kVectors; row < kWideStep; row += kThreads / kVectors) {
         // Past the last one this again: whatever finite numbers.
         const int c = min(step.first + row, step.end - 1);
-        const Bf16* value = step.of_features ? high_s_ + int64_t{c} * kDim : values_.At(c);
+        const Bf16* value = step.of_features ? high_s_ + int64_t{c} * kDim : RowAt(values_, c);
         CopyAsync(&shared_.values[stage][row][at], value + at);
         if (kind == kLocalSums) {
-          CopyAsync(&shared_.keys[stage][row][at], keys_.At(this->KeyColumn(c)) + at);
+          CopyAsync(&shared_.keys[stage][row][at], RowAt(keys_, this->KeyColumn(c)) + at);
         }
       }
     }
@@ -406,7 +377,7 @@ class WideAttender : public QueryTile<kDim> {
   const QueryBlock task_;
   Shared& shared_;
   const int warp_;
-  const ColumnRows keys_, values_;
+  const ColumnRows<Bf16> keys_, values_;
   const Bf16* const high_s_;  // Where anything was folded.
   int kinds_ = 0;             // Of parts: as in Totals.
 };

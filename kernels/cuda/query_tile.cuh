@@ -82,6 +82,56 @@ __device__ inline StepRange StepsOf(const QueryBlock::Steps& steps, Kind kind) {
   return {linear_end, linear_end + steps.conv};
 }
 
+// Where the rows of a segment's columns are, of one of K and V: in the state, or in the batch,
+// which has them as Fresh.
+template <typename Fresh>
+class ColumnRows {
+ public:
+  // The column `first` has row first_row of the ring; those before it are not asked for, but for
+  // sinks. batch: of the step's first row, rows `stride` apart.
+  __device__ ColumnRows(const Block& block, const RowSource& source, int first, int first_row,
+                        const Fresh* batch, int stride, int dim)
+      : sinks_(static_cast<const Bf16*>(source.sinks)),
+        ring_(static_cast<const Bf16*>(source.ring)),
+        batch_(batch),
+        stride_(stride),
+        dim_(dim),
+        num_sinks_(block.segment.num_sinks),
+        ring_rows_(source.ring_rows),
+        ring_offset_(first_row - first),
+        sinks_in_state_(min(block.segment.num_sinks, block.tree.length)),
+        batch_begin_(block.segment.num_sinks + max(0, block.tree.length - block.segment.v_begin)),
+        batch_offset_(block.segment.first_row - block.first_node_column()),
+        sink_batch_offset_(block.tree.first_row - block.tree.length) {}
+
+  __device__ bool InState(int column) const {
+    return column < (column < num_sinks_ ? sinks_in_state_ : batch_begin_);
+  }
+  // Whether the state has all of [begin, end).
+  __device__ bool InState(int begin, int end) const {
+    return end <= batch_begin_ && (begin >= num_sinks_ || sinks_in_state_ == num_sinks_);
+  }
+  // REQUIRES: InState.
+  __device__ const Bf16* StateRow(int column) const {
+    const int row = column + ring_offset_;
+    const int in_ring = row >= ring_rows_ ? row - ring_rows_ : row;
+    return column < num_sinks_ ? sinks_ + column * dim_ : ring_ + in_ring * dim_;
+  }
+  // REQUIRES: not InState.
+  __device__ const Fresh* BatchRow(int column) const {
+    const int row = column + (column < num_sinks_ ? sink_batch_offset_ : batch_offset_);
+    return batch_ + int64_t{row} * stride_;
+  }
+
+ private:
+  const Bf16* const sinks_;
+  const Bf16* const ring_;
+  const Fresh* const batch_;
+  const int stride_, dim_, num_sinks_, ring_rows_;
+  const int ring_offset_;  // From a column to its row.
+  const int sinks_in_state_, batch_begin_, batch_offset_, sink_batch_offset_;
+};
+
 template <int kDim>
 class QueryTile {
  public:
