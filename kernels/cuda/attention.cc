@@ -96,9 +96,8 @@ ForestAttention::ForestAttention(Stream& stream)
       sums_(stream),
       high_sums_(stream),
       partials_(stream),
-      wide_partials_(stream),
       parts_done_(stream),
-      rounded_kv_(stream) {}
+      kv_bf16_(stream) {}
 
 template <typename MakePlan>
 ForestAttention::Planned& ForestAttention::PlanFor(const AttentionLayer& layer,
@@ -133,7 +132,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   WideBlocks wide_blocks;
   if (planned.tensor_cores) {
     blocks = CutIntoWarpBlocks(plan, layer, stream_.num_multiprocessors());
-    wide_blocks = CutIntoWideBlocks(plan, layer, stream_.num_multiprocessors(), blocks.num_tiles);
+    wide_blocks = CutIntoWideBlocks(plan, layer, stream_.num_multiprocessors());
   } else if (!plan.segments.empty()) {
     planned.block_size = AttendBlockSize(layer, plan, stream_);
     if (planned.block_size == 0) {
@@ -155,9 +154,10 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.max_columns = plan.max_columns;
   step.max_stored_rows = plan.max_stored_rows;
   planned.num_feature_rows = plan.num_feature_rows;
-  planned.num_tiles = blocks.num_tiles + wide_blocks.num_tiles;
-  planned.num_partials = blocks.num_partials;
-  planned.num_wide_partials = wide_blocks.num_partials;
+  // Of one kernel after the other.
+  constexpr int32_t kWarpsOfWide = WideBlocks::kQueries / WarpBlocks::kQueries;
+  planned.num_tiles = std::max(blocks.num_tiles, wide_blocks.num_tiles);
+  planned.num_partials = std::max(blocks.num_partials, kWarpsOfWide * wide_blocks.num_partials);
 
   Packer packer;
   packer.Add(plan.trees, &step.trees);
@@ -192,14 +192,12 @@ AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLay
   }
   if (planned.num_tiles > 0) {
     step.partials = partials_.Floats(PartialSize(layer) * planned.num_partials * layer.kv_heads);
-    step.wide_partials =
-        wide_partials_.Floats(WidePartialSize(layer) * planned.num_wide_partials * layer.kv_heads);
     step.parts_done = static_cast<int32_t*>(
         parts_done_.ResizeZeroed(sizeof(int32_t) * planned.num_tiles * layer.kv_heads));
   }
   if (step.num_wide_blocks > 0) {
-    step.rounded_kv = rounded_kv_.Resize(size_t{2} * step.num_rows * layer.kv_heads *
-                                         layer.head_dim * sizeof(uint16_t));
+    step.kv_bf16 = kv_bf16_.Resize(size_t{2} * step.num_rows * layer.kv_heads * layer.head_dim *
+                                   sizeof(uint16_t));
   }
   return step;
 }
@@ -221,8 +219,8 @@ void ForestAttention::Attend(const AttentionParams& params) {
     Fold(step);
   }
   if (planned.tensor_cores) {
-    AttendWide(step, stream_);
-    AttendWithTensorCores(step, stream_);
+    AttendManyQueries(step, stream_);
+    AttendFewQueries(step, stream_);
   } else {
     cuda::Attend(step, planned.block_size, stream_);
   }

@@ -38,7 +38,7 @@ class ForestAttention {
     AttentionStep step;
     bool tensor_cores = false;
     int32_t block_size = 0;  // Where not on tensor cores.
-    int32_t num_feature_rows = 0, num_tiles = 0, num_partials = 0, num_wide_partials = 0;
+    int32_t num_feature_rows = 0, num_tiles = 0, num_partials = 0;
     Scratch memory;
   };
 
@@ -55,8 +55,7 @@ class ForestAttention {
 
   Stream& stream_;
   std::list<Planned> planned_;
-  Scratch query_features_, key_features_, sums_, high_sums_, partials_, wide_partials_, parts_done_,
-      rounded_kv_;
+  Scratch query_features_, key_features_, sums_, high_sums_, partials_, parts_done_, kv_bf16_;
 };
 
 }  // namespace treeline::cuda

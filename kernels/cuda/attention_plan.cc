@@ -272,21 +272,24 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
   std::vector<QueryBlock> tiles =
       CutIntoBlocks(plan, queries_per_row, WarpBlocks::kQueries, 0, WarpBlocks::kQueries);
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
-  constexpr int32_t kFewQueries = 4, kWarpsWanted = 8, kWarpsWantedOfFew = 16;
+  // Warps that a multiprocessor has registers for, and how many it is worth to keep it busy with
+  // where a tile has few queries, whose results are quickly added up.
+  constexpr int32_t kFewQueries = 4, kWarpsAtOnce = 8, kWarpsWantedOfFew = 16;
   WarpBlocks result;
-  // Fewer warps a block where there are many tiles, so that blocks are over all multiprocessors.
-  if (tasks * WarpBlocks::kMaxWarps > num_multiprocessors * kWarpsWantedOfFew) {
-    result.warps = WarpBlocks::kMaxWarps / 2;
+  // Fewer warps a block where there are more blocks than run at once.
+  if (tasks * WarpBlocks::kMaxWarps > num_multiprocessors * kWarpsAtOnce) {
+    result.warps = WarpBlocks::kMinWarps;
   }
   const auto parts_of = [&](const QueryBlock& tile) {
     const bool few = tile.num_queries <= kFewQueries;
-    const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsWanted);
+    const int32_t wanted = num_multiprocessors * (few ? kWarpsWantedOfFew : kWarpsAtOnce);
     const int32_t steps = tile.end_step;
-    // A block of threads adds up its warps' results, which takes about as long as two steps of few
-    // queries; to add up blocks' results takes much longer.
-    constexpr int32_t kStepsOfBlocks = 4;
     if (tasks >= wanted || steps < (few ? 4 : 8)) return 1;
-    const int32_t blocks = std::min({WarpBlocks::kMaxBlocks, wanted / (tasks * result.warps),
+    // A block of threads adds up its warps' results in about the time of two steps; to add up
+    // blocks' results takes much longer.
+    constexpr int32_t kStepsOfBlocks = 4;
+    const int32_t blocks = std::min({WarpBlocks::kMaxBlocks,
+                                     num_multiprocessors * kWarpsAtOnce / (tasks * result.warps),
                                      steps / (kStepsOfBlocks * result.warps)});
     return std::max(1, blocks) * result.warps;
   };
@@ -316,7 +319,7 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
 }
 
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             int32_t num_multiprocessors, int32_t first_tile) {
+                             int32_t num_multiprocessors) {
   const std::vector<QueryBlock> tiles = CutIntoBlocks(
       plan, layer.heads / layer.kv_heads, WideBlocks::kQueries, WarpBlocks::kQueries + 1);
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
@@ -324,15 +327,16 @@ WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
   for (QueryBlock tile : tiles) {
     CountSteps(plan.segments[tile.segment], layer, WideBlocks::kStep, tile);
     // A part costs writing and reading its results: about as much as two steps.
-    constexpr int32_t kStepsOfPart = 2;
-    const int32_t parts = std::min(
-        {WideBlocks::kMaxParts, num_multiprocessors / tasks, tile.end_step / kStepsOfPart});
+    constexpr int32_t kStepsOfPart = 2, kBlocksAtOnce = 2;
+    const int32_t parts =
+        std::min({WideBlocks::kMaxParts, num_multiprocessors * kBlocksAtOnce / tasks,
+                  tile.end_step / kStepsOfPart});
     if (parts < 2) {
       result.blocks.push_back(tile);
       continue;
     }
     tile.num_parts = parts;
-    tile.tile = first_tile + result.num_tiles++;
+    tile.tile = result.num_tiles++;
     tile.first_partial = result.num_partials;
     result.num_partials += parts;
     for (tile.part = 0; tile.part < parts; ++tile.part) {

@@ -118,11 +118,11 @@ struct Plan {
 // Bytes from one state to another. The parts of all states lie alike, so any of them would do.
 int64_t StateOffset(const LayerState& first, const LayerState& state);
 
-// store_single_rows: what Segment::is_stored says.
 // Layers that are attended to on tensor cores: with bf16 rings, and a shape that there is a kernel
 // for. Their states have S as split_float.h says.
 bool TakesTensorCores(const AttentionLayer& layer);
 
+// store_single_rows: what Segment::is_stored says.
 Plan PlanAttention(const AttentionParams& params, bool store_single_rows);
 Plan PlanCommit(const CommitParams& params);
 
@@ -131,11 +131,11 @@ std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row,
                                       int32_t least = 0,
                                       int32_t most = std::numeric_limits<int32_t>::max());
 
-// The same of segments with few queries for blocks that are one warp's work, `warps` of them in a
-// block of threads; where these are too few for a GPU, in parts, a multiple of `warps`: a block of
-// threads has parts of one tile.
+// Of segments with no more queries than a warp takes: blocks that are one warp's work, `warps` of
+// them in a block of threads. Where these are too few for a GPU they are in parts, a multiple of
+// `warps`, and a block of threads has parts of one tile.
 struct WarpBlocks {
-  static constexpr int32_t kQueries = 16, kMaxWarps = 8;
+  static constexpr int32_t kQueries = 16, kMaxWarps = 8, kMinWarps = 4;
   static constexpr int32_t kMaxBlocks = 8;  // Of threads, of a tile.
   // Columns and features are attended to so many at a time.
   static constexpr int32_t kStep = 16;
@@ -157,9 +157,8 @@ struct WideBlocks {
   int32_t num_tiles = 0;     // In parts,
   int32_t num_partials = 0;  // of so many in all.
 };
-// Tiles are counted from first_tile on.
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             int32_t num_multiprocessors, int32_t first_tile);
+                             int32_t num_multiprocessors);
 
 // The rows whose key features are wanted, `size` at a time.
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);

@@ -88,8 +88,8 @@ class Dealt {
       for (int32_t i = block.begin_step; i < block.end_step; ++i) {
         EXPECT_TRUE(steps.insert(i).second) << "step " << i << " twice";
       }
-      EXPECT_TRUE(of_query_.try_emplace({block.segment, at}, block.steps.count()).first->second ==
-                  block.steps.count());
+      const int32_t all = block.steps.count();
+      EXPECT_EQ(of_query_.try_emplace({block.segment, at}, all).first->second, all);
     }
   }
   void ExpectAllOf(const Plan& plan) const {
@@ -111,12 +111,14 @@ class Dealt {
 
 TEST(AttentionPlanTest, EveryStepOfEveryQueryIsDealtOutOnce) {
   std::mt19937 rng(1);
+  std::set<int32_t> warps_of_block;
+  int32_t tiles_of_few = 0, tiles_of_many = 0;
   for (const Shape shape : {Shape{32, 32}, {32, 8}, {9, 3}, {32, 1}}) {
     for (const int32_t sequences : {1, 2, 7, 64, 300}) {
       const AttentionLayer layer = LayerOf(shape);
       const Plan plan = Forest(sequences, rng).PlanFor(layer);
       const WarpBlocks few = CutIntoWarpBlocks(plan, layer, kMultiprocessors);
-      const WideBlocks many = CutIntoWideBlocks(plan, layer, kMultiprocessors, few.num_tiles);
+      const WideBlocks many = CutIntoWideBlocks(plan, layer, kMultiprocessors);
       Dealt dealt(shape.heads / shape.kv_heads);
       // What is in parts, by tile: of which blocks of threads, and which partial results these
       // have.
@@ -153,12 +155,14 @@ TEST(AttentionPlanTest, EveryStepOfEveryQueryIsDealtOutOnce) {
         dealt.Add(block);
         if (block.num_parts == 1) continue;
         EXPECT_LE(block.num_parts, WideBlocks::kMaxParts);
-        EXPECT_GE(block.tile, few.num_tiles);
-        EXPECT_LT(block.tile, few.num_tiles + many.num_tiles);
+        EXPECT_LT(block.tile, many.num_tiles);
         EXPECT_LT(block.first_partial + block.part, many.num_partials);
         EXPECT_TRUE(partials_of_many[block.tile].insert(block.first_partial + block.part).second);
       }
       dealt.ExpectAllOf(plan);
+      warps_of_block.insert(few.warps);
+      tiles_of_few += few.num_tiles;
+      tiles_of_many += many.num_tiles;
       // No partial result is two tiles'.
       for (const auto& [partials, count] :
            {std::pair(partials_of_few, few.num_partials), {partials_of_many, many.num_partials}}) {
@@ -173,6 +177,10 @@ TEST(AttentionPlanTest, EveryStepOfEveryQueryIsDealtOutOnce) {
       }
     }
   }
+  // All of this was seen.
+  EXPECT_EQ(warps_of_block.size(), 2);
+  EXPECT_GT(tiles_of_few, 0);
+  EXPECT_GT(tiles_of_many, 0);
 }
 
 // A single sequence has the whole GPU: its long window is not one block's work, nor its tree.
@@ -198,8 +206,7 @@ TEST(AttentionPlanTest, LittleWorkIsSharedByManyBlocks) {
   tree.num_rows = 64;
   tree.commit = false;
   tree.parents = parents.data();
-  const WideBlocks verify =
-      CutIntoWideBlocks(PlanAttention(params, true), layer, kMultiprocessors, 0);
+  const WideBlocks verify = CutIntoWideBlocks(PlanAttention(params, true), layer, kMultiprocessors);
   EXPECT_EQ(verify.num_tiles, 1);
   EXPECT_GE(verify.num_partials, 2);
 }

@@ -33,7 +33,7 @@ struct AttentionStep {
   // Of the plan.
   int32_t num_rows = 0;  // Of q and out.
   int32_t num_blocks = 0, num_feature_tiles = 0;
-  int32_t warps_of_block = 0;  // Of threads, where a block of the plan is a warp's work.
+  int32_t warps_of_block = 0;  // Warps of a block of threads, where each takes one of `blocks`.
   int32_t num_wide_blocks = 0;
   int32_t num_folds = 0, num_scans = 0, num_stored_trees = 0;
   int32_t max_columns = 0, max_stored_rows = 0;
@@ -56,11 +56,10 @@ struct AttentionStep {
   float* sums = nullptr;
   // On tensor cores the same totals' S as they are read, [folds, kv_heads, feature_dim, head_dim].
   SplitHigh* high_sums = nullptr;
-  // Of blocks that are parts of a tile's work (attend_tensor_cores.cu, attend_wide.cu).
+  // Of blocks that are parts of a tile's work (attend_few_queries.cu, attend_many_queries.cu).
   float* partials = nullptr;
-  float* wide_partials = nullptr;
   int32_t* parts_done = nullptr;  // [tiles, kv_heads] zero between kernels
-  void* rounded_kv = nullptr;     // [num_rows, 2, kv_heads, head_dim] bf16, of attend_wide.cu
+  void* kv_bf16 = nullptr;  // [num_rows, 2, kv_heads, head_dim] bf16, of attend_many_queries.cu
 };
 
 // phi of the queries, and of the keys that tiles of FeatureTileRows rows name.
@@ -77,15 +76,14 @@ void Attend(const AttentionStep& step, int32_t block_size, Stream& stream);
 // Queries of a block of threads; 0: so many columns do not fit this GPU.
 int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& stream);
 
-// The same on tensor cores. REQUIRES: TakesTensorCores, and that blocks are WarpBlocks.
-// True where AttendWithTensorCores stores rows of which a segment has only one.
+// The same on tensor cores, of `blocks`, which are WarpBlocks, and of `wide_blocks`. REQUIRES:
+// TakesTensorCores.
+void AttendFewQueries(const AttentionStep& step, Stream& stream);
+void AttendManyQueries(const AttentionStep& step, Stream& stream);
+// True where AttendFewQueries stores rows of which a segment has only one.
 bool AttendStoresSingleRows(const AttentionLayer& layer);
-void AttendWithTensorCores(const AttentionStep& step, Stream& stream);
-// Floats of a partial result of WarpBlocks, of one KV head.
+// Floats of a partial result of a warp's queries, of one KV head.
 size_t PartialSize(const AttentionLayer& layer);
-// Of the queries of wide blocks.
-void AttendWide(const AttentionStep& step, Stream& stream);
-size_t WidePartialSize(const AttentionLayer& layer);
 
 // The last totals of every scan become its state's S and z.
 void StoreSums(const AttentionStep& step, Stream& stream);

@@ -23,6 +23,12 @@ struct alignas(16) Totals {
   float local_sum, linear_sum;
   int kinds;  // Bit k: there are sums of kind k. The same for all queries.
 };
+// Of a part of a tile that a block of threads leaves, of one KV head: Sums of each kind, and Totals
+// of the queries.
+__host__ __device__ constexpr int PartialFloats(int dim) {
+  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
+}
+
 __device__ inline uint32_t Pack(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
@@ -415,6 +421,13 @@ class QueryTile {
 
   // -- Results.
 
+  __device__ static void Clear(Sums& sums) {
+#pragma unroll
+    for (auto& tile : sums) {
+#pragma unroll
+      for (float& value : tile) value = 0.0f;
+    }
+  }
   // Every query's sums are all its lanes'.
   __device__ void AddUpLanes() {
 #pragma unroll

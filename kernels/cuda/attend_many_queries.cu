@@ -1,11 +1,12 @@
-// Attention of many queries at once, on tensor cores: drafts and prompts. The numerics are those of
-// attend_tensor_cores.cu.
+// Attention of segments with more queries than a warp takes, on tensor cores: drafts, prompts, and
+// decodes where many heads share a KV head. The numerics are those of attend_few_queries.cu.
 //
 // A block of threads has up to 64 queries of a segment, 16 a warp, and goes over what they attend
 // to in steps of 32 columns or features. Rows come into shared memory, for all four warps, while
 // those of steps before are worked on. Where there are too few such blocks for the GPU, several
 // share one's steps, and the one that is done last adds up their partial results.
-#include <algorithm>
+#include <cmath>
+#include <cstddef>
 
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/query_tile.cuh"
@@ -18,30 +19,24 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kWideStep = WideBlocks::kStep;
 constexpr int kStages = 3;  // Steps whose rows are in shared memory, or on their way.
 constexpr int kMaxParts = WideBlocks::kMaxParts;
-static_assert(kWideStep % kStep == 0);
+static_assert(kWideStep == kWarp && kWideStep % kStep == 0);
 
-// Of a warp's queries: Sums of each kind, and Totals.
-__host__ __device__ constexpr int PartialFloats(int dim) {
-  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
+// K, then V, of a row of the batch: [kv_heads, dim] each, as states will have it.
+__device__ Bf16* KvRow(const AttentionStep& step, int64_t row) {
+  return static_cast<Bf16*>(step.kv_bf16) + row * 2 * step.layer.kv_heads * step.layer.head_dim;
 }
 
-// A row of the batch's K, then V, as states will have it: [kv_heads, dim] each.
-__device__ Bf16* RoundedRows(const AttentionStep& step, int64_t row) {
-  return static_cast<Bf16*>(step.rounded_kv) + row * 2 * step.layer.kv_heads * step.layer.head_dim;
-}
-
-// A thread eight values.
-__global__ void RoundRowsKernel(AttentionStep step) {
+// Grid: rows of the batch.
+__global__ void KvToBf16Kernel(AttentionStep step) {
   WaitForEarlierKernels();
   const int size = step.layer.kv_heads * step.layer.head_dim;  // Of K, and of V.
-  const int64_t at = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kVector;
-  const int64_t row = at / (2 * size);
-  if (row >= step.num_rows) return;
-  const int i = static_cast<int>(at % (2 * size));
-  const float* from = i < size ? step.k + i : step.v + i - size;
-  float values[kVector];
-  LoadVector(from + row * step.kv_stride, values);
-  StoreRounded(RoundedRows(step, row) + i, values);
+  const int64_t row = blockIdx.x;
+  for (int i = threadIdx.x * kVector; i < 2 * size; i += blockDim.x * kVector) {
+    const float* from = i < size ? step.k + i : step.v + i - size;
+    float values[kVector];
+    LoadVector(from + row * step.kv_stride, values);
+    StoreRounded(KvRow(step, row) + i, values);
+  }
 }
 
 // One warp's part in its block's work.
@@ -77,17 +72,18 @@ class WideAttender : public QueryTile<kDim> {
                        step.layer.kv_heads + block_.kv_head)),
         high_s_(reinterpret_cast<const Bf16*>(block_.HighS())) {}
 
-  // What the block's steps read of the state, while kernels before this one still run.
+  // What the block's first steps read of the state, while kernels before this one still run.
   __device__ void PrefetchState() const {
-    constexpr int kLine = 128 / sizeof(Bf16), kLines = kDim / kLine;
+    constexpr int kLine = 128 / sizeof(Bf16), kLines = kDim / kLine, kMostSteps = 8;
     const QueryBlock::Steps& steps = task_.steps;
-    for (int i = threadIdx.x; i < (task_.end_step - task_.begin_step) * kWideStep * kLines;
-         i += kThreads) {
-      const int row = task_.begin_step * kWideStep + i / kLines, at = i % kLines * kLine;
+    const int end =
+        min(min(task_.end_step, task_.begin_step + kMostSteps), steps.local + steps.features);
+    const int first = task_.begin_step * kWideStep * kLines;
+    for (int i = first + threadIdx.x; i < end * kWideStep * kLines; i += kThreads) {
+      const int row = i / kLines, at = i % kLines * kLine;
       const int feature = row - steps.local * kWideStep;
-      if (feature >= step_.feature_dim || (feature >= 0 && steps.features == 0)) break;
       if (feature >= 0) {
-        Prefetch(high_s_ + int64_t{feature} * kDim + at);
+        if (feature < step_.feature_dim) Prefetch(high_s_ + int64_t{feature} * kDim + at);
       } else if (row < block_.num_columns && values_.InState(row)) {
         Prefetch(keys_.StateRow(this->KeyColumn(row)) + at);
         Prefetch(values_.StateRow(row) + at);
@@ -115,8 +111,6 @@ class WideAttender : public QueryTile<kDim> {
       }
       Finish(kind, begin < end, sums);
     }
-    // For what comes later in this memory, nothing is on its way.
-    WaitForCopies<0>();
   }
 
   // Where the tile has parts: in the block that is done last their results become the output.
@@ -151,11 +145,11 @@ class WideAttender : public QueryTile<kDim> {
             source,
             first,
             first_row,
-            RoundedRows(step_, 0) + head * kDim,
+            KvRow(step_, 0) + head * kDim,
             2 * step_.layer.kv_heads * kDim,
             kDim};
   }
-  __device__ static const Bf16* RowAt(const ColumnRows<Bf16>& rows, int column) {
+  __device__ static const Bf16* RowOf(const ColumnRows<Bf16>& rows, int column) {
     return rows.InState(column) ? rows.StateRow(column) : rows.BatchRow(column);
   }
 
@@ -183,21 +177,31 @@ class WideAttender : public QueryTile<kDim> {
       Kind kind = kLocalSums;
       while (i >= StepsOf(task_.steps, kind).end) kind = static_cast<Kind>(kind + 1);
       const Step step = StepAt(kind, i - StepsOf(task_.steps, kind).begin);
+      // Each lane finds out where a row comes from. Past the last one this again: whatever finite
+      // numbers. Features of kStep rows are in the order in which a lane weighs them: lane l those
+      // of 4 l and the next, which are products' columns 2 l and the next, then the two behind
+      // these.
+      const int in_step = lane_ % kStep;
+      const int feature = lane_ - in_step + in_step % 8 / 2 * 4 + in_step / 8 * 2 + in_step % 2;
+      const int c = min(step.first + (step.of_features ? feature : lane_), step.end - 1);
+      const Bf16* value = step.of_features ? high_s_ + int64_t{c} * kDim : RowOf(values_, c);
+      const Bf16* key = kind == kLocalSums ? RowOf(keys_, this->KeyColumn(c)) : nullptr;
+
       const int stage = (i - task_.begin_step) % kStages;
       constexpr int kVectors = kDim / kVector;  // Of a row.
       const int at = threadIdx.x % kVectors * kVector;
 #pragma unroll
-      for (int row = threadIdx.x / kVectors; row < kWideStep; row += kThreads / kVectors) {
-        // Past the last one this again: whatever finite numbers.
-        const int c = min(step.first + row, step.end - 1);
-        const Bf16* value = step.of_features ? high_s_ + int64_t{c} * kDim : RowAt(values_, c);
-        CopyAsync(&shared_.values[stage][row][at], value + at);
-        if (kind == kLocalSums) {
-          CopyAsync(&shared_.keys[stage][row][at], RowAt(keys_, this->KeyColumn(c)) + at);
-        }
+      for (int j = 0; j < kWideStep * kVectors / kThreads; ++j) {
+        const int row = threadIdx.x / kVectors + j * (kThreads / kVectors);
+        CopyAsync(&shared_.values[stage][row][at], OfLane(value, row) + at);
+        if (kind == kLocalSums) CopyAsync(&shared_.keys[stage][row][at], OfLane(key, row) + at);
       }
     }
     CommitCopies();
+  }
+  __device__ static const Bf16* OfLane(const Bf16* data, int lane) {
+    const auto address = reinterpret_cast<unsigned long long>(data);
+    return reinterpret_cast<const Bf16*>(__shfl_sync(kAllLanes, address, lane));
   }
 
   // Step `index` of a kind, whose rows are in this stage.
@@ -234,20 +238,16 @@ class WideAttender : public QueryTile<kDim> {
       } else {
         this->WeighTaps(first, weights);
       }
-      AddRows(weights, step.of_features, shared_.values[stage][row], sums);
+      AddRows(weights, shared_.values[stage][row], sums);
     }
   }
 
   // sums += weights x kStep rows of values.
-  __device__ void AddRows(const Weights& w, bool of_features, const Bf16* values,
-                          Sums& sums) const {
+  __device__ void AddRows(const Weights& w, const Bf16* values, Sums& sums) const {
     const uint32_t a[4] = {Pack(w[0][0], w[0][1]), Pack(w[1][0], w[1][1]), Pack(w[0][2], w[0][3]),
                            Pack(w[1][2], w[1][3])};
-    // The row that the lane names, of 8 by 8 values: weights of columns 2 i, 2 i + 1 and those 8
-    // behind are lane i's, or of features 4 i and the next three.
-    const int in_matrix = lane_ % 8, second = lane_ / 8 % 2;
-    const int row =
-        of_features ? in_matrix / 2 * 4 + in_matrix % 2 + 2 * second : in_matrix + 8 * second;
+    // The row that the lane names, of 8 by 8 values.
+    const int row = lane_ % 16;
     const Bf16* from = values + row * kValueStride + lane_ / 16 * 8;
 #pragma unroll
     for (int t = 0; t < kDim / 8; t += 2) {
@@ -275,11 +275,7 @@ class WideAttender : public QueryTile<kDim> {
     } else {
       Store(sums);
     }
-#pragma unroll
-    for (auto& tile : sums) {
-#pragma unroll
-      for (float& value : tile) value = 0.0f;
-    }
+    this->Clear(sums);
   }
 
   // -- Results.
@@ -301,7 +297,7 @@ class WideAttender : public QueryTile<kDim> {
   // Of this warp's queries.
   __device__ float* Partial(int part) const {
     const int64_t block = int64_t{task_.first_partial + part} * step_.layer.kv_heads;
-    return step_.wide_partials + ((block + block_.kv_head) * kWarps + warp_) * PartialFloats(kDim);
+    return step_.partials + ((block + block_.kv_head) * kWarps + warp_) * PartialFloats(kDim);
   }
   __device__ float4* PartialSums(int part, int kind) const {
     return reinterpret_cast<float4*>(Partial(part)) + kKept * kind;
@@ -384,7 +380,7 @@ class WideAttender : public QueryTile<kDim> {
 
 // Grid: wide blocks of the plan, KV heads.
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, 2) AttendWideKernel(AttentionStep step) {
+__global__ void __launch_bounds__(kThreads, 2) AttendManyKernel(AttentionStep step) {
   LetNextKernelComeUp();
   using Work = WideAttender<kDim>;
   auto& shared = *reinterpret_cast<typename Work::Shared*>(SharedFloats());
@@ -398,23 +394,17 @@ __global__ void __launch_bounds__(kThreads, 2) AttendWideKernel(AttentionStep st
 
 }  // namespace
 
-size_t WidePartialSize(const AttentionLayer& layer) {
-  return size_t{kWarps} * PartialFloats(layer.head_dim);
-}
-
-void AttendWide(const AttentionStep& step, Stream& stream) {
+void AttendManyQueries(const AttentionStep& step, Stream& stream) {
   if (step.num_wide_blocks == 0) return;
-  const int64_t vectors =
-      int64_t{2} * step.layer.kv_heads * step.layer.head_dim / kVector * step.num_rows;
-  Launch(stream, "RoundRows", RoundRowsKernel, dim3(CeilDiv(vectors, kThreads)), kThreads, 0, step);
+  Launch(stream, "KvToBf16", KvToBf16Kernel, dim3(step.num_rows), kThreads, 0, step);
   const auto launch = [&](auto kernel, size_t shared) {
-    Launch(stream, "AttendWide", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads), kThreads,
+    Launch(stream, "Attend", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads), kThreads,
            shared, step);
   };
   if (step.layer.head_dim == 64) {
-    launch(AttendWideKernel<64>, sizeof(WideAttender<64>::Shared));
+    launch(AttendManyKernel<64>, sizeof(WideAttender<64>::Shared));
   } else {
-    launch(AttendWideKernel<128>, sizeof(WideAttender<128>::Shared));
+    launch(AttendManyKernel<128>, sizeof(WideAttender<128>::Shared));
   }
 }
 

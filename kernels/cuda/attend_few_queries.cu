@@ -25,7 +25,7 @@ struct Row {
   bool in_state;
 };
 
-__device__ Row RowAt(const ColumnRows<float>& rows, int column) {
+__device__ Row RowOf(const ColumnRows<float>& rows, int column) {
   if (rows.InState(column)) return {rows.StateRow(column), true};
   return {rows.BatchRow(column), false};
 }
@@ -51,11 +51,6 @@ struct alignas(16) PartWeights {
     return kind == kLocalSums ? local : kind == kLinearSums ? linear : conv;
   }
 };
-// Of a part that a block of threads leaves: Sums of each kind, and Totals of the queries.
-__host__ __device__ constexpr int PartialFloats(int dim) {
-  return kQueries * (kNumKinds * dim + static_cast<int>(sizeof(Totals) / sizeof(float)));
-}
-
 // One warp's work.
 template <int kDim>
 class Attender : public QueryTile<kDim> {
@@ -219,7 +214,7 @@ class Attender : public QueryTile<kDim> {
         return of_features ? high_s + i * kDim : values_.StateRow(column);
       });
     } else {
-      load([&](int, int column) { return RowAt(values_, column); });
+      load([&](int, int column) { return RowOf(values_, column); });
     }
     Weights weights = {};
     if (kind == kLocalSums) {
@@ -253,14 +248,12 @@ class Attender : public QueryTile<kDim> {
     } else {
       Store(sums);
     }
-#pragma unroll
-    for (auto& tile : sums) {
-#pragma unroll
-      for (float& value : tile) value = 0.0f;
-    }
+    this->Clear(sums);
   }
 
-  // Lane l's are of columns l / 4 and l / 4 + 8 of the step.
+  // Lane l's are of columns l / 4 and l / 4 + 8 of the step. in_state: V has all its rows there.
+  // Where K has no longer a row of the first of them, and not yet of FirstKeyColumn, any row of the
+  // ring will do: these columns have no weight.
   __device__ void LoadKeys(int first, bool in_state, Packed (&keys)[2][kDim / 32]) const {
     const auto load = [&](const auto& row_of) {
 #pragma unroll
@@ -274,7 +267,7 @@ class Attender : public QueryTile<kDim> {
     if (in_state) {
       load([&](int column) { return keys_.StateRow(column); });
     } else {
-      load([&](int column) { return RowAt(keys_, column); });
+      load([&](int column) { return RowOf(keys_, column); });
     }
   }
 
@@ -347,7 +340,9 @@ class Attender : public QueryTile<kDim> {
   // Totals of `count` parts, of warps or of blocks, become PartWeights in shared memory. A thread
   // has part p of query q.
   __device__ void WeighParts(bool of_warps, int count, bool is_partial) {
-    static_assert(kMaxWarps == 8 && WarpBlocks::kMaxBlocks == 8);
+    static_assert(kMaxWarps == WarpBlocks::kMaxBlocks && kMaxWarps == 8);
+    static_assert(WarpBlocks::kMinWarps * kWarp >= kQueries * kMaxWarps);
+    static_assert(sizeof(PartWeights) == sizeof(Totals));
     const int q = threadIdx.x / kMaxWarps, p = threadIdx.x % kMaxWarps;
     if (q >= kQueries) return;
     Totals part = {-INFINITY, 0.0f, 0.0f, 0};
@@ -451,7 +446,7 @@ class Attender : public QueryTile<kDim> {
 
 // Grid: blocks of the plan by warps of a block, KV heads. Shared memory: Shared::kept.
 template <int kDim>
-__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) AttendKernel(AttentionStep step) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) AttendFewKernel(AttentionStep step) {
   LetNextKernelComeUp();
   using Work = Attender<kDim>;
   __shared__ Totals totals[kMaxWarps * kQueries];
@@ -478,11 +473,11 @@ bool AttendStoresSingleRows(const AttentionLayer& layer) {
 
 size_t PartialSize(const AttentionLayer& layer) { return PartialFloats(layer.head_dim); }
 
-void AttendWithTensorCores(const AttentionStep& step, Stream& stream) {
+void AttendFewQueries(const AttentionStep& step, Stream& stream) {
   const int warps = step.warps_of_block;
   const int kept = step.layer.head_dim == 64 ? Attender<64>::Places(warps) * Attender<64>::kKept
                                              : Attender<128>::Places(warps) * Attender<128>::kKept;
-  Launch(stream, "Attend", step.layer.head_dim == 64 ? AttendKernel<64> : AttendKernel<128>,
+  Launch(stream, "Attend", step.layer.head_dim == 64 ? AttendFewKernel<64> : AttendFewKernel<128>,
          dim3(step.num_blocks / warps, step.layer.kv_heads), warps * kWarp, sizeof(float4) * kept,
          step);
 }
