@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <limits>
+#include <map>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -28,21 +32,34 @@ namespace {
 
 // Past the caches of any machine.
 constexpr size_t kMemoryBytes = size_t{512} << 20;
+constexpr int32_t kMaxContext = 1 << 24;
+
+std::vector<std::string> SplitAtCommas(const std::string& text) {
+  std::vector<std::string> items;
+  std::istringstream rest(text + ",");
+  for (std::string item; std::getline(rest, item, ',');) items.push_back(item);
+  return items;
+}
+
+std::optional<int32_t> ParseNumber(std::string_view text, int32_t min, int32_t max) {
+  int32_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || value < min || value > max) return std::nullopt;
+  return value;
+}
 
 // "0,2048,8192" of the flag `name`, each in [min, max].
 StatusOr<std::vector<int32_t>> ParseList(const std::string& name, const std::string& text,
                                          int32_t min, int32_t max) {
   std::vector<int32_t> values;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    int32_t value = 0;
-    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
-    if (error != std::errc() || stop != text.data() + end || value < min || value > max) {
+  for (const std::string& item : SplitAtCommas(text)) {
+    const std::optional<int32_t> value = ParseNumber(item, min, max);
+    if (!value) {
       return InvalidArgument("--{}: '{}' is not a list, such as 1,16, of numbers in {} to {}", name,
                              text, min, max);
     }
-    values.push_back(value);
-    begin = end + 1;
+    values.push_back(*value);
   }
   return values;
 }
@@ -50,14 +67,13 @@ StatusOr<std::vector<int32_t>> ParseList(const std::string& name, const std::str
 // The parents of a tree's nodes, as --tree names it.
 StatusOr<std::vector<int32_t>> ParseTree(const std::string& text) {
   std::vector<int32_t> parents;
-  int32_t nodes = 0;
-  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), nodes);
-  if (error == std::errc() && stop == text.data() + text.size()) {
-    if (nodes < 0 || nodes > TokenTree::kMaxNodes) {
-      return InvalidArgument("--tree {}: a tree has 1 to {} nodes; 0: measure none", nodes,
+  constexpr std::numeric_limits<int32_t> kAny;
+  if (const std::optional<int32_t> nodes = ParseNumber(text, kAny.min(), kAny.max())) {
+    if (*nodes < 0 || *nodes > TokenTree::kMaxNodes) {
+      return InvalidArgument("--tree {}: a tree has 1 to {} nodes; 0: measure none", *nodes,
                              TokenTree::kMaxNodes);
     }
-    for (int32_t i = 0; i < nodes; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
+    for (int32_t i = 0; i < *nodes; ++i) parents.push_back(i == 0 ? -1 : (i - 1) / 2);
     return parents;
   }
   const StatusOr<DraftChoices> choices = DraftChoices::Load(text);
@@ -69,14 +85,54 @@ StatusOr<std::vector<int32_t>> ParseTree(const std::string& text) {
   return parents;
 }
 
-StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
-  constexpr int32_t kMaxContext = 1 << 24, kMaxSequences = 1 << 16;
-  if (config.prompt() == 0 && config.output() == 0) {
-    return InvalidArgument("--prompt 0 and --output 0 leave nothing to measure");
+// What You et al., "When Linear Attention Meets Autoregressive Decoding" (ICML 2024) measure. Those
+// of its table 4 are prompts alone; tables 10 and 11 have table 5's.
+const std::map<std::string, std::vector<ThroughputOptions::Request>>& NamedRequests() {
+  static const auto* const kRequests =
+      new std::map<std::string, std::vector<ThroughputOptions::Request>>{
+          {"table4", {{2048, 1}, {4096, 1}, {8192, 1}, {16384, 1}, {32768, 1}}},
+          {"table5", {{340, 160}, {60, 20}, {7000, 200}, {1700, 400}}}};
+  return *kRequests;
+}
+
+// "340:160"
+std::optional<ThroughputOptions::Request> ParseRequest(std::string_view text) {
+  const size_t colon = text.find(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  const std::optional<int32_t> prompt = ParseNumber(text.substr(0, colon), 1, kMaxContext);
+  const std::optional<int32_t> output = ParseNumber(text.substr(colon + 1), 1, kMaxContext);
+  if (!prompt || !output) return std::nullopt;
+  return ThroughputOptions::Request{*prompt, *output};
+}
+
+// "340:160,table4"
+StatusOr<std::vector<ThroughputOptions::Request>> ParseRequests(const std::string& text) {
+  std::vector<ThroughputOptions::Request> requests;
+  for (const std::string& item : SplitAtCommas(text)) {
+    if (const auto named = NamedRequests().find(item); named != NamedRequests().end()) {
+      requests.insert(requests.end(), named->second.begin(), named->second.end());
+    } else if (const auto request = ParseRequest(item)) {
+      requests.push_back(*request);
+    } else {
+      return InvalidArgument(
+          "--requests: '{}' is not a list of prompts and outputs, such as 340:160,60:20, table4 or "
+          "table5",
+          text);
+    }
   }
+  return requests;
+}
+
+StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
+  constexpr int32_t kMaxSequences = 1 << 16;
   ThroughputOptions options;
   options.prompt = config.prompt();
   options.output = config.output();
+  if (config.has_requests()) {
+    TREELINE_ASSIGN_OR_RETURN(options.requests, ParseRequests(config.requests()));
+  } else if (!options.uses_contexts()) {
+    return InvalidArgument("--prompt 0 and --output 0 leave nothing to measure but --requests");
+  }
   TREELINE_ASSIGN_OR_RETURN(options.tree, ParseTree(config.tree()));
   TREELINE_ASSIGN_OR_RETURN(options.tree_accepts,
                             ParseList("tree-accepts", config.tree_accepts(), 0, 1 << 20));
@@ -109,7 +165,16 @@ struct Report {
   std::optional<Ceilings> ceilings;  // None where memory was short for them.
   size_t peak_device_memory = 0;     // 0: it is the host's.
   std::vector<Throughput> results;
+  std::vector<Latency> requests;
 };
+
+Json SecondsToJson(const Timing& timing) {
+  return {{"all", timing.seconds},
+          {"timed", timing.timed_seconds},
+          {"dense", timing.operations.dense_seconds},
+          {"attention", timing.operations.attention_seconds},
+          {"other", timing.other_seconds()}};
+}
 
 Json ToJson(const Throughput& result) {
   const OperationTimes& operations = result.operations;
@@ -120,15 +185,23 @@ Json ToJson(const Throughput& result) {
       {"tokens", result.tokens},
       {"tokens_per_second",
        {{"median", result.tokens_per_second}, {"min", result.slowest}, {"max", result.fastest}}},
-      {"seconds",
-       {{"all", result.seconds},
-        {"timed", result.timed_seconds},
-        {"dense", operations.dense_seconds},
-        {"attention", operations.attention_seconds},
-        {"other", result.other_seconds()}}},
+      {"seconds", SecondsToJson(result)},
       {"dense_flops_per_second", PerSecond(operations.dense_operations, operations.dense_seconds)},
       {"weight_bytes_per_step", operations.dense_weight_bytes / result.steps},
       {"weight_bytes_per_second", PerSecond(operations.dense_weight_bytes, result.seconds)}};
+}
+
+Json ToJson(const Latency& result) {
+  Json seconds = SecondsToJson(result);
+  seconds["min"] = result.fastest;
+  seconds["max"] = result.slowest;
+  seconds["prefill"] = result.prefill_seconds;
+  seconds["decode"] = result.decode_seconds();
+  return {{"prompt", result.prompt},
+          {"output", result.output},
+          {"speculative", result.speculative},
+          {"decode_steps", result.decode_steps},
+          {"seconds", std::move(seconds)}};
 }
 
 Json ToJson(const Ceilings& ceilings) {
@@ -144,6 +217,8 @@ Json ToJson(const Ceilings& ceilings) {
 Json ToJson(const Report& report) {
   Json results = Json::array();
   for (const Throughput& result : report.results) results.push_back(ToJson(result));
+  Json requests = Json::array();
+  for (const Latency& request : report.requests) requests.push_back(ToJson(request));
   Json json = {{"model", report.model},
                {"random_weights", report.random_weights},
                {"attention", ToString(report.engine.config().attention)},
@@ -151,28 +226,37 @@ Json ToJson(const Report& report) {
                {"weight_bytes", report.engine.weight_bytes()},
                {"max_context", report.engine.limits().max_context},
                {"state_bytes_per_sequence", report.engine.state_bytes()},
-               {"results", std::move(results)}};
+               {"results", std::move(results)},
+               {"requests", std::move(requests)}};
   if (report.ceilings) json["ceilings"] = ToJson(*report.ceilings);
   if (report.peak_device_memory > 0) json["peak_device_memory_bytes"] = report.peak_device_memory;
   return json;
 }
 
+std::string Percent(double part, double of) {
+  return fmt::format("{:.0f}%", 100 * PerSecond(part, of));
+}
+
+// Where the time of the steps went.
+std::string Shares(const Timing& timing) {
+  return fmt::format("{:>7}{:>10}{:>6}",
+                     Percent(timing.operations.dense_seconds, timing.timed_seconds),
+                     Percent(timing.operations.attention_seconds, timing.timed_seconds),
+                     Percent(timing.other_seconds(), timing.timed_seconds));
+}
+
 std::string TableRow(const Throughput& result) {
   const OperationTimes& operations = result.operations;
-  const auto percent = [&](double seconds) {
-    return fmt::format("{:.0f}%", 100 * PerSecond(seconds, result.timed_seconds));
-  };
   // A prefill's steps read the weights too, but it is not what bounds them.
   const std::string weights =
       result.work != Work::kPrefill
           ? fmt::format("{:.1f}", 1e-9 * PerSecond(operations.dense_weight_bytes, result.seconds))
           : "";
-  return fmt::format(
-      "{:<8}{:>8}{:>10}{:>8}{:>11.1f}{:>10.1f}{:>10.1f}{:>7}{:>10}{:>6}{:>9.1f}{:>6}\n",
-      Name(result.work), result.context, result.sequences, result.tokens, result.tokens_per_second,
-      result.slowest, result.fastest, percent(operations.dense_seconds),
-      percent(operations.attention_seconds), percent(result.other_seconds()),
-      1e-9 * PerSecond(operations.dense_operations, operations.dense_seconds), weights);
+  return fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11.1f}{:>10.1f}{:>10.1f}{}{:>9.1f}{:>6}\n",
+                     Name(result.work), result.context, result.sequences, result.tokens,
+                     result.tokens_per_second, result.slowest, result.fastest, Shares(result),
+                     1e-9 * PerSecond(operations.dense_operations, operations.dense_seconds),
+                     weights);
 }
 
 std::string Line(const Ceilings& ceilings) {
@@ -187,6 +271,36 @@ std::string Line(const Ceilings& ceilings) {
       1e-9 * device.copied_bytes_per_second, 1e-9 * device.product_operations_per_second);
 }
 
+std::string ResultsTable(const std::vector<Throughput>& results) {
+  std::string table =
+      fmt::format("\n{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>9}{:>6}\n", "work",
+                  "context", "sequences", "tokens", "tokens/s", "min", "max", "dense", "attention",
+                  "other", "GFLOP/s", "GB/s");
+  for (const Throughput& result : results) table += TableRow(result);
+  return table +
+         "tokens/s: the median, over all sequences; GFLOP/s of the dense products, GB/s of weights "
+         "read by the steps of a decode or verify\n";
+}
+
+std::string TableRow(const Latency& request) {
+  return fmt::format("{:>6}{:>8}  {:<11}{:>6}{:>10.4f}{:>9.4f}{:>9.4f}{:>9}{:>8}{}\n",
+                     request.prompt, request.output, request.speculative ? "speculative" : "plain",
+                     request.decode_steps, request.seconds, request.fastest, request.slowest,
+                     Percent(request.prefill_seconds, request.seconds),
+                     Percent(request.decode_seconds(), request.seconds), Shares(request));
+}
+
+std::string RequestsTable(const std::vector<Latency>& requests) {
+  std::string table =
+      fmt::format("\n{:>6}{:>8}  {:<11}{:>6}{:>10}{:>9}{:>9}{:>9}{:>8}{:>7}{:>10}{:>6}\n", "prompt",
+                  "output", "decoding", "steps", "seconds", "min", "max", "prefill", "decode",
+                  "dense", "attention", "other");
+  for (const Latency& request : requests) table += TableRow(request);
+  return table +
+         "seconds: the median, of a request alone, of which prefill goes by until the first token; "
+         "steps: of its decode; speculative: without what the guesses cost\n";
+}
+
 std::string Table(const Report& report) {
   std::string table = report.model + (report.random_weights ? ", random weights\n" : "\n");
   for (const std::string& line : report.engine.Summary()) table += line + "\n";
@@ -194,16 +308,9 @@ std::string Table(const Report& report) {
   if (report.peak_device_memory > 0) {
     table += fmt::format("device memory at most {} MiB\n", report.peak_device_memory >> 20);
   }
-  table += "\n";
-  table += fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>9}{:>6}\n",
-                       "work", "context", "sequences", "tokens", "tokens/s", "min", "max", "dense",
-                       "attention", "other", "GFLOP/s", "GB/s");
-  for (const Throughput& result : report.results) table += TableRow(result);
-  return table +
-         "\ntokens/s: the median, over all sequences; dense, attention, other: where the time of a "
-         "step went;"
-         "\nGFLOP/s of the dense products, GB/s of weights read by the steps of a decode or "
-         "verify\n";
+  if (!report.results.empty()) table += ResultsTable(report.results);
+  if (!report.requests.empty()) table += RequestsTable(report.requests);
+  return table + "\ndense, attention, other: where the time of the steps went\n";
 }
 
 StatusOr<Ceilings> Measure(TimedBackend& backend) {
@@ -245,7 +352,7 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   TREELINE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelEngine> engine,
                             ModelEngine::Load(*checkpoint, options, std::move(timed_backend)));
 
-  Report report{checkpoint->path(), random_weights, *engine, {}, 0, {}};
+  Report report{checkpoint->path(), random_weights, *engine, {}, 0, {}, {}};
   const auto progress = [&](const Throughput& next) {
     log << fmt::format("measuring {} at context {}, {} tokens of {} sequences\n", Name(next.work),
                        next.context, next.tokens, next.sequences)
@@ -253,6 +360,13 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
   };
   TREELINE_ASSIGN_OR_RETURN(report.results,
                             MeasureThroughput(measure, progress, Clock::Real(), *engine, backend));
+  const auto request_progress = [&](const Latency& next) {
+    log << fmt::format("measuring a request of {} tokens that {}generates {}\n", next.prompt,
+                       next.speculative ? "speculatively " : "", next.output)
+        << std::flush;
+  };
+  TREELINE_ASSIGN_OR_RETURN(
+      report.requests, MeasureRequests(measure, request_progress, Clock::Real(), *engine, backend));
   // Before the next measurement's own.
   report.peak_device_memory = backend.PeakMemory();
   log << "measuring the machine\n" << std::flush;

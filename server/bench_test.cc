@@ -121,6 +121,51 @@ TEST(BenchTest, VerifiesAStaticTree) {
   EXPECT_EQ(report["results"].back()["tokens"], 3 * 5);
 }
 
+TEST(BenchTest, MeasuresWholeRequests) {
+  const std::vector<std::string> args = {"--prompt", "0", "--output",   "0",
+                                         "--tree",   "7", "--requests", "9:5,3:1"};
+  std::vector<std::string> as_json = args;
+  as_json.insert(as_json.end(), {"--json", "-"});
+  for (const char* model : {kSoftmax, kLinearized}) {
+    const Ran ran = RunBench(Config(model, as_json));
+    ASSERT_EQ(ran.status, OkStatus());
+    const Json report = Json::parse(ran.out);
+    EXPECT_TRUE(report["results"].empty());
+    std::vector<std::string> requests;
+    for (const Json& request : report["requests"]) {
+      requests.push_back(
+          fmt::format("{}:{} {} {}", request["prompt"].get<int>(), request["output"].get<int>(),
+                      request["speculative"].get<bool>(), request["decode_steps"].get<int>()));
+      const Json& seconds = request["seconds"];
+      EXPECT_LE(seconds["min"], seconds["all"]);
+      EXPECT_LE(seconds["all"], seconds["max"]);
+      EXPECT_GT(seconds["prefill"], 0);
+      EXPECT_NEAR(seconds["prefill"].get<double>() + seconds["decode"].get<double>(),
+                  seconds["all"].get<double>(), 1e-9);
+      EXPECT_GT(seconds["dense"], 0);
+      EXPECT_GT(seconds["attention"], 0);
+    }
+    // Of each tree a path of three nodes is accepted.
+    EXPECT_THAT(requests, ElementsAre("9:5 false 4", "9:5 true 2", "3:1 false 0"));
+    EXPECT_THAT(ran.log, HasSubstr("measuring a request of 9 tokens that generates 5\n"));
+  }
+  const Ran ran = RunBench(Config(kLinearized, args));
+  ASSERT_EQ(ran.status, OkStatus());
+  EXPECT_THAT(ran.out, HasSubstr("\n     9       5  plain           4 "));
+  EXPECT_THAT(ran.out, HasSubstr("\n     9       5  speculative     2 "));
+  EXPECT_THAT(ran.out, ::testing::Not(HasSubstr("tokens/s")));
+}
+
+TEST(BenchTest, KnowsTheRequestsOfThePaper) {
+  const auto longest = [](const std::string& requests) {
+    const Ran ran = RunBench(Config(kLinearized, {"--prompt", "0", "--output", "0", "--max-context",
+                                                  "100", "--requests", requests}));
+    return Message(ran.status);
+  };
+  EXPECT_THAT(longest("60:20,table5"), HasSubstr("--requests 340:160 takes 500 tokens"));
+  EXPECT_THAT(longest("table4"), HasSubstr("--requests 2048:1 takes 2049 tokens"));
+}
+
 TEST(BenchTest, StepsThatAcceptNothingAreNoMix) {
   const Ran ran = RunBench(Config(kLinearized, {"--tree", "7", "--tree-accepts", "0,0"}));
   EXPECT_THAT(std::string(ran.status.message()), HasSubstr("--tree-accepts 0,0"));
@@ -178,6 +223,10 @@ TEST(BenchTest, ErrorsNameTheFlag) {
   EXPECT_THAT(error({"--tree", "no/such.json"}), HasSubstr("--tree: no/such.json"));
   EXPECT_THAT(error({"--sequences", "0"}), HasSubstr("--sequences: '0' is not a list"));
   EXPECT_THAT(error({"--prompt", "0", "--output", "0"}), HasSubstr("--prompt 0 and --output 0"));
+  for (const char* bad : {"", ",", "5", "5:", ":5", "0:5", "5:0", "5:5:5", "5:5,", "table6"}) {
+    EXPECT_THAT(error({"--requests", bad}),
+                HasSubstr(fmt::format("--requests: '{}' is not a list", bad)));
+  }
   EXPECT_THAT(
       error({"--max-context", "74"}),
       HasSubstr("--context 70 and what follows it take 75 tokens, but the engine holds 74"));

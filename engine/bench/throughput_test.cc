@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <tuple>
 #include <utility>
 
 #include "engine/backend/fake_device.h"
@@ -32,6 +33,15 @@ std::vector<int32_t> BinaryTree(int32_t nodes) {
   std::vector<int32_t> parents = {-1};
   for (int32_t i = 1; i < nodes; ++i) parents.push_back((i - 1) / 2);
   return parents;
+}
+
+ThroughputOptions Requests(std::vector<ThroughputOptions::Request> requests) {
+  ThroughputOptions options;
+  options.prompt = options.output = 0;
+  options.requests = std::move(requests);
+  options.repeats = 1;
+  options.max_batch_tokens = 10;
+  return options;
 }
 
 class ThroughputTest : public testing::Test {
@@ -171,6 +181,74 @@ TEST_F(ThroughputTest, StepsAcceptInTheSharesTold) {
   }
 }
 
+TEST_F(ThroughputTest, ARequestTakesItsPrefillAndItsDecode) {
+  Load(24 + 9);
+  ThroughputOptions options = Requests({{.prompt = 24, .output = 9}});
+  options.repeats = 3;
+  // Of the warm-up and the repeats: the time before, that of the prefill and that of the decode.
+  const ScriptedClock clock({0, 100, 100, 7, 1, 6, 7, 3, 1, 7, 2, 3});
+  const auto results = MeasureRequests(options, {}, clock, *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  ASSERT_EQ(results->size(), 1);
+  const Latency& result = results->front();
+  EXPECT_EQ(result.prompt, 24);
+  EXPECT_EQ(result.output, 9);
+  EXPECT_FALSE(result.speculative);
+  EXPECT_EQ(result.decode_steps, 8);  // The prompt brings the first.
+  EXPECT_EQ(result.seconds, 2 + 3);
+  EXPECT_EQ(result.prefill_seconds, 2);
+  EXPECT_EQ(result.decode_seconds(), 3);
+  EXPECT_EQ(result.fastest, 3 + 1);
+  EXPECT_EQ(result.slowest, 1 + 6);
+}
+
+// Each repeat is all of the request and nothing else: a product has 2 n k operations a row.
+TEST_F(ThroughputTest, ARequestComputesEachOfItsTokensOnce) {
+  Load(24 + 9);
+  const auto operations = [&](int32_t prompt, int32_t output) {
+    const auto results =
+        MeasureRequests(Requests({{prompt, output}}), {}, Clock::Real(), *engine_, *backend_);
+    EXPECT_TRUE(results.ok()) << results.status();
+    return results->front().operations.dense_operations;
+  };
+  const double one = operations(1, 1);  // Of a row and its logits.
+  const double row = operations(2, 1) - one;
+  EXPECT_GT(row, 0);
+  EXPECT_EQ(operations(24, 1), 23 * row + one);
+  EXPECT_EQ(operations(24, 9), 23 * row + 9 * one);
+}
+
+TEST_F(ThroughputTest, RequestsAreAnsweredWithGuessesToo) {
+  Load(24 + 13 + 64);
+  ThroughputOptions options = Requests({{24, 13}, {3, 1}, {1, 2}});
+  options.tree = BinaryTree(64);
+  // 1, 2, 4, 1, 1, 2 and 4 tokens, of which 12 are wanted.
+  options.tree_accepts = {200, 100, 0, 100};
+  std::vector<std::tuple<int32_t, int32_t, bool>> asked;
+  const auto progress = [&](const Latency& next) {
+    asked.emplace_back(next.prompt, next.output, next.speculative);
+  };
+  const auto results = MeasureRequests(options, progress, Clock::Real(), *engine_, *backend_);
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_THAT(asked, testing::ElementsAre(std::tuple(24, 13, false), std::tuple(24, 13, true),
+                                          std::tuple(3, 1, false), std::tuple(1, 2, false),
+                                          std::tuple(1, 2, true)));
+  std::vector<int32_t> steps;
+  for (const Latency& result : *results) steps.push_back(result.decode_steps);
+  EXPECT_THAT(steps, testing::ElementsAre(12, 7, 0, 1, 1));
+}
+
+TEST_F(ThroughputTest, RequestsAloneNeedNoContext) {
+  Load(24 + 9);
+  ThroughputOptions options = Requests({{24, 9}});
+  options.contexts = {1000};
+  EXPECT_EQ(options.longest(), 24 + 9);
+  EXPECT_TRUE(MeasureRequests(options, {}, Clock::Real(), *engine_, *backend_).ok());
+  const auto nothing = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
+  ASSERT_TRUE(nothing.ok());
+  EXPECT_TRUE(nothing->empty());
+}
+
 TEST_F(ThroughputTest, WhatDoesNotFitIsRefused) {
   Load(30);
   ThroughputOptions options;
@@ -183,6 +261,9 @@ TEST_F(ThroughputTest, WhatDoesNotFitIsRefused) {
   options.sequences = {4};
   const auto too_many = MeasureThroughput(options, {}, Clock::Real(), *engine_, *backend_);
   EXPECT_THAT(Message(too_many.status()), testing::HasSubstr("--sequences 4"));
+  const auto request =
+      MeasureRequests(Requests({{5, 5}, {20, 11}}), {}, Clock::Real(), *engine_, *backend_);
+  EXPECT_THAT(Message(request.status()), testing::HasSubstr("--requests 20:11 takes 31 tokens"));
 }
 
 }  // namespace
