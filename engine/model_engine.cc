@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <tuple>
 
 #include "engine/model/medusa_heads.h"
 
@@ -17,12 +16,9 @@ constexpr size_t kLogitRows = 64;
 // A softmax context costs ring rows and a linearized one nothing, but positions are int32.
 constexpr int32_t kLongestContext = 1 << 24;
 
-// What the device can answer itself: greedy draws of the model's own distribution.
-bool NeedsBestTokensOnly(const RowRequest& request) {
-  const SamplingParams* sampling = request.sampling;
-  return request.score.empty() && request.guesses.empty() && request.banned.empty() &&
-         request.top_logprobs <= kMaxTopTokens &&
-         (sampling == nullptr || (sampling->temperature == 0 && !sampling->AltersLogits()));
+// What the device cannot answer itself.
+bool NeedsLogits(const RowRequest& request) {
+  return !request.score.empty() || !request.guesses.empty() || request.top_logprobs > kMaxTopTokens;
 }
 
 double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
@@ -135,6 +131,7 @@ StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Load(const Checkpoint& check
   engine->pool_ = *std::move(pool);
   engine->CreatePrefixCache(budget);
   engine->samplers_.resize(engine->backend_->host_threads().num_threads());
+  engine->logit_changes_.resize(engine->backend_->host_threads().num_threads());
   engine->drafts_.resize(num_slots);
   TREELINE_RETURN_IF_ERROR(engine->CheckDraftChoices());
   return engine;
@@ -280,62 +277,80 @@ StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
   return results;
 }
 
-StatusOr<std::vector<RankedTokens>> ModelEngine::BestTokens(const float* device_logits,
-                                                            int32_t rows, int32_t k) {
-  const size_t count = size_t(rows) * k;
-  static_assert(sizeof(int32_t) == sizeof(float));
-  if (top_capacity_ < count) {
-    TREELINE_ASSIGN_OR_RETURN(top_tokens_, backend_->Allocate(2 * count * sizeof(float)));
-    top_capacity_ = count;
+StatusOr<ModelEngine::DeviceAnswers> ModelEngine::AskDevice(const float* device_logits,
+                                                            int32_t rows, int32_t k,
+                                                            std::span<const TokenDraw> draws) {
+  // Words of 32 bits, so that all come home together: ID and log-probability of each token drawn,
+  // then IDs of the best, then their log-probabilities.
+  static_assert(sizeof(DrawnToken) == 2 * sizeof(int32_t) && sizeof(int32_t) == sizeof(float));
+  const size_t count = size_t(rows) * k, drawn = 2 * draws.size();
+  std::vector<int32_t> words(drawn + 2 * count);
+  if (answers_capacity_ < words.size()) {
+    TREELINE_ASSIGN_OR_RETURN(answers_, backend_->Allocate(words.size() * sizeof(int32_t)));
+    answers_capacity_ = words.size();
   }
-  TopTokensParams params;
-  params.logits = device_logits;
-  params.ids = static_cast<int32_t*>(top_tokens_.get());
-  params.logprobs = static_cast<float*>(top_tokens_.get()) + count;
-  params.rows = rows;
-  params.n = config_.vocab_size;
-  params.k = k;
-  backend_->TopTokens(params);
-  std::vector<int32_t> answers(2 * count);  // As they lie there: ids, then log-probabilities.
-  backend_->CopyToHost(answers.data(), params.ids, answers.size() * sizeof(int32_t));
+  auto* const device_words = static_cast<int32_t*>(answers_.get());
+  const int32_t n = config_.vocab_size;
+  if (k > 0) {
+    int32_t* const ids = device_words + drawn;
+    backend_->TopTokens({device_logits, ids, reinterpret_cast<float*>(ids + count), rows, n, k});
+  }
+  if (!draws.empty()) {
+    backend_->DrawTokens(
+        {device_logits, draws.data(), reinterpret_cast<DrawnToken*>(device_words), rows, n});
+  }
+  backend_->CopyToHost(words.data(), device_words, words.size() * sizeof(int32_t));
   TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
-  std::vector<RankedTokens> best(rows);
+
+  const auto logprob = [&](size_t word) { return std::bit_cast<float>(words[word]); };
+  DeviceAnswers answers;
+  for (size_t i = 0; i < drawn; i += 2) answers.drawn.push_back({words[i], logprob(i + 1)});
+  answers.best.resize(rows);
   for (size_t i = 0; i < count; ++i) {
-    if (answers[i] < 0) continue;
-    best[i / k].emplace_back(answers[i], std::bit_cast<float>(answers[count + i]));
+    const int32_t id = words[drawn + i];
+    if (id >= 0) answers.best[i / k].emplace_back(id, logprob(drawn + count + i));
   }
-  return best;
+  return answers;
 }
 
-Status ModelEngine::AnswerByBestTokens(std::span<const RowRequest> requests,
-                                       std::span<const size_t> which,
-                                       std::vector<RowResult>& results) {
-  int32_t k = 1;
+Status ModelEngine::AnswerOnDevice(std::span<const RowRequest> requests,
+                                   std::span<const size_t> which, std::vector<RowResult>& results) {
   std::vector<int32_t> rows;
+  int32_t k = 0;
   for (const size_t i : which) {
     rows.push_back(requests[i].row);
     k = std::max(k, requests[i].top_logprobs);
   }
   TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->Logits(rows));
-  TREELINE_ASSIGN_OR_RETURN(const std::vector<RankedTokens> best,
-                            BestTokens(logits, static_cast<int32_t>(rows.size()), k));
-  for (size_t i = 0; i < which.size(); ++i) {
-    RowResult& result = results[which[i]];
-    if (best[i].empty()) {
-      result.status = DamagedLogits();
-      continue;
-    }
+
+  // While the device computes them.
+  std::vector<std::vector<LogitChange>> changes(which.size());
+  std::vector<TokenDraw> draws(which.size());
+  backend_->host_threads().ParallelFor(which.size(), [&](int64_t i, int32_t thread) {
     const RowRequest& request = requests[which[i]];
-    result.top_logprobs.assign(
-        best[i].begin(), best[i].begin() + std::min<size_t>(best[i].size(), request.top_logprobs));
-    if (request.sampling != nullptr) std::tie(result.token, result.logprob) = best[i][0];
+    if (request.sampling == nullptr) return;  // What is drawn then is of no use.
+    changes[i] = logit_changes_[thread].Of(request, config_.vocab_size);
+    draws[i] = DrawOf(request, changes[i]);
+  });
+  TREELINE_ASSIGN_OR_RETURN(const DeviceAnswers answers,
+                            AskDevice(logits, static_cast<int32_t>(rows.size()), k, draws));
+  for (size_t i = 0; i < which.size(); ++i) {
+    const RowRequest& request = requests[which[i]];
+    RowResult& result = results[which[i]];
+    result.status = CheckDrawn(answers.drawn[i]);
+    if (!result.status.ok()) continue;
+    const RankedTokens& best = answers.best[i];
+    result.top_logprobs.assign(best.begin(),
+                               best.begin() + std::min<size_t>(best.size(), request.top_logprobs));
+    if (request.sampling == nullptr) continue;
+    result.token = answers.drawn[i].id;
+    result.logprob = answers.drawn[i].logprob;
   }
   return OkStatus();
 }
 
-Status ModelEngine::AnswerBySampling(std::span<const RowRequest> requests,
-                                     std::span<const size_t> which,
-                                     std::vector<RowResult>& results) {
+Status ModelEngine::AnswerOnHost(std::span<const RowRequest> requests,
+                                 std::span<const size_t> which, std::vector<RowResult>& results) {
   std::vector<int32_t> rows;
   for (const size_t i : which) rows.push_back(requests[i].row);
   const size_t vocab = config_.vocab_size;
@@ -352,20 +367,20 @@ Status ModelEngine::AnswerBySampling(std::span<const RowRequest> requests,
 }
 
 StatusOr<std::vector<RowResult>> ModelEngine::Answer(std::span<const RowRequest> requests) {
-  std::vector<size_t> best, sampled;
+  std::vector<size_t> on_device, on_host;
   for (size_t i = 0; i < requests.size(); ++i) {
-    (NeedsBestTokensOnly(requests[i]) ? best : sampled).push_back(i);
+    (NeedsLogits(requests[i]) ? on_host : on_device).push_back(i);
   }
   std::vector<RowResult> results(requests.size());
-  for (size_t first = 0; first < best.size(); first += kLogitRows) {
-    TREELINE_RETURN_IF_ERROR(AnswerByBestTokens(
-        requests, std::span(best).subspan(first, std::min(kLogitRows, best.size() - first)),
-        results));
+  for (size_t first = 0; first < on_device.size(); first += kLogitRows) {
+    const size_t count = std::min(kLogitRows, on_device.size() - first);
+    TREELINE_RETURN_IF_ERROR(
+        AnswerOnDevice(requests, std::span(on_device).subspan(first, count), results));
   }
-  for (size_t first = 0; first < sampled.size(); first += kLogitRows) {
-    TREELINE_RETURN_IF_ERROR(AnswerBySampling(
-        requests, std::span(sampled).subspan(first, std::min(kLogitRows, sampled.size() - first)),
-        results));
+  for (size_t first = 0; first < on_host.size(); first += kLogitRows) {
+    const size_t count = std::min(kLogitRows, on_host.size() - first);
+    TREELINE_RETURN_IF_ERROR(
+        AnswerOnHost(requests, std::span(on_host).subspan(first, count), results));
   }
   return results;
 }
@@ -426,12 +441,13 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t
   for (size_t first = 0; first < rows.size(); first += rows_at_once) {
     const size_t count = std::min(rows_at_once, rows.size() - first);
     TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->DraftLogits(rows.subspan(first, count)));
-    TREELINE_ASSIGN_OR_RETURN(std::vector<RankedTokens> best,
-                              BestTokens(logits, static_cast<int32_t>(heads * count),
-                                         token_pairs_ ? kGuessesWithPairs : kGuessesPerHead));
-    for (size_t i = 0; i < best.size(); ++i) {
-      if (best[i].empty()) return DamagedLogits();
-      guesses[first + i % count][i / count] = std::move(best[i]);
+    TREELINE_ASSIGN_OR_RETURN(DeviceAnswers answers,
+                              AskDevice(logits, static_cast<int32_t>(heads * count),
+                                        token_pairs_ ? kGuessesWithPairs : kGuessesPerHead,
+                                        /*draws=*/{}));
+    for (size_t i = 0; i < answers.best.size(); ++i) {
+      if (answers.best[i].empty()) return DamagedLogits();
+      guesses[first + i % count][i / count] = std::move(answers.best[i]);
     }
   }
   return guesses;

@@ -13,6 +13,7 @@
 #include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
+#include "engine/sampling/logit_changes.h"
 #include "engine/sampling/sampler.h"
 #include "engine/speculative/draft_choices.h"
 #include "engine/speculative/head_guesses.h"
@@ -84,13 +85,18 @@ class ModelEngine : public Engine {
   StatusOr<std::vector<RowResult>> Answer(std::span<const RowRequest> requests);
   // Answer those requests whose indices `which` lists, kLogitRows at most: the logits stay on the
   // device, or come to the host, where the sampler is.
-  Status AnswerByBestTokens(std::span<const RowRequest> requests, std::span<const size_t> which,
-                            std::vector<RowResult>& results);
-  Status AnswerBySampling(std::span<const RowRequest> requests, std::span<const size_t> which,
-                          std::vector<RowResult>& results);
-  // The k most probable tokens of each of these rows of logits; none where a row is damaged.
-  StatusOr<std::vector<RankedTokens>> BestTokens(const float* device_logits, int32_t rows,
-                                                 int32_t k);
+  Status AnswerOnDevice(std::span<const RowRequest> requests, std::span<const size_t> which,
+                        std::vector<RowResult>& results);
+  Status AnswerOnHost(std::span<const RowRequest> requests, std::span<const size_t> which,
+                      std::vector<RowResult>& results);
+  // Of rows of logits.
+  struct DeviceAnswers {
+    std::vector<DrawnToken> drawn;   // As `draws`.
+    std::vector<RankedTokens> best;  // The k most probable tokens; none of a damaged row.
+  };
+  // `draws`: of each row, or empty.
+  StatusOr<DeviceAnswers> AskDevice(const float* device_logits, int32_t rows, int32_t k,
+                                    std::span<const TokenDraw> draws);
   StatusOr<std::vector<HeadGuesses>> AskHeads(std::span<const int32_t> rows);
 
   const Options options_;
@@ -101,10 +107,11 @@ class ModelEngine : public Engine {
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> pool_;
   std::unique_ptr<PrefixCache> prefix_cache_;
-  std::vector<Sampler> samplers_;  // One a thread.
-  std::vector<float> logits_;      // On the host, of the rows being answered.
-  Buffer top_tokens_;              // On the device: BestTokens' ids, then log-probabilities.
-  size_t top_capacity_ = 0;        // Of each.
+  std::vector<Sampler> samplers_;            // One a thread.
+  std::vector<LogitChanges> logit_changes_;  // One a thread.
+  std::vector<float> logits_;                // On the host, of the rows being answered.
+  Buffer answers_;                           // On the device, of AskDevice.
+  size_t answers_capacity_ = 0;              // Words of 32 bits.
 
   std::optional<TokenPairs> token_pairs_;  // Of the draft heads.
 

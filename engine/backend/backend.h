@@ -82,6 +82,7 @@ class Backend {
   virtual void AddBias(const AddBiasParams& params) = 0;
   virtual void ResidualSilu(const ResidualSiluParams& params) = 0;
   virtual void TopTokens(const TopTokensParams& params) = 0;
+  virtual void DrawTokens(const DrawTokensParams& params) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
   // Each of another layer: the same rows of the same sequences.
   virtual void Commit(std::span<const CommitParams> layers) = 0;

@@ -46,6 +46,7 @@ class BackendDecorator : public Backend {
   void AddBias(const AddBiasParams& params) override { backend_->AddBias(params); }
   void ResidualSilu(const ResidualSiluParams& params) override { backend_->ResidualSilu(params); }
   void TopTokens(const TopTokensParams& params) override { backend_->TopTokens(params); }
+  void DrawTokens(const DrawTokensParams& params) override { backend_->DrawTokens(params); }
   void Attention(const AttentionParams& params) override { backend_->Attention(params); }
   void Commit(std::span<const CommitParams> layers) override { backend_->Commit(layers); }
   Status Synchronize() override { return backend_->Synchronize(); }

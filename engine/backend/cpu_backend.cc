@@ -16,6 +16,7 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/matmul_choice.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/token_drawer.h"
 #include "kernels/cpu/vocabulary.h"
 
 namespace treeline {
@@ -84,7 +85,8 @@ class CpuBackend : public Backend {
   CpuBackend(int32_t num_threads, std::string matmul_kernel)
       : matmul_kernel_(std::move(matmul_kernel)),
         pool_(num_threads),
-        workspace_(pool_.num_threads()) {}
+        workspace_(pool_.num_threads()),
+        token_drawers_(pool_.num_threads()) {}
 
   std::string Describe() const override {
     std::string text = fmt::format("CPU, {} threads, {}", pool_.num_threads(), cpu::TargetName());
@@ -163,6 +165,12 @@ class CpuBackend : public Backend {
                       params.logprobs + row * params.k, 1, params.n, params.k});
     });
   }
+  void DrawTokens(const DrawTokensParams& params) override {
+    pool_.ParallelFor(params.rows, [&](int64_t row, int32_t thread) {
+      params.tokens[row] = token_drawers_[thread].Draw(
+          {params.logits + row * params.n, static_cast<size_t>(params.n)}, params.draws[row]);
+    });
+  }
   void Attention(const AttentionParams& params) override {
     cpu::Attention(params, workspace_, pool_);
   }
@@ -198,7 +206,8 @@ class CpuBackend : public Backend {
   cpu::WeightArena arena_;
   cpu::MatMulWorkspace matmul_workspace_;
   cpu::AttentionWorkspace workspace_;
-  std::map<WeightType, KernelChoice> kernels_;  // Of the types that matrices have.
+  std::vector<cpu::TokenDrawer> token_drawers_;  // One a thread.
+  std::map<WeightType, KernelChoice> kernels_;   // Of the types that matrices have.
 };
 
 }  // namespace

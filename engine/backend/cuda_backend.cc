@@ -12,6 +12,7 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/timer.h"
+#include "kernels/cuda/token_drawer.h"
 #include "kernels/cuda/vocabulary.h"
 #include "kernels/float_types.h"
 
@@ -75,6 +76,7 @@ class CudaBackend : public Backend {
         pool_(threads),
         stream_(std::move(stream)),
         products_(std::move(products)),
+        token_drawer_(*stream_),
         attention_(*stream_) {}
 
   std::string Describe() const override {
@@ -137,6 +139,7 @@ class CudaBackend : public Backend {
     cuda::ResidualSilu(params, *stream_);
   }
   void TopTokens(const TopTokensParams& params) override { cuda::TopTokens(params, *stream_); }
+  void DrawTokens(const DrawTokensParams& params) override { token_drawer_.Draw(params); }
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }
   void Commit(std::span<const CommitParams> layers) override { attention_.Commit(layers); }
 
@@ -165,6 +168,7 @@ class CudaBackend : public Backend {
   ThreadPool pool_;
   const std::shared_ptr<cuda::Stream> stream_;
   const std::unique_ptr<cuda::DenseProducts> products_;
+  cuda::TokenDrawer token_drawer_;
   cuda::ForestAttention attention_;
 };
 

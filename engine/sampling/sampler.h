@@ -1,15 +1,7 @@
-// Answers a RowRequest from one row of logits: log-probabilities of the model's own
-// distribution, and a token drawn from the distribution the request asks for:
-//
-//   logits -> bias -> bans -> penalties -> greedy, where temperature is 0
-//          -> temperature -> top_k -> top_p (of what top_k left) -> min_p -> draw
-//
-// The draw walks the kept tokens in id order, so it depends on the kept set, their
-// probabilities and the RandomKey alone. Equal logits rank by lower id.
-//
-// The vocabulary is never sorted. Vectorised passes tell the maximum of each block of the
-// row and its weight; bounds from them leave few candidates, among which a selection by
-// mass finds the last one kept. Reusable; one per thread.
+// Answers a RowRequest from one row of logits in host memory: log-probabilities of the model's
+// own distribution, and a token drawn from the distribution the request asks for
+// (kernels/vocabulary_params.h). The draw depends on the kept tokens, their probabilities and the
+// RandomKey alone.
 #ifndef TREELINE_ENGINE_SAMPLING_SAMPLER_H_
 #define TREELINE_ENGINE_SAMPLING_SAMPLER_H_
 
@@ -20,13 +12,22 @@
 
 #include "engine/base/status.h"
 #include "engine/batch.h"
-#include "engine/sampling/logits_processors.h"
+#include "engine/sampling/logit_changes.h"
+#include "kernels/cpu/token_drawer.h"
+#include "kernels/vocabulary_params.h"
 
 namespace treeline {
 
 // INTERNAL: a row has NaN, +infinity or nothing but -infinity.
 Status DamagedLogits();
 
+// How request.sampling draws; `changes` are the request's, and must outlast the draw.
+// REQUIRES: request.sampling is set.
+TokenDraw DrawOf(const RowRequest& request, std::span<const LogitChange> changes);
+// Why there is no token, where there is none.
+Status CheckDrawn(const DrawnToken& drawn);
+
+// Reusable; one per thread.
 class Sampler {
  public:
   // `logits` is the row, [vocab_size]; every token id in `request` lies within. Single logits
@@ -35,58 +36,19 @@ class Sampler {
   StatusOr<RowResult> Sample(std::span<const float> logits, const RowRequest& request);
 
  private:
-  // Logits and the largest of each of their blocks (kernels/vocabulary_params.h).
-  struct Row {
-    std::span<const float> logits;
-    std::vector<float> maxima;
-    float best = 0;  // NaN where a logit is NaN.
-
-    void Set(std::span<const float> values);
-    int32_t BestId() const;  // The lowest of equals. REQUIRES: best is finite.
-  };
-  struct Candidate {
-    int32_t id;
-    float logit;    // After bias, bans and penalties.
-    double weight;  // exp of the tempered logit; the best token's is 1.
-  };
-  static bool Better(const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-  }
-
-  // The row after bias, bans and penalties.
-  const Row& Process(const RowRequest& request);
+  // Best first.
+  std::vector<std::pair<int32_t, float>> Best(std::span<const float> logits, int32_t count);
   // Cai et al., "Medusa" (2024), section 3.3: a guess x passes where its probability, with
   // temperature and before any truncation, is above min(epsilon, delta exp(-entropy)), by the
   // released code's 0.09 and 0.3; of temperature 0, the most probable token alone.
-  std::vector<bool> Typical(const Row& row, const RowRequest& request);
-  StatusOr<int32_t> Draw(const RowRequest& request);
+  std::vector<bool> Typical(std::span<const float> logits, const RowRequest& request,
+                            std::span<const LogitChange> changes);
 
-  // Weighs the whole row; its total. Fills weights_ only where they are wanted.
-  double Weigh(const Row& row, float temperature, bool keep_weights);
-
-  // The candidates, always ascending by id: the `count` best tokens, not weighed ...
-  void SelectBest(const Row& row, size_t count);
-  // ... or the weighed tokens of at least this weight.
-  void SelectHeavy(const Row& row, double weight);
-  // Leaves the smallest set of the best candidates whose masses add up to `target`.
-  template <typename Mass>
-  void KeepBest(double target, const Mass& mass);
-  // Leaves the smallest set of the best candidates that has `top_p` of `total`.
-  void KeepTopP(double top_p, double total);
-
-  // Draws in proportion to the weights: among the candidates, or among all of weights_.
-  int32_t DrawCandidate(const RandomKey& key) const;
-  int32_t DrawWeighed(const RandomKey& key, double total) const;
-
-  Penalties penalties_;
-  std::vector<int32_t> generated_;
-  std::vector<float> adjusted_;  // [vocab_size]
-  Row raw_, processed_;
-  std::vector<float> weights_;       // [vocab_size] of the last Weigh that kept them.
-  std::vector<double> weight_sums_;  // Of the blocks, in the last Weigh.
-  std::vector<float> bounds_;        // Scratch of SelectBest.
-  std::vector<Candidate> candidates_;
-  std::vector<Candidate> ranked_;  // Scratch of KeepBest.
+  LogitChanges changes_;
+  cpu::TokenDrawer drawer_;
+  std::vector<float> changed_;       // [vocab_size] scratch of Typical,
+  std::vector<float> weights_;       // as is this,
+  std::vector<double> weight_sums_;  // and this, of its blocks.
 };
 
 }  // namespace treeline

@@ -95,11 +95,35 @@ namespace {
 HWY_EXPORT(BlockMaxima);
 HWY_EXPORT(BlockWeights);
 
+// The largest; NaN where one is.
+float Largest(const std::vector<float>& maxima) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (const float maximum : maxima) {
+    if (std::isnan(maximum)) return maximum;
+    largest = std::max(largest, maximum);
+  }
+  return largest;
+}
+
+// REQUIRES: best, the largest of x, is finite.
+double LogSumBelow(float best, const float* x, int32_t n) {
+  std::vector<double> sums(VocabularyBlocks(n));
+  BlockWeights({x, best, 1, nullptr, sums.data(), n});
+  return best + std::log(std::accumulate(sums.begin(), sums.end(), 0.0));
+}
+
 }  // namespace
 
 void BlockMaxima(const BlockMaximaParams& params) { HWY_DYNAMIC_DISPATCH(BlockMaxima)(params); }
 
 void BlockWeights(const BlockWeightsParams& params) { HWY_DYNAMIC_DISPATCH(BlockWeights)(params); }
+
+double LogSum(const float* x, int32_t n) {
+  std::vector<float> maxima(VocabularyBlocks(n));
+  BlockMaxima({x, maxima.data(), n});
+  const float best = Largest(maxima);
+  return std::isfinite(best) ? LogSumBelow(best, x, n) : std::numeric_limits<double>::quiet_NaN();
+}
 
 void TopTokens(const TopTokensParams& params) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -107,17 +131,11 @@ void TopTokens(const TopTokensParams& params) {
   const int32_t num_blocks = VocabularyBlocks(params.n);
   std::vector<float> maxima(num_blocks);
   BlockMaxima({params.logits, maxima.data(), params.n});
-  float best = -kInfinity;
-  for (const float maximum : maxima) best = maximum <= best ? best : maximum;  // NaN comes last.
-  const bool has_nan =
-      std::any_of(maxima.begin(), maxima.end(), [](float x) { return std::isnan(x); });
+  const float best = Largest(maxima);
   std::fill_n(params.ids, params.k, -1);
-  std::fill_n(params.logprobs, params.k, std::isfinite(best) && !has_nan ? -kInfinity : kNan);
-  if (has_nan || !std::isfinite(best)) return;
-
-  std::vector<double> sums(num_blocks);
-  BlockWeights({params.logits, best, 1, nullptr, sums.data(), params.n});
-  const double log_sum = best + std::log(std::accumulate(sums.begin(), sums.end(), 0.0));
+  std::fill_n(params.logprobs, params.k, std::isfinite(best) ? -kInfinity : kNan);
+  if (!std::isfinite(best)) return;
+  const double log_sum = LogSumBelow(best, params.logits, params.n);
 
   // As many blocks as tokens are wanted have one at least this good: so is each that is wanted.
   float bound = std::numeric_limits<float>::lowest();

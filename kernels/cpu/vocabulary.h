@@ -11,6 +11,8 @@ namespace treeline::cpu {
 
 void BlockMaxima(const BlockMaximaParams& params);
 void BlockWeights(const BlockWeightsParams& params);
+// log of the sum of exp(x[i]); NaN where x has NaN or +infinity, or nothing above -infinity.
+double LogSum(const float* x, int32_t n);
 // One row: params.rows is 1.
 void TopTokens(const TopTokensParams& params);
 

@@ -9,6 +9,7 @@ namespace treeline::reference {
 void BlockMaxima(const BlockMaximaParams& params);
 void BlockWeights(const BlockWeightsParams& params);
 void TopTokens(const TopTokensParams& params);
+void DrawTokens(const DrawTokensParams& params);
 
 }  // namespace treeline::reference
 
