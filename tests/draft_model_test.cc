@@ -1,16 +1,20 @@
 // Drafting by a second model (engine/draft_model_engine.h), through the scheduler and
-// small checkpoints.
+// small checkpoints, on each device.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "engine/backend/backend_decorator.h"
+#include "engine/backend/cuda_backend.h"
 #include "engine/draft_model_engine.h"
-#include "tests/engine_driver.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model_engine.h"
 #include "tests/scheduler_driver.h"
 
 namespace treeline {
@@ -58,19 +62,43 @@ ModelEngine::Options EngineOptions() {
   return options;
 }
 
-std::unique_ptr<ModelEngine> Load(const std::string& name, const ModelEngine::Options& options) {
-  return LoadEngine("tests/testdata/checkpoints/" + name, options);
+// Counts the models' steps, and how often the host waits for the device.
+class CountingBackend : public BackendDecorator {
+ public:
+  using BackendDecorator::BackendDecorator;
+  void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) override {
+    ++steps;
+    BackendDecorator::Embed(table, token_ids, y);
+  }
+  Status Synchronize() override {
+    ++waits;
+    return BackendDecorator::Synchronize();
+  }
+
+  int steps = 0, waits = 0;
+};
+
+std::shared_ptr<CountingBackend> OpenDevice(const std::string& device) {
+  auto backend = device == "cuda" ? CreateCudaBackend({})
+                                  : CreateCpuBackend({.threads = 2, .matmul_kernel = "fp32"});
+  return std::make_shared<CountingBackend>(std::move(backend).value());
 }
 
-class DraftModelTest : public testing::Test {
+std::unique_ptr<ModelEngine> Load(const std::string& name, std::shared_ptr<Backend> backend,
+                                  const ModelEngine::Options& options = EngineOptions()) {
+  const auto checkpoint = Checkpoint::Open("tests/testdata/checkpoints/" + name).value();
+  return ModelEngine::Load(*checkpoint, options, std::move(backend)).value();
+}
+
+// All on one device, as the server has them. The parameter names it.
+class DraftModelTest : public testing::TestWithParam<std::string> {
  protected:
-  explicit DraftModelTest(const ModelEngine::Options& draft_options = EngineOptions()) {
-    auto draft = std::make_unique<WatchedEngine>(Load("window_equal", draft_options));
+  explicit DraftModelTest(const ModelEngine::Options& draft_options = EngineOptions())
+      : device_(OpenDevice(GetParam())), plain_(Load("window_equal", device_)) {
+    auto draft = std::make_unique<WatchedEngine>(Load("window_equal", device_, draft_options));
     draft_ = draft.get();
-    plain_ = Load("window_equal", EngineOptions());
     engine_ =
-        DraftModelEngine::Create(Load("window_equal", EngineOptions()), std::move(draft), kDepth)
-            .value();
+        DraftModelEngine::Create(Load("window_equal", device_), std::move(draft), kDepth).value();
   }
   ~DraftModelTest() override {
     EXPECT_EQ(engine_->free_slots(), 4) << "slots were not returned";
@@ -89,7 +117,8 @@ class DraftModelTest : public testing::Test {
     return RunRequests(*plain_, {.max_batch_tokens = 600}, requests);
   }
 
-  std::unique_ptr<Engine> plain_;
+  const std::shared_ptr<CountingBackend> device_;
+  const std::unique_ptr<Engine> plain_;
   std::unique_ptr<DraftModelEngine> engine_;
   WatchedEngine* draft_ = nullptr;  // engine_'s.
   DraftCounts counts_;              // Of the last Draft.
@@ -112,7 +141,7 @@ std::vector<std::vector<int32_t>> TokensOf(const std::vector<Output>& outputs) {
 }
 
 // A model that guesses for itself is right: after the prompt's, each step brings kDepth + 1 tokens.
-TEST_F(DraftModelTest, OfItselfEveryGuessIsRight) {
+TEST_P(DraftModelTest, OfItselfEveryGuessIsRight) {
   constexpr int32_t kSteps = 12;
   std::vector<Request> requests;
   for (int i = 0; i < 8; ++i) {
@@ -124,7 +153,7 @@ TEST_F(DraftModelTest, OfItselfEveryGuessIsRight) {
   EXPECT_LE(counts_.drafts, 8 * kSteps + 4);
 }
 
-TEST_F(DraftModelTest, ReadsLongPromptsInPiecesAndKeepsThem) {
+TEST_P(DraftModelTest, ReadsLongPromptsInPiecesAndKeepsThem) {
   const Request first = MakeRequest(1, 700, 21);
   const auto output = Draft({first});
   EXPECT_EQ(TokensOf(output), TokensOf(Plain({first})));
@@ -145,7 +174,7 @@ TEST_F(DraftModelTest, ReadsLongPromptsInPiecesAndKeepsThem) {
 }
 
 // Prompts that begin alike: the second finds where they part, the third starts there.
-TEST_F(DraftModelTest, KeepsWherePromptsPart) {
+TEST_P(DraftModelTest, KeepsWherePromptsPart) {
   const Request shared = MakeRequest(1, 300, 6);
   std::vector<int32_t> computed;
   for (int i = 0; i < 3; ++i) {
@@ -160,14 +189,43 @@ TEST_F(DraftModelTest, KeepsWherePromptsPart) {
   EXPECT_THAT(computed, testing::ElementsAre(360, 361, 60));
 }
 
-TEST_F(DraftModelTest, AFaultCostsGuessesButNoAnswer) {
+TEST_P(DraftModelTest, AFaultCostsGuessesButNoAnswer) {
   const std::vector<Request> requests = {MakeRequest(1, 100, 61), MakeRequest(2, 20, 61)};
   draft_->failures = 3;
   EXPECT_EQ(TokensOf(Draft(requests)), TokensOf(Plain(requests)));
   EXPECT_GT(counts_.accepted, 60);  // It starts anew, and soon guesses again.
 }
 
-TEST_F(DraftModelTest, RequestsMayDoWithout) {
+// On a device, which a draft model shares with the model, waiting is what guesses cost.
+TEST_P(DraftModelTest, GuessesForAllSequencesAtOnceAndWaitsOnceForEachTokenAhead) {
+  std::vector<StateSlot> slots;
+  const SamplingParams greedy{.temperature = 0};
+  Batch prompts, decodes;
+  for (const int32_t size : {1, 7, 30}) {
+    slots.push_back(engine_->AcquireSlot().value());
+    for (Batch* batch : {&prompts, &decodes}) {
+      const int32_t tokens = batch == &prompts ? size : 1;
+      RowRequest request;
+      request.row =
+          batch->AddChain(slots.back().index(), MakeRequest(size, tokens, 1).prompt) + tokens - 1;
+      request.sampling = &greedy;
+      batch->requests.push_back(request);
+    }
+  }
+  for (const Batch& batch : {prompts, decodes, decodes}) {
+    ASSERT_TRUE(engine_->Step(batch).ok());
+    std::vector<int32_t> rows;
+    for (const RowRequest& request : batch.requests) rows.push_back(request.row);
+    device_->steps = device_->waits = 0;
+    const auto guesses = engine_->Draft(rows, 63);
+    ASSERT_TRUE(guesses.ok()) << guesses.status();
+    EXPECT_THAT(*guesses, testing::Each(testing::Not(testing::IsEmpty())));
+    EXPECT_EQ(device_->steps, kDepth);
+    EXPECT_EQ(device_->waits, kDepth);
+  }
+}
+
+TEST_P(DraftModelTest, RequestsMayDoWithout) {
   Request request = MakeRequest(1, 20, 30);
   request.drafters = {.draft_model = false};
   EXPECT_EQ(TokensOf(Draft({request})), TokensOf(Plain({request})));
@@ -177,7 +235,7 @@ TEST_F(DraftModelTest, RequestsMayDoWithout) {
 
 // Requests that come and go, some cancelled while they run, with prefixes and several choices,
 // against plain decoding of each.
-TEST_F(DraftModelTest, SlotsFollowTheirSequences) {
+TEST_P(DraftModelTest, SlotsFollowTheirSequences) {
   const FakeClock clock;
   const FakeTokenizer tokenizer(engine_->limits().vocab_size);
   DraftObserver observer;
@@ -228,7 +286,7 @@ class SmallDraftModelTest : public DraftModelTest {
   SmallDraftModelTest() : DraftModelTest(Small()) {}
 };
 
-TEST_F(SmallDraftModelTest, GuessesWhileItsContextLasts) {
+TEST_P(SmallDraftModelTest, GuessesWhileItsContextLasts) {
   const Request request = MakeRequest(1, 20, 80);
   EXPECT_EQ(TokensOf(Draft({request})), TokensOf(Plain({request})));
   // The root and what is looked beyond lie within 50 tokens.
@@ -236,11 +294,16 @@ TEST_F(SmallDraftModelTest, GuessesWhileItsContextLasts) {
   EXPECT_LE(counts_.accepted, 30);
 }
 
-TEST_F(SmallDraftModelTest, SequencesWithoutASlotDoWithout) {
+TEST_P(SmallDraftModelTest, SequencesWithoutASlotDoWithout) {
   const std::vector<Request> requests = {MakeRequest(1, 5, 30), MakeRequest(2, 5, 30)};
   EXPECT_EQ(TokensOf(Draft(requests)), TokensOf(Plain(requests)));
   EXPECT_GT(counts_.accepted, 20);
 }
+
+std::string DeviceName(const testing::TestParamInfo<std::string>& info) { return info.param; }
+
+INSTANTIATE_TEST_SUITE_P(Devices, DraftModelTest, testing::Values("cpu", "cuda"), DeviceName);
+INSTANTIATE_TEST_SUITE_P(Devices, SmallDraftModelTest, testing::Values("cpu", "cuda"), DeviceName);
 
 // A vocabulary of another size.
 class OtherVocabulary : public WatchedEngine {
@@ -255,16 +318,17 @@ class OtherVocabulary : public WatchedEngine {
 
 TEST(DraftModel, OfAnotherVocabularyIsRefused) {
   const auto engine = DraftModelEngine::Create(
-      Load("window_equal", EngineOptions()),
-      std::make_unique<OtherVocabulary>(Load("softmax", EngineOptions())), kDepth);
+      Load("window_equal", OpenDevice("cpu")),
+      std::make_unique<OtherVocabulary>(Load("softmax", OpenDevice("cpu"))), kDepth);
   EXPECT_EQ(engine.status().code(), StatusCode::kInvalidArgument);
   EXPECT_THAT(Message(engine.status()), testing::HasSubstr("vocabulary is 289 tokens"));
 }
 
 TEST(DraftModel, RefusesRowsWhereNothingWasDrawn) {
-  const auto engine = DraftModelEngine::Create(Load("window_equal", EngineOptions()),
-                                               Load("softmax", EngineOptions()), kDepth)
-                          .value();
+  const auto device = OpenDevice("cpu");
+  const auto engine =
+      DraftModelEngine::Create(Load("window_equal", device), Load("softmax", device), kDepth)
+          .value();
   const StateSlot slot = *engine->AcquireSlot();
   Batch batch;
   batch.AddChain(slot.index(), {{4, 5}});
