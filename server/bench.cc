@@ -136,6 +136,9 @@ StatusOr<ThroughputOptions> WhatToMeasure(const BenchConfig& config) {
   TREELINE_ASSIGN_OR_RETURN(options.tree, ParseTree(config.tree()));
   TREELINE_ASSIGN_OR_RETURN(options.tree_accepts,
                             ParseList("tree-accepts", config.tree_accepts(), 0, 1 << 20));
+  if (config.has_medusa_heads() && options.tree.empty()) {
+    return InvalidArgument("--medusa-heads: there is no --tree that they guess");
+  }
   if (std::ranges::all_of(options.tree_accepts, [](int32_t steps) { return steps == 0; })) {
     return InvalidArgument("--tree-accepts {}: no steps", config.tree_accepts());
   }
@@ -298,7 +301,7 @@ std::string RequestsTable(const std::vector<Latency>& requests) {
   for (const Latency& request : requests) table += TableRow(request);
   return table +
          "seconds: the median, of a request alone, of which prefill goes by until the first token; "
-         "steps: of its decode; speculative: without what the guesses cost\n";
+         "steps: of its decode\n";
 }
 
 std::string Table(const Report& report) {
@@ -341,6 +344,7 @@ Status Bench(const BenchConfig& config, std::ostream& out, std::ostream& log) {
 
   TREELINE_ASSIGN_OR_RETURN(ModelEngine::Options options, EngineOptions(config.engine()));
   options.any_context = true;
+  options.medusa_heads = config.medusa_heads();
   if (options.max_context == 0) options.max_context = measure.longest();
   TREELINE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> plain_backend, CreateBackend(config.engine()));
   auto timed_backend = std::make_unique<TimedBackend>(std::move(plain_backend), Clock::Real());

@@ -156,6 +156,19 @@ TEST(BenchTest, MeasuresWholeRequests) {
   EXPECT_THAT(ran.out, ::testing::Not(HasSubstr("tokens/s")));
 }
 
+TEST(BenchTest, LoadsMedusaHeads) {
+  const std::string model = "tests/testdata/checkpoints/hybrid";
+  const auto weight_bytes = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--prompt", "0", "--output", "0", "--tree", "7", "--requests", "9:5",
+                             "--json", "-"});
+    const Ran ran = RunBench(Config(model, more));
+    EXPECT_EQ(ran.status, OkStatus());
+    return Json::parse(ran.out)["weight_bytes"].get<int64_t>();
+  };
+  EXPECT_GT(weight_bytes({"--medusa-heads", model + "/medusa_lm_head.safetensors"}),
+            weight_bytes({}));
+}
+
 TEST(BenchTest, KnowsTheRequestsOfThePaper) {
   const auto longest = [](const std::string& requests) {
     const Ran ran = RunBench(Config(kLinearized, {"--prompt", "0", "--output", "0", "--max-context",
@@ -221,6 +234,8 @@ TEST(BenchTest, ErrorsNameTheFlag) {
   EXPECT_THAT(error({"--tree", "65"}), HasSubstr("--tree 65: a tree has 1 to 64 nodes"));
   EXPECT_THAT(error({"--tree", "-1"}), HasSubstr("--tree -1: a tree has 1 to 64 nodes"));
   EXPECT_THAT(error({"--tree", "no/such.json"}), HasSubstr("--tree: no/such.json"));
+  EXPECT_THAT(error({"--medusa-heads", "x"}), HasSubstr("--medusa-heads: there is no --tree"));
+  EXPECT_THAT(error({"--medusa-heads", "no/such.file", "--tree", "2"}), HasSubstr("no/such.file"));
   EXPECT_THAT(error({"--sequences", "0"}), HasSubstr("--sequences: '0' is not a list"));
   EXPECT_THAT(error({"--prompt", "0", "--output", "0"}), HasSubstr("--prompt 0 and --output 0"));
   for (const char* bad : {"", ",", "5", "5:", ":5", "0:5", "5:0", "5:5:5", "5:5,", "table6"}) {

@@ -304,16 +304,20 @@ class Measurer {
       std::vector<int32_t> path = LongestPath(parents);
       path.resize(length);
       Batch batch;
+      std::vector<AcceptedPath> paths;
+      std::vector<int32_t> last_rows;
       for (int32_t s = 0; s < sequences; ++s) {
         TREELINE_ASSIGN_OR_RETURN(const TokenTree tree,
                                   TokenTree::Create(RandomTokens(nodes), parents));
         const int32_t root = batch.AddTree(slots_[s].index(), tree);
         for (int32_t i = 0; i < nodes; ++i) batch.requests.push_back(Greedy(root + i));
+        paths.push_back({slots_[s].index(), path});
+        last_rows.push_back(root + path.back());
       }
       TREELINE_RETURN_IF_ERROR(Step(batch));
-      std::vector<AcceptedPath> paths;
-      for (int32_t s = 0; s < sequences; ++s) paths.push_back({slots_[s].index(), path});
       TREELINE_RETURN_IF_ERROR(engine_.Commit(paths));
+      if (engine_.limits().num_draft_heads == 0) continue;
+      TREELINE_RETURN_IF_ERROR(engine_.Draft(last_rows, nodes - 1).status());
     }
     return OkStatus();
   }

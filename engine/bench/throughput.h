@@ -22,7 +22,8 @@ struct ThroughputOptions {
   std::vector<int32_t> contexts = {0};   // Tokens that sequences hold before.
   std::vector<int32_t> sequences = {1};  // Decoded at once.
   // The parents of the nodes of the draft trees that `output` steps verify, as TokenTree has them;
-  // empty: none is measured.
+  // empty: none is measured. Draft heads, where the engine has some, are asked after each step;
+  // what the guesses of others cost is not measured.
   std::vector<int32_t> tree;
   // How many of so many steps commit the root and i nodes of its longest path, as far as that goes;
   // they are mixed evenly. Not all 0.
@@ -71,7 +72,7 @@ struct Throughput : Timing {
 // Of a request, alone.
 struct Latency : Timing {
   int32_t prompt = 0, output = 0;
-  bool speculative = false;  // Its decode verifies trees; what their guesses cost is not in it.
+  bool speculative = false;  // Its decode verifies trees.
   int32_t decode_steps = 0;  // After the prompt's.
 
   double fastest = 0, slowest = 0;  // Seconds, of the repeats.

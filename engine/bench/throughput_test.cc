@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -48,7 +49,7 @@ class ThroughputTest : public testing::Test {
  protected:
   // An engine that holds just `max_context` tokens.
   void Load(int32_t max_context, bool on_device = false) {
-    auto checkpoint = Checkpoint::Open("tests/testdata/checkpoints/window_equal");
+    auto checkpoint = Checkpoint::Open(model_);
     ASSERT_TRUE(checkpoint.ok());
     auto backend = CreateCpuBackend({.threads = 1, .matmul_kernel = "fp32"});
     ASSERT_TRUE(backend.ok());
@@ -58,11 +59,13 @@ class ThroughputTest : public testing::Test {
     ModelEngine::Options options;
     options.max_context = max_context;
     options.max_slots = 3;
+    options.medusa_heads = heads_;
     auto engine = ModelEngine::Load(**checkpoint, options, std::move(timed));
     ASSERT_TRUE(engine.ok());
     engine_ = *std::move(engine);
   }
 
+  std::string model_ = "tests/testdata/checkpoints/window_equal", heads_;
   std::unique_ptr<ModelEngine> engine_;
   TimedBackend* backend_ = nullptr;
 };
@@ -236,6 +239,27 @@ TEST_F(ThroughputTest, RequestsAreAnsweredWithGuessesToo) {
   std::vector<int32_t> steps;
   for (const Latency& result : *results) steps.push_back(result.decode_steps);
   EXPECT_THAT(steps, testing::ElementsAre(12, 7, 0, 1, 1));
+}
+
+TEST_F(ThroughputTest, EachStepOfARequestAsksTheHeads) {
+  model_ = "tests/testdata/checkpoints/hybrid";
+  ThroughputOptions options = Requests({{5, 7}});
+  options.tree = BinaryTree(3);
+  std::vector<double> operations;
+  for (const std::string& heads : {std::string(), model_ + "/medusa_lm_head.safetensors"}) {
+    heads_ = heads;
+    Load(5 + 7 + 3);
+    const auto results = MeasureRequests(options, {}, Clock::Real(), *engine_, *backend_);
+    ASSERT_TRUE(results.ok()) << results.status();
+    ASSERT_EQ(results->back().decode_steps, 3);
+    operations.push_back(results->back().operations.dense_operations);
+  }
+  // Each head is a square matrix and an output.
+  const double hidden = engine_->config().hidden_size, vocab = engine_->config().vocab_size;
+  const double of_heads =
+      2 * engine_->limits().num_draft_heads * (hidden * hidden + hidden * vocab);
+  EXPECT_GT(of_heads, 0);
+  EXPECT_EQ(operations[1] - operations[0], 3 * of_heads);
 }
 
 TEST_F(ThroughputTest, RequestsAloneNeedNoContext) {
