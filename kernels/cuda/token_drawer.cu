@@ -7,6 +7,7 @@
 // top_p keep is found by a radix selection on the bits of logits, in an order that integers have;
 // the token drawn, by the warps' sums and then within one warp's ids.
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cmath>
 #include <cstring>
@@ -38,6 +39,8 @@ struct RowDraw {
   float scale;  // 1 / temperature; 0: the best token is drawn.
   int top_k;
   float top_p, min_p;
+  // Tokens with less than this share of the total have together less than 1 - top_p: none is kept.
+  double light;
   double uniform;
   int first_change, num_changes;
   int changed_row;  // Where there are changes.
@@ -50,7 +53,9 @@ struct DrawStep {
   float* changed;              // [rows that have changes, n]
   DrawnToken* tokens;          // [rows]
   int n;
-  int blocks;  // Of a row.
+  // What the best logit weighs: so much that the sum of n has room.
+  float unit;
+  double log_unit;  // Its logarithm.
 };
 
 // A block's shared memory; its team reads it. What is there twice is used in turns: what the last
@@ -72,118 +77,226 @@ __device__ float LogitOf(uint32_t key) {
   return __uint_as_float(key >> 31 != 0 ? key & ~(1u << 31) : ~key);
 }
 
-// Weighs logits in units of a fixed point.
-struct Weight {
-  float best, scale;
-  float unit;  // How many the best logit's weight is.
-
-  __device__ Mass operator()(float logit) const {
-    return static_cast<Mass>(expf((logit - best) * scale) * unit);
-  }
-};
-// As fine as it may be for the sum of n to have room.
-__device__ Weight WeightBelow(float best, float scale, int n) {
-  return {best, scale, __uint_as_float(static_cast<unsigned>(127 + 31 + __clz(n)) << 23)};
+// A token's rank as an integer: the better, the larger.
+__device__ Mass RankOf(int id, float logit) {
+  return Mass{KeyOf(logit)} << 32 | ~static_cast<unsigned>(id);
+}
+__device__ int IdOf(Mass rank) { return static_cast<int>(~static_cast<unsigned>(rank)); }
+__device__ float LogitOfRank(Mass rank) { return LogitOf(static_cast<uint32_t>(rank >> 32)); }
+__device__ bool IsFinite(Mass rank) {
+  const uint32_t key = static_cast<uint32_t>(rank >> 32);
+  return key > kMinusInfinityKey && key < kInfinityKey;
 }
 
-// Tokens from the best one to a last one, and of these, those of a least weight.
-struct Kept {
-  uint32_t last_key = 0;
-  int last_id = INT_MAX;  // Of the tokens with this key.
+// Some tokens, and what each is worth.
+struct Measure {
+  // Those from the best key to the last one, of which they are those up to an ID.
+  uint32_t best_key = 0xffffffffu, last_key = 0;
+  int last_id = INT_MAX;
+  // exp((logit - best) * scale) in units, where that makes `least` of them.
+  float best = 0, scale = 0;
+  float unit = 0;
   Mass least = 1;
+  bool counts = false;  // Each token is worth 1.
 
-  __device__ bool Has(uint32_t key, int id) const {
-    return key > last_key || (key == last_key && id <= last_id);
+  __device__ Mass Of(float logit) const {
+    if (counts) return 1;
+    const Mass mass = static_cast<Mass>(expf((logit - best) * scale) * unit);
+    return mass >= least ? mass : 0;
+  }
+  __device__ Mass operator()(int id, float logit) const {
+    const uint32_t key = KeyOf(logit);
+    const bool is_in = key <= best_key && (key > last_key || (key == last_key && id <= last_id));
+    return is_in ? Of(logit) : 0;
   }
 };
+// All tokens by their weights.
+__device__ Measure Weights(float best, float scale, float unit) {
+  Measure weights;
+  weights.best = best;
+  weights.scale = scale;
+  weights.unit = unit;
+  return weights;
+}
 
-struct Plus {
-  __device__ Mass operator()(Mass a, Mass b) const { return a + b; }
-};
-struct Larger {
-  __device__ Mass operator()(Mass a, Mass b) const { return a > b ? a : b; }
-};
+__device__ int Lane() { return threadIdx.x % kWarp; }
 
 // Of all lanes, in all lanes.
-template <typename Combine>
-__device__ Mass WarpReduce(Mass value, const Combine& combine) {
+__device__ Mass WarpMax(Mass value) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value = combine(value, __shfl_xor_sync(kAllLanes, value, offset));
+    value = max(value, __shfl_xor_sync(kAllLanes, value, offset));
   }
   return value;
 }
-
+__device__ Mass WarpSum(Mass value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, offset);
+  }
+  return value;
+}
 // Of a lane and those below it.
 __device__ Mass WarpScan(Mass value) {
   for (int offset = 1; offset < kWarp; offset *= 2) {
     const Mass below = __shfl_up_sync(kAllLanes, value, offset);
-    if (threadIdx.x % kWarp >= offset) value += below;
+    if (Lane() >= offset) value += below;
   }
   return value;
 }
 
-// The first i in [0, count) where the sum of value(0) to value(i) exceeds `target`, of which what
-// comes before i is subtracted; count where there is none. By a warp together.
-template <typename Value>
-__device__ int FirstPast(Mass& target, int count, const Value& value) {
-  const int lane = threadIdx.x % kWarp;
-  for (int first = 0; first < count; first += kWarp) {
-    const Mass own = first + lane < count ? value(first + lane) : 0;
-    const Mass sum = WarpScan(own);
-    const unsigned past = __ballot_sync(kAllLanes, sum > target);
-    if (past != 0) {
-      const int at = __ffs(past) - 1;
-      target -= __shfl_sync(kAllLanes, sum - own, at);
-      return first + at;
-    }
+// The first lane where the sum of lanes up to it exceeds `target`; kWarp where there is none. What
+// comes before it is subtracted from `target`.
+__device__ int FirstLanePast(Mass& target, Mass value) {
+  const Mass sum = WarpScan(value);
+  const unsigned past = __ballot_sync(kAllLanes, sum > target);
+  if (past == 0) {
     target -= __shfl_sync(kAllLanes, sum, kWarp - 1);
+    return kWarp;
   }
-  return count;
+  const int lane = __ffs(past) - 1;
+  target -= __shfl_sync(kAllLanes, sum - value, lane);
+  return lane;
 }
 
-// The blocks that share a row, each thread with the same idea of it. All threads of all blocks
-// call a method together.
+// The same of value(i), i in [0, count), by a warp together; count where there is none. Each lane
+// adds up a share, and the share that exceeds is looked at again.
+template <typename Value>
+__device__ int FirstPast(Mass& target, int count, const Value& value) {
+  const int share = static_cast<int>(CeilDiv(count, kWarp));
+  const int own = Lane() * share;
+  Mass sum = 0;
+#pragma unroll 1
+  for (int i = own; i < min(own + share, count); ++i) sum += value(i);
+  const int lane = FirstLanePast(target, sum);
+  if (lane == kWarp) return count;
+  const int end = min((lane + 1) * share, count);
+#pragma unroll 1
+  for (int first = lane * share;; first += kWarp) {
+    const int i = first + Lane();
+    const int at = FirstLanePast(target, i < end ? value(i) : 0);
+    if (at < kWarp) return first + at;
+  }
+}
+
+// The blocks that share a row. All threads of all blocks call a method together; what it returns
+// is the same in all of them, but of Find. Calls are not inlined: a kernel that runs once in a step
+// finds little of its code in the cache.
+template <int kBlocks>
 class Team {
  public:
-  __device__ Team(int blocks, int n)
+  __device__ Team(const float* row, int n)
       : shared_(*reinterpret_cast<Shared*>(SharedFloats())),
+        row_(row),
         n_(n),
-        blocks_(blocks),
-        rank_(blockIdx.x % blocks),
-        span_(static_cast<int>(CeilDiv(CeilDiv(n, blocks * kWarps), kWarp)) * kWarp) {}
+        rank_(blockIdx.x % kBlocks),
+        span_(static_cast<int>(CeilDiv(CeilDiv(n, kTeamWarps), kWarp)) * kWarp) {}
 
-  __device__ bool is_first_thread() const { return rank_ == 0 && threadIdx.x == 0; }
+  __device__ bool is_first_warp() const { return warp() == 0; }
+  __device__ bool is_first_thread() const { return is_first_warp() && Lane() == 0; }
 
   __device__ void Wait() const {
-    if (blocks_ > 1) {
+    if constexpr (kBlocks > 1) {
       WaitForCluster();
     } else {
       __syncthreads();
     }
   }
 
-  // From here on the row is this one.
-  __device__ void SetRow(const float* row) { row_ = row; }
   // Makes `changed` what changes make of the row, and the row.
-  __device__ void Change(float* changed, const LogitChange* changes, int num_changes);
+  __device__ __noinline__ void Change(float* changed, const LogitChange* changes, int num_changes) {
+    ForEach([&](int id, float logit) { changed[id] = logit; });
+    __syncthreads();
+    const int first = First(rank_ * kWarps), end = First((rank_ + 1) * kWarps);
+    for (int i = threadIdx.x; i < num_changes; i += kThreads) {
+      const LogitChange change = changes[i];
+      if (change.id < first || change.id >= end) continue;
+      float logit = changed[change.id] + change.bias;
+      logit = logit > 0 ? logit / change.penalty : logit * change.penalty;
+      // Never rounded only once with the product.
+      changed[change.id] = __fsub_rn(logit, change.decrease);
+    }
+    __syncthreads();
+    row_ = changed;
+  }
+  // The highest rank.
+  __device__ __noinline__ Mass Best() {
+    Mass best = 0;
+    ForEach([&](int id, float logit) { best = max(best, RankOf(id, logit)); });
+    return Largest(best);
+  }
+  __device__ __noinline__ Mass Sum(const Measure& measure) {
+    const Measure mass = measure;
+    Mass sum = 0;
+    ForEach([&](int id, float logit) { sum += mass(id, logit); });
+    Publish(WarpSum(sum));
+    Mass total = 0;
+    for (int i = Lane(); i < kTeamWarps; i += kWarp) total += Published(i);
+    return WarpSum(total);
+  }
+  // The first token by ID where the sum of a measure exceeds `target`, in the lanes of the warp
+  // whose ids it is among; -1 in others. REQUIRES: Sum was called last, of this measure, and is
+  // above the target.
+  __device__ __noinline__ int Find(Mass target, const Measure& measure) const {
+    const int holder = FirstPast(target, kTeamWarps, [&](int warp) { return Published(warp); });
+    if (holder != warp()) return -1;
+    const int first = First(holder);
+    return first + FirstPast(target, End(holder) - first,
+                             [&](int i) { return measure(first + i, row_[first + i]); });
+  }
+  // Leaves in the measure as few of its best tokens as have `need` together, which is at least 1;
+  // all where they have less.
+  __device__ __noinline__ void KeepBest(Mass need, Measure& measure) {
+    const Measure mass = measure;
+    Mass target = need - 1;
+    uint32_t key = 0;  // Of the last one kept, as far as it is known.
+#pragma unroll 1
+    for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
+      turn_ ^= 1;
+      if (threadIdx.x < kDigits) {
+        shared_.low[turn_][threadIdx.x] = shared_.high[turn_][threadIdx.x] = 0;
+      }
+      __syncthreads();
+      ForEach([&](int id, float logit) {
+        const uint32_t own = KeyOf(logit);
+        if ((uint64_t{own ^ key} >> (shift + kDigitBits)) != 0) return;
+        const Mass value = mass(id, logit);
+        if (value != 0) AddToDigit((own >> shift) % kDigits, value);
+      });
+      Wait();
+      if (threadIdx.x < kDigits) {
+        Mass sum = 0;
+        for (int rank = 0; rank < kBlocks; ++rank) {
+          sum += Of(shared_.low[turn_][threadIdx.x], rank) +
+                 (Mass{Of(shared_.high[turn_][threadIdx.x], rank)} << 32);
+        }
+        shared_.histogram[threadIdx.x] = sum;
+      }
+      __syncthreads();
+      const int from_above =
+          FirstPast(target, kDigits, [&](int i) { return shared_.histogram[kDigits - 1 - i]; });
+      if (from_above == kDigits) return;
+      key |= static_cast<uint32_t>(kDigits - 1 - from_above) << shift;
+    }
 
-  // Combines each thread's value, in no fixed order; combine(0, x) is x.
-  template <typename Combine>
-  __device__ Mass Reduce(Mass value, const Combine& combine);
-  // The sum of mass(id, logit) over the row.
-  template <typename MassOf>
-  __device__ Mass Sum(const MassOf& mass);
-  // The best token: its key, then the complement of its ID.
-  __device__ Mass Best();
-  // The first token by ID where the sum of masses exceeds `target`. REQUIRES: one is there.
-  template <typename MassOf>
-  __device__ int Walk(Mass target, const MassOf& mass);
-  // Keeps as few of the best kept tokens as have `need` together, at least 1; of those that have a
-  // mass at all. All where they have less. mass(logit).
-  template <typename MassOf>
-  __device__ void KeepBest(Mass need, const MassOf& mass, Kept& kept);
+    // The tokens with this key are worth the same each; what is missing takes some, by ID.
+    const Mass each = mass.Of(LogitOf(key));
+    const Mass others = target / each;  // Before the last one.
+    int last_id = key == mass.last_key ? mass.last_id : INT_MAX;
+    if ((others + 1) * each < shared_.histogram[key % kDigits]) {
+      Measure equals = mass;
+      equals.best_key = key;
+      equals.last_key = key;
+      equals.last_id = last_id;
+      equals.counts = true;
+      Sum(equals);
+      last_id = static_cast<int>(Largest(Find(others, equals) + 1)) - 1;
+    }
+    measure.last_key = key;
+    measure.last_id = last_id;
+  }
 
  private:
+  static constexpr int kTeamWarps = kBlocks * kWarps;
+
   __device__ int warp() const { return rank_ * kWarps + threadIdx.x / kWarp; }  // Of the team.
   // The ids of a warp: [First, End).
   __device__ int First(int warp) const { return min(warp * span_, n_); }
@@ -191,9 +304,10 @@ class Team {
 
   template <typename Visit>
   __device__ void ForEach(const Visit& visit) const {
-    constexpr int kBatch = 8;  // Loads on their way at once.
+    constexpr int kBatch = 4;  // Loads on their way at once.
     const int end = End(warp());
-    for (int first = First(warp()) + threadIdx.x % kWarp; first < end; first += kBatch * kWarp) {
+#pragma unroll 1
+    for (int first = First(warp()) + Lane(); first < end; first += kBatch * kWarp) {
       float logits[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
@@ -213,17 +327,24 @@ class Team {
   __device__ T Of(const T& mine, int rank) const {
     return *reinterpret_cast<const T*>(OfBlock(reinterpret_cast<const float*>(&mine), rank));
   }
-  // Makes the values of warps known to the team.
+  // Makes a value of each warp known to the team.
   __device__ void Publish(Mass value) {
     turn_ ^= 1;
-    if (threadIdx.x % kWarp == 0) shared_.warps[turn_][threadIdx.x / kWarp] = value;
+    if (Lane() == 0) shared_.warps[turn_][threadIdx.x / kWarp] = value;
     Wait();
   }
   __device__ Mass Published(int warp) const {
     return Of(shared_.warps[turn_][warp % kWarps], warp / kWarps);
   }
+  __device__ Mass Largest(Mass value) {
+    Publish(WarpMax(value));
+    Mass largest = 0;
+    for (int i = Lane(); i < kTeamWarps; i += kWarp) largest = max(largest, Published(i));
+    return WarpMax(largest);
+  }
+
   __device__ void AddToDigit(int digit, Mass mass) {
-    // Without 64-bit atomics, which shared memory has not: the sum is exact when all have added.
+    // Shared memory has no 64-bit additions: halves are exact when all have added theirs.
     const unsigned low = static_cast<unsigned>(mass);
     const unsigned before = atomicAdd(&shared_.low[turn_][digit], low);
     const unsigned high = static_cast<unsigned>(mass >> 32) + (before + low < before ? 1 : 0);
@@ -231,181 +352,70 @@ class Team {
   }
 
   Shared& shared_;
-  const float* row_ = nullptr;
+  const float* row_;
   const int n_;
-  const int blocks_, rank_;
+  const int rank_;
   const int span_;  // Ids of a warp.
   int turn_ = 0;
 };
 
-__device__ void Team::Change(float* changed, const LogitChange* changes, int num_changes) {
-  ForEach([&](int id, float logit) { changed[id] = logit; });
-  __syncthreads();
-  const int first = First(rank_ * kWarps), end = First((rank_ + 1) * kWarps);
-  for (int i = threadIdx.x; i < num_changes; i += kThreads) {
-    const LogitChange change = changes[i];
-    if (change.id < first || change.id >= end) continue;
-    float logit = changed[change.id] + change.bias;
-    logit = logit > 0 ? logit / change.penalty : logit * change.penalty;
-    changed[change.id] = __fsub_rn(logit, change.decrease);  // Never one rounding with the product.
+// The token drawn from the team's row, in one warp; -1 in others. best: the row's, finite. total:
+// what the measure of a draw without filters was last summed up to; 0 where it was not.
+template <int kBlocks>
+__device__ int DrawFrom(Team<kBlocks>& team, const DrawStep& step, const RowDraw& draw, Mass best,
+                        Mass total) {
+  if (draw.scale == 0) return team.is_first_warp() ? IdOf(best) : -1;
+  Measure kept = Weights(LogitOfRank(best), draw.scale, step.unit);
+  if (draw.top_k > 0 && draw.top_k < step.n) {
+    kept.counts = true;
+    team.KeepBest(draw.top_k, kept);
+    kept.counts = false;
+    total = 0;
   }
-  __syncthreads();
-  row_ = changed;
-}
-
-template <typename Combine>
-__device__ Mass Team::Reduce(Mass value, const Combine& combine) {
-  Publish(WarpReduce(value, combine));
-  Mass whole = 0;
-  for (int i = threadIdx.x % kWarp; i < blocks_ * kWarps; i += kWarp) {
-    whole = combine(whole, Published(i));
-  }
-  return WarpReduce(whole, combine);
-}
-
-template <typename MassOf>
-__device__ Mass Team::Sum(const MassOf& mass) {
-  Mass sum = 0;
-  ForEach([&](int id, float logit) { sum += mass(id, logit); });
-  return Reduce(sum, Plus());
-}
-
-__device__ Mass Team::Best() {
-  Mass best = 0;
-  ForEach([&](int id, float logit) {
-    const Mass candidate = Mass{KeyOf(logit)} << 32 | ~static_cast<unsigned>(id);
-    best = max(best, candidate);
-  });
-  return Reduce(best, Larger());
-}
-
-template <typename MassOf>
-__device__ int Team::Walk(Mass target, const MassOf& mass) {
-  Mass sum = 0;
-  ForEach([&](int id, float logit) { sum += mass(id, logit); });
-  Publish(WarpReduce(sum, Plus()));
-  const int holder = FirstPast(target, blocks_ * kWarps, [&](int warp) { return Published(warp); });
-  int found = 0;
-  if (holder == warp()) {
-    const int first = First(holder);
-    found = first + FirstPast(target, End(holder) - first,
-                              [&](int i) { return mass(first + i, row_[first + i]); });
-  }
-  return static_cast<int>(Reduce(found, Larger()));
-}
-
-template <typename MassOf>
-__device__ void Team::KeepBest(Mass need, const MassOf& mass, Kept& kept) {
-  Mass target = need - 1;
-  uint32_t key = 0;  // Of the last one kept, as far as it is known.
-  for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-    turn_ ^= 1;
-    if (threadIdx.x < kDigits) {
-      shared_.low[turn_][threadIdx.x] = shared_.high[turn_][threadIdx.x] = 0;
-    }
-    __syncthreads();
-    ForEach([&](int id, float logit) {
-      const uint32_t own = KeyOf(logit);
-      if ((uint64_t{own ^ key} >> (shift + kDigitBits)) != 0 || !kept.Has(own, id)) return;
-      const Mass value = mass(logit);
-      if (value != 0) AddToDigit((own >> shift) % kDigits, value);
-    });
-    Wait();
-    if (threadIdx.x < kDigits) {
-      Mass sum = 0;
-      for (int rank = 0; rank < blocks_; ++rank) {
-        sum += Of(shared_.low[turn_][threadIdx.x], rank) +
-               (Mass{Of(shared_.high[turn_][threadIdx.x], rank)} << 32);
-      }
-      shared_.histogram[threadIdx.x] = sum;
-    }
-    __syncthreads();
-    const int from_above =
-        FirstPast(target, kDigits, [&](int i) { return shared_.histogram[kDigits - 1 - i]; });
-    if (from_above == kDigits) return;
-    key |= static_cast<uint32_t>(kDigits - 1 - from_above) << shift;
-  }
-
-  // The tokens with this key have the same mass each; what is missing takes some, by ID.
-  const Mass each = mass(LogitOf(key));
-  const Mass others = target / each;  // Before the last one.
-  int last_id = key == kept.last_key ? kept.last_id : INT_MAX;
-  if ((others + 1) * each < shared_.histogram[key % kDigits]) {
-    last_id = Walk(others, [&](int id, float logit) -> Mass {
-      return KeyOf(logit) == key && kept.Has(key, id) ? 1 : 0;
-    });
-  }
-  kept.last_key = key;
-  kept.last_id = last_id;
-}
-
-// The token drawn from the team's row. best: of Team::Best, finite.
-__device__ int DrawFrom(Team& team, const RowDraw& draw, Mass best, int n) {
-  if (draw.scale == 0) return static_cast<int>(~static_cast<unsigned>(best));
-  const Weight weight = WeightBelow(LogitOf(best >> 32), draw.scale, n);
-  Kept kept;
-  const auto kept_weight = [&](int id, float logit) -> Mass {
-    if (!kept.Has(KeyOf(logit), id)) return 0;
-    const Mass mass = weight(logit);
-    return mass >= kept.least ? mass : 0;
-  };
-  if (draw.top_k > 0 && draw.top_k < n) {
-    team.KeepBest(
-        draw.top_k, [](float) -> Mass { return 1; }, kept);
-  }
-  Mass total = team.Sum(kept_weight);
-  const Mass least = max(Mass{1}, static_cast<Mass>(draw.min_p * weight.unit));
+  if (total == 0) total = team.Sum(kept);
+  const Mass least = max(Mass{1}, static_cast<Mass>(draw.min_p * kept.unit));
   if (draw.top_p < 1) {
-    // Tokens lighter than `light` have together less than 1 - top_p of the total: none is kept.
-    const Mass light = static_cast<Mass>((1 - double{draw.top_p}) * static_cast<double>(total) / n);
-    const Mass lightest = max(light, least);
     const Mass need = static_cast<Mass>(ceil(double{draw.top_p} * static_cast<double>(total)));
-    team.KeepBest(
-        max(Mass{1}, need),
-        [&](float logit) -> Mass {
-          const Mass mass = weight(logit);
-          return mass >= lightest ? mass : 0;
-        },
-        kept);
+    const Mass light = static_cast<Mass>(draw.light * static_cast<double>(total));
+    kept.least = max(light, least);
+    team.KeepBest(max(Mass{1}, need), kept);
   }
   kept.least = least;
-  if (draw.top_p < 1 || draw.min_p > 0) total = team.Sum(kept_weight);
+  if (draw.top_p < 1 || draw.min_p > 0) total = team.Sum(kept);
   const Mass target = static_cast<Mass>(draw.uniform * static_cast<double>(total));
-  return team.Walk(min(target, total - 1), kept_weight);
-}
-
-__device__ bool IsFinite(Mass best) {
-  const uint32_t key = static_cast<uint32_t>(best >> 32);
-  return key > kMinusInfinityKey && key < kInfinityKey;
+  return team.Find(min(target, total - 1), kept);
 }
 
 // Grid: a team for each row.
+template <int kBlocks>
 __global__ void __launch_bounds__(kThreads, 2) DrawTokensKernel(DrawStep step) {
   WaitForEarlierKernels();
-  const int row = blockIdx.x / step.blocks;
+  const int row = blockIdx.x / kBlocks;
   const float* logits = step.logits + int64_t{row} * step.n;
   const RowDraw draw = step.draws[row];
-  Team team(step.blocks, step.n);
-  team.SetRow(logits);
+  DrawnToken& drawn = step.tokens[row];
+  Team<kBlocks> team(logits, step.n);
 
-  DrawnToken drawn = {-1, kNan};
   Mass best = team.Best();
-  if (IsFinite(best)) {
-    const Weight weight = WeightBelow(LogitOf(best >> 32), 1, step.n);
-    const Mass total = team.Sum([&](int, float logit) { return weight(logit); });
+  const bool is_damaged = !IsFinite(best);
+  if (!is_damaged) {
+    const Measure weights = Weights(LogitOfRank(best), 1, step.unit);
+    const Mass total = team.Sum(weights);
     if (draw.num_changes > 0) {
       team.Change(step.changed + int64_t{draw.changed_row} * step.n,
                   step.changes + draw.first_change, draw.num_changes);
       best = team.Best();
     }
-    drawn.logprob = -kInfinity;
     if (IsFinite(best)) {
-      drawn.id = DrawFrom(team, draw, best, step.n);
-      const double log_sum = weight.best + log(static_cast<double>(total) / weight.unit);
-      drawn.logprob = static_cast<float>(logits[drawn.id] - log_sum);
+      const bool is_summed = draw.scale == 1 && draw.num_changes == 0;
+      const int id = DrawFrom(team, step, draw, best, is_summed ? total : 0);
+      if (id >= 0 && Lane() == 0) {
+        const double log_sum = weights.best + log(static_cast<double>(total)) - step.log_unit;
+        drawn = {id, static_cast<float>(logits[id] - log_sum)};
+      }
     }
   }
-  if (team.is_first_thread()) step.tokens[row] = drawn;
+  if (!IsFinite(best) && team.is_first_thread()) drawn = {-1, is_damaged ? kNan : -kInfinity};
   team.Wait();  // A block that ends takes its shared memory along.
 }
 
@@ -424,6 +434,7 @@ void TokenDrawer::Draw(const DrawTokensParams& params) {
     to.top_k = draw.top_k;
     to.top_p = draw.top_p;
     to.min_p = draw.min_p;
+    to.light = (1 - double{draw.top_p}) / params.n;
     to.uniform = draw.uniform;
     to.first_change = num_changes;
     to.num_changes = draw.num_changes;
@@ -435,7 +446,8 @@ void TokenDrawer::Draw(const DrawTokensParams& params) {
   step.logits = params.logits;
   step.tokens = params.tokens;
   step.n = params.n;
-  step.blocks = stream_.has_clusters() ? kTeamBlocks : 1;
+  step.unit = std::ldexp(1.0f, 63 - std::bit_width(static_cast<unsigned>(params.n)));
+  step.log_unit = std::log(double{step.unit});
   if (changed_rows > 0) step.changed = changed_.Floats(size_t(changed_rows) * params.n);
 
   const size_t rows_bytes = rows.size() * sizeof(RowDraw);
@@ -451,8 +463,10 @@ void TokenDrawer::Draw(const DrawTokensParams& params) {
   if (uploaded == nullptr) return;
   step.draws = reinterpret_cast<const RowDraw*>(uploaded);
   step.changes = reinterpret_cast<const LogitChange*>(uploaded + rows_bytes);
-  LaunchClusters(stream_, "DrawTokens", DrawTokensKernel, dim3(params.rows * step.blocks),
-                 step.blocks, kThreads, sizeof(Shared), step);
+  const int blocks = stream_.has_clusters() ? kTeamBlocks : 1;
+  LaunchClusters(stream_, "DrawTokens",
+                 blocks > 1 ? DrawTokensKernel<kTeamBlocks> : DrawTokensKernel<1>,
+                 dim3(params.rows * blocks), blocks, kThreads, sizeof(Shared), step);
 }
 
 }  // namespace treeline::cuda
