@@ -18,6 +18,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/cuda/token_drawer.h"
 
 namespace treeline::cuda {
 namespace {
@@ -27,7 +28,11 @@ constexpr int32_t kHeads = 32, kHeadDim = 128;
 class Bench {
  public:
   Bench(Stream& stream, DenseProducts& products, std::string part)
-      : stream_(stream), products_(products), attention_(stream), part_(std::move(part)) {
+      : stream_(stream),
+        products_(products),
+        attention_(stream),
+        drawer_(stream),
+        part_(std::move(part)) {
     std::mt19937 rng(1);
     std::normal_distribution<float> normal;
     std::vector<float> floats(kBlockBytes / sizeof(float));
@@ -58,6 +63,12 @@ class Bench {
         for (const int32_t batch : {1, 16, 64, 256}) Attend(shipped, type, batch, 1);
         for (const int32_t batch : {1, 8, 64}) Attend(shipped, type, batch, -64);
         for (const int32_t tokens : {512, 2048, 8192}) Attend(shipped, type, 1, tokens);
+      }
+    }
+    fmt::print("\n{:<58}{:>10}{:>10}\n", "a token from each row of logits", "us", "GB/s");
+    for (const int32_t n : {49152, 128256}) {
+      for (const int32_t rows : {1, 64, 256}) {
+        for (const float top_p : {1.0f, 0.95f}) Draw(rows, n, top_p);
       }
     }
     const std::string error = stream_.Synchronize();
@@ -230,9 +241,29 @@ class Bench {
     for (float* data : memory) stream_.Free(data);
   }
 
+  void Draw(int32_t rows, int32_t n, float top_p) {
+    const std::string name = fmt::format("draw, [{}, {}], {}", rows, n,
+                                         top_p < 1 ? fmt::format("top_p {}", top_p) : "no filter");
+    if (!Wanted(name)) return;
+    float* logits = RandomFloats(size_t(rows) * n);
+    auto* tokens = static_cast<DrawnToken*>(stream_.Allocate(rows * sizeof(DrawnToken)));
+    std::vector<TokenDraw> draws(rows);
+    for (int32_t i = 0; i < rows; ++i) {
+      draws[i].temperature = 0.03f;  // Peaked as a trained model's rows are.
+      draws[i].top_p = top_p;
+      draws[i].uniform = (i + 0.5) / rows;
+    }
+    const DrawTokensParams params{logits, draws.data(), tokens, rows, n};
+    const double us = Time([&] { drawer_.Draw(params); });
+    fmt::print("{:<58}{:>10.1f}{:>10.0f}\n", name, us, 4e-3 * rows * n / us);
+    stream_.Free(logits);
+    stream_.Free(tokens);
+  }
+
   Stream& stream_;
   DenseProducts& products_;
   ForestAttention attention_;
+  TokenDrawer drawer_;
   static constexpr size_t kBlockBytes = size_t{64} << 20;
   const std::string part_;
   void* random_floats_ = nullptr;  // [kBlockBytes] on the GPU, as is
