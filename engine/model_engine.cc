@@ -323,15 +323,22 @@ Status ModelEngine::AnswerOnDevice(std::span<const RowRequest> requests,
   }
   TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->Logits(rows));
 
-  // While the device computes them.
+  // While the device computes them. A step that changes none wakes no threads.
+  std::vector<size_t> changing;
+  for (size_t i = 0; i < which.size(); ++i) {
+    if (ChangesLogits(requests[which[i]])) changing.push_back(i);
+  }
   std::vector<std::vector<LogitChange>> changes(which.size());
-  std::vector<TokenDraw> draws(which.size());
-  backend_->host_threads().ParallelFor(which.size(), [&](int64_t i, int32_t thread) {
-    const RowRequest& request = requests[which[i]];
-    if (request.sampling == nullptr) return;  // What is drawn then is of no use.
-    changes[i] = logit_changes_[thread].Of(request, config_.vocab_size);
-    draws[i] = DrawOf(request, changes[i]);
+  backend_->host_threads().ParallelFor(changing.size(), [&](int64_t task, int32_t thread) {
+    const size_t i = changing[task];
+    changes[i] = logit_changes_[thread].Of(requests[which[i]], config_.vocab_size);
   });
+  std::vector<TokenDraw> draws(which.size());
+  for (size_t i = 0; i < which.size(); ++i) {
+    const RowRequest& request = requests[which[i]];
+    // What is drawn where nothing is asked for is of no use.
+    if (request.sampling != nullptr) draws[i] = DrawOf(request, changes[i]);
+  }
   TREELINE_ASSIGN_OR_RETURN(const DeviceAnswers answers,
                             AskDevice(logits, static_cast<int32_t>(rows.size()), k, draws));
   for (size_t i = 0; i < which.size(); ++i) {

@@ -5,10 +5,15 @@
 
 namespace treeline {
 
+bool ChangesLogits(const RowRequest& request) {
+  return request.sampling != nullptr &&
+         (request.sampling->AltersLogits() || !request.banned.empty());
+}
+
 std::vector<LogitChange> LogitChanges::Of(const RowRequest& request, int32_t vocab_size) {
   std::vector<LogitChange> changes;
+  if (!ChangesLogits(request)) return changes;
   const SamplingParams& params = *request.sampling;
-  if (!params.AltersLogits() && request.banned.empty()) return changes;
   places_.resize(std::max<size_t>(places_.size(), vocab_size), -1);
   const auto change_of = [&](int32_t token) -> LogitChange& {
     int32_t& place = places_[token];

@@ -12,11 +12,14 @@
 
 namespace treeline {
 
+// Whether there is any such change.
+bool ChangesLogits(const RowRequest& request);
+
 // Not thread-safe: keeps a table between calls, so that a call costs the tokens' number and not
 // the vocabulary's.
 class LogitChanges {
  public:
-  // One for each token that is changed. Every token id in `request` lies in [0, vocab_size).
+  // One for each token that may be changed. Every token id in `request` lies in [0, vocab_size).
   std::vector<LogitChange> Of(const RowRequest& request, int32_t vocab_size);
 
  private:

@@ -39,15 +39,22 @@ Status CheckDrawn(const DrawnToken& drawn) {
 }
 
 StatusOr<RowResult> Sampler::Sample(std::span<const float> logits, const RowRequest& request) {
-  const double log_sum = cpu::LogSum(logits.data(), static_cast<int32_t>(logits.size()));
-  if (std::isnan(log_sum)) return DamagedLogits();
   RowResult result;
-  for (const int32_t token : request.score) {
-    result.scores.push_back(static_cast<float>(logits[token] - log_sum));
+  if (request.sampling != nullptr) {
+    TREELINE_RETURN_IF_ERROR(Draw(logits, request, result));
+  }
+  if (request.sampling == nullptr || !request.score.empty()) {
+    const double log_sum = cpu::LogSum(logits.data(), static_cast<int32_t>(logits.size()));
+    if (std::isnan(log_sum)) return DamagedLogits();
+    for (const int32_t token : request.score) {
+      result.scores.push_back(static_cast<float>(logits[token] - log_sum));
+    }
   }
   if (request.top_logprobs > 0) result.top_logprobs = Best(logits, request.top_logprobs);
-  if (request.sampling == nullptr) return result;
+  return result;
+}
 
+Status Sampler::Draw(std::span<const float> logits, const RowRequest& request, RowResult& result) {
   const std::vector<LogitChange> changes =
       changes_.Of(request, static_cast<int32_t>(logits.size()));
   const DrawnToken drawn = drawer_.Draw(logits, DrawOf(request, changes));
@@ -55,7 +62,7 @@ StatusOr<RowResult> Sampler::Sample(std::span<const float> logits, const RowRequ
   result.token = drawn.id;
   result.logprob = drawn.logprob;
   if (!request.guesses.empty()) result.typical = Typical(logits, request, changes);
-  return result;
+  return OkStatus();
 }
 
 std::vector<std::pair<int32_t, float>> Sampler::Best(std::span<const float> logits, int32_t count) {

@@ -36,6 +36,8 @@ class Sampler {
   StatusOr<RowResult> Sample(std::span<const float> logits, const RowRequest& request);
 
  private:
+  // The token and what goes with it.
+  Status Draw(std::span<const float> logits, const RowRequest& request, RowResult& result);
   // Best first.
   std::vector<std::pair<int32_t, float>> Best(std::span<const float> logits, int32_t count);
   // Cai et al., "Medusa" (2024), section 3.3: a guess x passes where its probability, with
