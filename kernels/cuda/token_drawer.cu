@@ -195,6 +195,7 @@ class Team {
 
   __device__ void Wait() const {
     if constexpr (kBlocks > 1) {
+      __syncwarp();  // Lanes must come to it together.
       WaitForCluster();
     } else {
       __syncthreads();
@@ -419,26 +420,30 @@ __global__ void __launch_bounds__(kThreads, 2) DrawTokensKernel(DrawStep step) {
   team.Wait();  // A block that ends takes its shared memory along.
 }
 
+// Without its place among the changes.
+RowDraw RowDrawOf(const TokenDraw& draw, int n) {
+  RowDraw row{};
+  if (draw.temperature > 0) {  // Of a tiny one the inverse is infinite.
+    row.scale = std::min(1 / draw.temperature, std::numeric_limits<float>::max());
+  }
+  row.top_k = draw.top_k;
+  row.top_p = draw.top_p;
+  row.min_p = draw.min_p;
+  row.light = (1 - double{draw.top_p}) / n;
+  row.uniform = draw.uniform;
+  row.num_changes = draw.num_changes;
+  return row;
+}
+
 }  // namespace
 
 void TokenDrawer::Draw(const DrawTokensParams& params) {
-  std::vector<RowDraw> rows(params.rows);
+  std::vector<RowDraw> rows;
   int num_changes = 0, changed_rows = 0;
   for (int32_t row = 0; row < params.rows; ++row) {
-    const TokenDraw& draw = params.draws[row];
-    RowDraw& to = rows[row];
-    to.scale = 0;
-    if (draw.temperature > 0) {  // Of a tiny one the inverse is infinite.
-      to.scale = std::min(1 / draw.temperature, std::numeric_limits<float>::max());
-    }
-    to.top_k = draw.top_k;
-    to.top_p = draw.top_p;
-    to.min_p = draw.min_p;
-    to.light = (1 - double{draw.top_p}) / params.n;
-    to.uniform = draw.uniform;
-    to.first_change = num_changes;
-    to.num_changes = draw.num_changes;
-    to.changed_row = changed_rows;
+    RowDraw& draw = rows.emplace_back(RowDrawOf(params.draws[row], params.n));
+    draw.first_change = num_changes;
+    draw.changed_row = changed_rows;
     num_changes += draw.num_changes;
     if (draw.num_changes > 0) ++changed_rows;
   }
