@@ -1,47 +1,19 @@
 #include <algorithm>
 
-#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/few_rows.h"
-#include "kernels/cuda/gate.cuh"
+#include "kernels/cuda/product_outputs.cuh"
 #include "kernels/cuda/warp_group.cuh"
 
 namespace treeline::cuda {
 namespace {
 
-// -- What a product leads to.
-
-// Columns of y = x W^T.
-struct Columns {
-  MatMulParams params;
-  const Bf16* weights;  // [n, k]
-
-  static constexpr int kMatrices = 1;
-  __device__ const Bf16* Row(int, int column, int k) const { return weights + int64_t{column} * k; }
-  // What is added to.
-  __device__ float Before(int row, int column, int n) const {
-    return params.accumulate && column < n ? params.y[int64_t{row} * n + column] : 0.0f;
-  }
-  // sums: of the column, one for each matrix.
-  __device__ void Store(float before, const float (&sums)[kMatrices], int row, int column,
-                        int n) const {
-    params.y[int64_t{row} * n + column] = before + sums[0];
-  }
-};
-
-// Columns of y = silu(x Wg^T + bias) * (x Wu^T + bias).
-struct GatedColumns {
-  GatedMatMulParams params;
-  const Bf16* gate;  // [n, k]
-  const Bf16* up;
-
-  static constexpr int kMatrices = 2;
+// A product's matrices, bf16 [n, k].
+template <int kMatrices>
+struct Weights {
+  const Bf16* data[kMatrices];
   __device__ const Bf16* Row(int matrix, int column, int k) const {
-    return (matrix == 0 ? gate : up) + int64_t{column} * k;
-  }
-  __device__ float Before(int, int, int) const { return 0.0f; }
-  __device__ void Store(float, const float (&sums)[kMatrices], int row, int column, int n) const {
-    params.y[int64_t{row} * n + column] = Gated(params, sums[0], sums[1], column);
+    return data[matrix] + int64_t{column} * k;
   }
 };
 
@@ -74,7 +46,8 @@ constexpr int kBatch = 4;
 // y [Rows, n]: a warp takes kLaneWeightRows rows of weights, its lanes divide k. x is rounded to
 // bf16 into shared memory while the first weights are on their way. REQUIRES: k % kVector == 0.
 template <int Rows, typename Output>
-__global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int n, int k) {
+__global__ void __launch_bounds__(kWarps* kWarp)
+    LanesKernel(Output output, Weights<Output::kMatrices> matrices, int n, int k) {
   LetNextKernelComeUp();
   constexpr int kColumns = kLaneWeightRows / Output::kMatrices;  // Of a warp.
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -84,7 +57,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
   for (int c = 0; c < kLaneWeightRows; ++c) {
     // Past the end the last column's are read again, and the sum thrown away.
     const int of = min(column + c / Output::kMatrices, n - 1);
-    weights[c] = output.Row(c % Output::kMatrices, of, k) + lane * kVector;
+    weights[c] = matrices.Row(c % Output::kMatrices, of, k) + lane * kVector;
   }
   constexpr int kStride = kWarp * kVector;  // From one vector of a lane to the next.
   uint4 bits[kBatch][kLaneWeightRows];
@@ -166,7 +139,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
         of_column[m] = scale * sums[row][j * Output::kMatrices + m];
       }
       if (column + j < n) {
-        output.Store(output.Before(row, column + j, n), of_column, row, column + j, n);
+        float& y = output.params.y[int64_t{row} * n + column + j];
+        y = output.Value(output.Accumulates() ? y : 0.0f, of_column, column + j);
       }
     }
   }
@@ -177,10 +151,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) LanesKernel(Output output, int 
 constexpr int kMostTilesRows = 64;
 constexpr int kThreads = 2 * kWarpGroup;
 constexpr int kWeightRows = kThreads / kWarpGroup * kTileRows;  // Of a block.
-constexpr int kStages = 5;      // Chunks of weights on their way or in use.
-constexpr int kMostSplits = 8;  // Blocks of a cluster.
-constexpr int kQuad = 4;        // Columns that a thread adds up at once.
-constexpr int kInTurns = 16;    // Rows of a matrix, before those of the next one.
+constexpr int kStages = 5;    // Chunks of weights on their way or in use.
+constexpr int kInTurns = 16;  // Rows of a matrix, before those of the next one.
 
 // What a block has summed: [rows, kPartialStride], then the rows' sums of squares. Lanes that write
 // a tile's sums meet different banks.
@@ -200,7 +172,8 @@ static_assert(sizeof(float) * kMostTilesRows * (kPartialStride + 1) <=
 // two chunks in turns.
 // REQUIRES: k % kTileDepth == 0, splits <= k / kTileDepth.
 template <int kRowTiles, typename Output>
-__global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, int k, int splits) {
+__global__ void __launch_bounds__(kThreads)
+    TilesKernel(Output output, Weights<Output::kMatrices> matrices, int n, int k, int splits) {
   LetNextKernelComeUp();
   constexpr int kRows = 8 * kRowTiles, kColumns = kWeightRows / Output::kMatrices;
   constexpr int kVectors = kTileDepth / kVector;       // Of a row of a chunk.
@@ -223,7 +196,7 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
   for (int j = 0; j < kCopies; ++j) {
     const int i = my_row + j * kRowStep;
     const int column = i / (kInTurns * Output::kMatrices) * kInTurns + i % kInTurns;
-    from[j] = output.Row(i / kInTurns % Output::kMatrices, min(first_column + column, n - 1), k) +
+    from[j] = matrices.Row(i / kInTurns % Output::kMatrices, min(first_column + column, n - 1), k) +
               in_chunk;
   }
   const auto fetch_weights = [&](int chunk) {
@@ -315,50 +288,25 @@ __global__ void __launch_bounds__(kThreads) TilesKernel(Output output, int n, in
     WaitForCluster();
   }
 
-  constexpr int kQuads = kColumns / kQuad;
-  const int count = output.params.rows * kQuads;
-  for (int i = part * kThreads + threadIdx.x; i < count; i += splits * kThreads) {
-    const int row = i / kQuads, in_block = i % kQuads * kQuad;
-    const int at = row * kPartialStride + in_block / kInTurns * kInTurns * Output::kMatrices +
-                   in_block % kInTurns;
-    // All on their way before the first is added.
-    float4 parts[kMostSplits][Output::kMatrices];
-    float part_squares[kMostSplits], before[kQuad];
+  const auto scale_of = [&](int row) {
+    float row_squares = 0;
+    if (norm.weight != nullptr) {
+      float part_squares[kMostSplits];
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) before[c] = output.Before(row, first_column + in_block + c, n);
-#pragma unroll
-    for (int s = 0; s < kMostSplits; ++s) {
-      if (s >= splits) break;
-      const float* theirs = splits == 1 ? partial : OfBlock(partial, s);
-#pragma unroll
-      for (int m = 0; m < Output::kMatrices; ++m) {
-        parts[s][m] = *reinterpret_cast<const float4*>(theirs + at + m * kInTurns);
+      for (int s = 0; s < kMostSplits; ++s) {
+        if (s >= splits) break;
+        part_squares[s] = (splits == 1 ? square_sums : OfBlock(square_sums, s))[row];
       }
-      part_squares[s] = norm.weight == nullptr ? 0 : theirs[kRows * kPartialStride + row];
-    }
-    float total[Output::kMatrices][kQuad] = {}, row_squares = 0;
 #pragma unroll
-    for (int s = 0; s < kMostSplits; ++s) {
-      if (s >= splits) break;
-#pragma unroll
-      for (int m = 0; m < Output::kMatrices; ++m) {
-        total[m][0] += parts[s][m].x;
-        total[m][1] += parts[s][m].y;
-        total[m][2] += parts[s][m].z;
-        total[m][3] += parts[s][m].w;
+      for (int s = 0; s < kMostSplits; ++s) {
+        if (s >= splits) break;
+        row_squares += part_squares[s];
       }
-      row_squares += part_squares[s];
     }
-    const float scale = RowScale(norm, row_squares, k);
-#pragma unroll
-    for (int c = 0; c < kQuad; ++c) {
-      float of_column[Output::kMatrices];
-#pragma unroll
-      for (int m = 0; m < Output::kMatrices; ++m) of_column[m] = scale * total[m][c];
-      const int column = first_column + in_block + c;
-      if (column < n) output.Store(before[c], of_column, row, column, n);
-    }
-  }
+    return RowScale(norm, row_squares, k);
+  };
+  StoreSums<kWeightRows, kPartialStride, kInTurns, kThreads>(output, partial, splits, part,
+                                                             first_column, n, scale_of);
   if (splits > 1) WaitForCluster();  // Others may still read this block's memory.
 }
 
@@ -380,9 +328,10 @@ int SplitsFor(int tiles, int chunks, int blocks_at_once) {
 }
 
 template <int kRowTiles, typename Output>
-bool MultiplyByTiles(const Output& output, int n, int k, Stream& stream) {
+bool MultiplyByTiles(const Output& output, const Weights<Output::kMatrices>& weights, int n, int k,
+                     Stream& stream) {
   constexpr size_t kBytes = TilesBytes(8 * kRowTiles);
-  // Larger matrices are streamed better by those who do nothing else.
+  // Larger matrices are streamed better (weight_stream.h).
   constexpr int64_t kMostWeights = int64_t{8} << 20;
   if (!stream.has_clusters() || k % kTileDepth != 0 || int64_t{n} * k > kMostWeights ||
       kBytes > stream.max_shared_memory()) {
@@ -393,18 +342,19 @@ bool MultiplyByTiles(const Output& output, int n, int k, Stream& stream) {
       stream.num_multiprocessors() * static_cast<int>(stream.max_shared_memory() / kBytes);
   const int splits = SplitsFor(tiles, k / kTileDepth, blocks_at_once);
   LaunchClusters(stream, "MatMul", TilesKernel<kRowTiles, Output>, dim3(tiles * splits), splits,
-                 kThreads, kBytes, output, n, k, splits);
+                 kThreads, kBytes, output, weights, n, k, splits);
   return true;
 }
 
 template <typename Output>
-bool MultiplyFewRows(const Output& output, int n, int k, Stream& stream) {
+bool MultiplyFewRows(const Output& output, const Weights<Output::kMatrices>& weights, int n, int k,
+                     Stream& stream) {
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
   if (rows > kMostLanesRows) {
-    if (rows <= 16) return MultiplyByTiles<2>(output, n, k, stream);
-    if (rows <= 32) return MultiplyByTiles<4>(output, n, k, stream);
-    return rows <= kMostTilesRows && MultiplyByTiles<8>(output, n, k, stream);
+    if (rows <= 16) return MultiplyByTiles<2>(output, weights, n, k, stream);
+    if (rows <= 32) return MultiplyByTiles<4>(output, weights, n, k, stream);
+    return rows <= kMostTilesRows && MultiplyByTiles<8>(output, weights, n, k, stream);
   }
   constexpr size_t kBesides = 1024;  // The sums of squares, and alignment.
   if (k % kVector != 0 || kMostLanesRows * row_bytes + kBesides > stream.max_shared_memory()) {
@@ -413,7 +363,8 @@ bool MultiplyFewRows(const Output& output, int n, int k, Stream& stream) {
   const dim3 grid(
       static_cast<unsigned>(CeilDiv(n, kWarps * (kLaneWeightRows / Output::kMatrices))));
   const auto launch = [&](auto kernel, int kernel_rows) {
-    Launch(stream, "MatMul", kernel, grid, kWarps * kWarp, kernel_rows * row_bytes, output, n, k);
+    Launch(stream, "MatMul", kernel, grid, kWarps * kWarp, kernel_rows * row_bytes, output, weights,
+           n, k);
   };
   if (rows == 1) {
     launch(LanesKernel<1, Output>, 1);
@@ -431,13 +382,14 @@ const Bf16* Bf16Of(const DeviceMatrix& matrix) { return static_cast<const Bf16*>
 
 bool MatMulOfFewRows(const MatMulParams& params, const DeviceMatrix& matrix, Stream& stream) {
   return matrix.type == WeightType::kBF16 &&
-         MultiplyFewRows(Columns{params, Bf16Of(matrix)}, matrix.n, matrix.k, stream);
+         MultiplyFewRows(Columns{params}, Weights<1>{Bf16Of(matrix)}, matrix.n, matrix.k, stream);
 }
 
 bool GatedMatMulOfFewRows(const GatedMatMulParams& params, const DeviceMatrix& gate,
                           const DeviceMatrix& up, Stream& stream) {
   return gate.type == WeightType::kBF16 &&
-         MultiplyFewRows(GatedColumns{params, Bf16Of(gate), Bf16Of(up)}, gate.n, gate.k, stream);
+         MultiplyFewRows(GatedColumns{params}, Weights<2>{Bf16Of(gate), Bf16Of(up)}, gate.n, gate.k,
+                         stream);
 }
 
 }  // namespace treeline::cuda

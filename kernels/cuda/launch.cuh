@@ -23,6 +23,19 @@ inline bool Check(Stream& stream, const char* call, cudaError_t code) {
   return false;
 }
 
+// Lets a kernel have so much dynamic shared memory. False, and the stream has failed, where it
+// cannot.
+inline bool AllowSharedMemory(Stream& stream, const char* name, const void* kernel, size_t bytes) {
+  if (bytes <= stream.SharedMemoryOf(kernel)) return true;
+  if (!Check(stream, name,
+             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(bytes)))) {
+    return false;
+  }
+  stream.SharedMemoryOf(kernel) = bytes;
+  return true;
+}
+
 // Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...), `cluster` neighbouring blocks
 // together (cluster.cuh); `name` is for errors. An empty grid is no launch.
 //
@@ -34,14 +47,7 @@ void LaunchClusters(Stream& stream, const char* name, void (*kernel)(Parameters.
                     std::type_identity_t<Parameters>... arguments) {
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (shared_bytes > stream.SharedMemoryOf(function)) {
-    if (!Check(stream, name,
-               cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)))) {
-      return;
-    }
-    stream.SharedMemoryOf(function) = shared_bytes;
-  }
+  if (!AllowSharedMemory(stream, name, function, shared_bytes)) return;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
@@ -67,6 +73,30 @@ template <typename... Parameters>
 void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
             size_t shared_bytes, std::type_identity_t<Parameters>... arguments) {
   LaunchClusters(stream, name, kernel, grid, 1, threads, shared_bytes, arguments...);
+}
+
+// How many clusters of so many blocks of a kernel run at once, where the GPU has clusters; 0 after
+// a failure.
+template <typename... Parameters>
+int ClustersAtOnce(Stream& stream, const char* name, void (*kernel)(Parameters...), int cluster,
+                   int threads, size_t shared_bytes) {
+  const void* function = reinterpret_cast<const void*>(kernel);
+  int& clusters = stream.ClustersAtOnceOf(function, cluster);
+  if (clusters > 0 || !stream.ok() || !AllowSharedMemory(stream, name, function, shared_bytes)) {
+    return clusters;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeClusterDimension;
+  together.val.clusterDim.x = cluster;
+  together.val.clusterDim.y = together.val.clusterDim.z = 1;
+  config.attrs = &together;
+  config.numAttrs = 1;
+  Check(stream, name, cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+  return clusters;
 }
 
 __host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -11,6 +11,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/weight_stream.h"
 
 namespace treeline::cuda {
 namespace {
@@ -138,15 +139,17 @@ class CublasProducts : public DenseProducts {
 
   void MatMul(const MatMulParams& params, const DeviceMatrix& matrix) override {
     if (params.rows == 0 || MatMulOfFewRows(params, matrix, stream_)) return;
-    Multiply(params, Prepared(params, matrix), matrix);
+    const void* x = Prepared(params, matrix);
+    if (!MatMulByStream(params, x, matrix, stream_)) Multiply(params, x, matrix);
   }
 
   void GatedMatMul(const GatedMatMulParams& params, const DeviceMatrix& gate,
                    const DeviceMatrix& up) override {
     if (params.rows == 0 || GatedMatMulOfFewRows(params, gate, up, stream_)) return;
+    const void* x = Prepared(params, gate);
+    if (GatedMatMulByStream(params, x, gate, up, stream_)) return;
     const int64_t size = int64_t{params.rows} * gate.n;
     float* up_product = up_.Floats(size);
-    const void* x = Prepared(params, gate);
     Multiply({params.x, params.y, params.rows, false}, x, gate);
     Multiply({params.x, up_product, params.rows, false}, x, up);
     Launch(stream_, "Gate", GateKernel, GridFor(size), kThreads, 0, params, up_product, gate.n);

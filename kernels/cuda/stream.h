@@ -8,9 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 // What cudaStream_t and cudaMemPool_t point to: CUDA's headers stay out of this one.
@@ -38,6 +40,10 @@ class Stream {
   // What a kernel has asked for so far. How much it has without asking depends on its static shared
   // memory: all of it is asked for.
   size_t& SharedMemoryOf(const void* kernel) { return shared_memory_[kernel]; }
+  // How many of its clusters of so many blocks run at once, once that was asked for; 0 before.
+  int& ClustersAtOnceOf(const void* kernel, int blocks) {
+    return clusters_at_once_[{kernel, blocks}];
+  }
 
   bool ok() const { return error_.empty(); }
   // Keeps the first error; an empty one is none.
@@ -72,6 +78,7 @@ class Stream {
   bool runs_hopper_code_ = false;
   size_t max_shared_memory_ = 0;
   std::unordered_map<const void*, size_t> shared_memory_;
+  std::map<std::pair<const void*, int>, int> clusters_at_once_;
   std::string error_;
 
   // Uploads follow one another through page-locked memory and its twin on the device.
