@@ -4,10 +4,13 @@
 // A block of threads has up to 64 queries of a segment, 16 a warp, and goes over what they attend
 // to in steps of 32 columns or features. Rows come into shared memory, for all four warps, while
 // those of steps before are worked on. Where there are too few such blocks for the GPU, several
-// share one's steps, and the one that is done last adds up their partial results.
+// share one's steps. Where they can be a cluster, each of them then adds up some dimensions of all
+// their results; else the one that is done last adds up everything.
+#include <array>
 #include <cmath>
 #include <cstddef>
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/query_tile.cuh"
 
@@ -53,8 +56,12 @@ class WideAttender : public QueryTile<kDim> {
   static constexpr int kKeyStride = kDim + 32, kValueStride = kDim + 8;
   struct Shared {
     float4 kept[kWarps][kKept];
-    Bf16 keys[kStages][kWideStep][kKeyStride];
+    union {
+      Bf16 keys[kStages][kWideStep][kKeyStride];
+      float4 kept_linear[kWarps][kKept];  // When all local steps are done.
+    };
     Bf16 values[kStages][kWideStep][kValueStride];
+    Totals totals[kWarps][kQueries];  // For the cluster.
     int32_t depths[kWarps][kMaxNodes];
     bool is_last;
   };
@@ -91,11 +98,10 @@ class WideAttender : public QueryTile<kDim> {
     }
   }
 
-  __device__ void Run() {
+  __device__ void Run(Sums& sums) {
     if (task_.begin_step < task_.steps.local) this->LoadQueries();
 #pragma unroll
     for (int i = 0; i < kStages - 1; ++i) Load(task_.begin_step + i);
-    Sums sums = {};
 #pragma unroll 1
     for (int k = 0; k < kNumKinds; ++k) {
       const Kind kind = static_cast<Kind>(k);
@@ -113,9 +119,57 @@ class WideAttender : public QueryTile<kDim> {
     }
   }
 
-  // Where the tile has parts: in the block that is done last their results become the output.
+  // Where the parts of a tile are a cluster: each block makes some dimensions of the output of what
+  // all of them have.
+  __device__ void AddUpCluster(Sums& sums) {
+    StoreTotals(shared_.totals[warp_]);
+    WaitForCluster();
+    const auto totals_of = [&](int part) {
+      return reinterpret_cast<const Totals*>(
+          OfBlock(reinterpret_cast<const float*>(shared_.totals[warp_]), part));
+    };
+    float scales[kHalves][kMaxParts];
+    BranchFactors factors[kHalves];
+    int kinds[kMaxParts];
+    FindFactors(totals_of, scales, factors, kinds);
+    float own[kHalves] = {};  // Of this part's local sums.
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        if (p == task_.part) own[h] = scales[h][p] * factors[h].local;
+      }
+    }
+    AddKept(kLocalSums, this->place_, own[0], own[1], sums);
+    AddKept(kLinearSums, shared_.kept_linear[warp_], factors[0].linear, factors[1].linear, sums);
+    this->Keep(sums, this->place_);
+    WaitForCluster();
+    constexpr int kTiles = kDim / 8;
+    const int begin = kTiles * task_.part / task_.num_parts;
+    const int end = kTiles * (task_.part + 1) / task_.num_parts;
+#pragma unroll 2
+    for (int t = begin; t < end; ++t) {
+      float4 parts[kMaxParts], total = {0, 0, 0, 0};
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        if (p >= task_.num_parts) break;
+        const float* theirs = OfBlock(reinterpret_cast<const float*>(this->place_), p);
+        parts[p] = reinterpret_cast<const float4*>(theirs)[t * kWarp + lane_];
+      }
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        if (p >= task_.num_parts) break;
+        total.x += parts[p].x, total.y += parts[p].y, total.z += parts[p].z, total.w += parts[p].w;
+      }
+      StoreTile(0, t, total.x, total.y);
+      StoreTile(1, t, total.z, total.w);
+    }
+    WaitForCluster();  // Others may still read this block's memory.
+  }
+
+  // Where they are none: in the block that is done last their results become the output.
   __device__ void AddUpParts() {
-    StoreTotals();
+    StoreTotals(PartialTotals(task_.part));
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -259,10 +313,14 @@ class WideAttender : public QueryTile<kDim> {
   }
 
   // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
-  // to.
+  // to. A cluster's blocks keep those of the convolution.
   __device__ void Finish(Kind kind, bool has_steps, Sums& sums) {
     if (kind == kLinearSums) this->AddUpLanes();
-    if (task_.num_parts > 1) {
+    if (task_.num_parts > 1 && step_.parts_in_clusters) {
+      if (kind == kConvSums || !has_steps) return;
+      this->Keep(sums, kind == kLocalSums ? this->place_ : shared_.kept_linear[warp_]);
+      kinds_ |= 1 << kind;
+    } else if (task_.num_parts > 1) {
       if (has_steps) {
         this->Keep(sums, PartialSums(task_.part, kind));
         kinds_ |= 1 << kind;
@@ -283,13 +341,15 @@ class WideAttender : public QueryTile<kDim> {
   __device__ void Store(const Sums& sums) const {
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      if (group_ + 8 * h >= this->num_queries_) continue;
-      auto* row = reinterpret_cast<float2*>(this->OutputOf(queries_[h])) + in_group_;
 #pragma unroll
-      for (int t = 0; t < kDim / 8; ++t) {
-        row[4 * t] = make_float2(sums[t][2 * h], sums[t][2 * h + 1]);
-      }
+      for (int t = 0; t < kDim / 8; ++t) StoreTile(h, t, sums[t][2 * h], sums[t][2 * h + 1]);
     }
+  }
+  // Two of a query's dimensions.
+  __device__ void StoreTile(int h, int t, float first, float second) const {
+    if (group_ + 8 * h >= this->num_queries_) return;
+    auto* row = reinterpret_cast<float2*>(this->OutputOf(queries_[h])) + in_group_;
+    row[4 * t] = make_float2(first, second);
   }
 
   // -- Results of parts.
@@ -305,44 +365,65 @@ class WideAttender : public QueryTile<kDim> {
   __device__ Totals* PartialTotals(int part) const {
     return reinterpret_cast<Totals*>(Partial(part) + kNumKinds * kQueries * kDim);
   }
-  __device__ void StoreTotals() const {
+  __device__ void StoreTotals(Totals* totals) const {
     if (in_group_ != 0) return;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      PartialTotals(task_.part)[group_ + 8 * h] = {this->largest_[h], this->local_sum_[h],
-                                                   this->linear_sum_[h], kinds_};
+      totals[group_ + 8 * h] = {this->largest_[h], this->local_sum_[h], this->linear_sum_[h],
+                                kinds_};
+    }
+  }
+  // sums += what this block has kept of a kind, times `first` and `second` query's factors.
+  __device__ void AddKept(Kind kind, const float4* place, float first, float second,
+                          Sums& sums) const {
+    if ((kinds_ >> kind & 1) == 0) return;
+#pragma unroll
+    for (int t = 0; t < kDim / 8; ++t) {
+      const float4 x = place[t * kWarp + lane_];
+      sums[t][0] += first * x.x;
+      sums[t][1] += first * x.y;
+      sums[t][2] += second * x.z;
+      sums[t][3] += second * x.w;
     }
   }
 
-  // By each warp for its own queries.
-  __device__ void AddUp() {
-    if (this->num_queries_ <= 0) return;
+  // What the parts' sums are multiplied by, from totals_of(part) of this warp's queries: those of
+  // local steps also by the part's scale. kinds: of each part.
+  template <typename TotalsOf>
+  __device__ void FindFactors(const TotalsOf& totals_of, float (&scales)[kHalves][kMaxParts],
+                              BranchFactors (&factors)[kHalves], int (&kinds)[kMaxParts]) const {
     const bool is_softmax = form_.local == Local::kSoftmax;
-    float largest[kHalves], scales[kHalves][kMaxParts];
-    BranchFactors factors[kHalves];
-    int kinds[kMaxParts];
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       Totals parts[kMaxParts];
 #pragma unroll
       for (int p = 0; p < kMaxParts; ++p) {
         parts[p] = {-INFINITY, 0.0f, 0.0f, 0};
-        if (p < task_.num_parts) parts[p] = PartialTotals(p)[group_ + 8 * h];
+        if (p < task_.num_parts) parts[p] = totals_of(p)[group_ + 8 * h];
         kinds[p] = parts[p].kinds;
       }
-      largest[h] = -INFINITY;
+      float largest = -INFINITY;
 #pragma unroll
-      for (const Totals& part : parts) largest[h] = fmaxf(largest[h], part.largest);
-      if (largest[h] == -INFINITY) largest[h] = 0.0f;  // Nothing local: any finite number will do.
+      for (const Totals& part : parts) largest = fmaxf(largest, part.largest);
+      if (largest == -INFINITY) largest = 0.0f;  // Nothing local: any finite number will do.
       float local_sum = 0, linear_sum = 0;
 #pragma unroll
       for (int p = 0; p < kMaxParts; ++p) {
-        scales[h][p] = is_softmax ? __expf(parts[p].largest - largest[h]) : 1.0f;
+        scales[h][p] = is_softmax ? __expf(parts[p].largest - largest) : 1.0f;
         local_sum += scales[h][p] * parts[p].local_sum;
         linear_sum += parts[p].linear_sum;
       }
       factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum, linear_sum);
     }
+  }
+
+  // By each warp for its own queries.
+  __device__ void AddUp() {
+    if (this->num_queries_ <= 0) return;
+    float scales[kHalves][kMaxParts];
+    BranchFactors factors[kHalves];
+    int kinds[kMaxParts];
+    FindFactors([&](int part) { return PartialTotals(part); }, scales, factors, kinds);
     Sums sums = {};
 #pragma unroll
     for (int p = 0; p < kMaxParts; ++p) {
@@ -388,24 +469,48 @@ __global__ void __launch_bounds__(kThreads, 2) AttendManyKernel(AttentionStep st
   Work work(step, task, shared);
   work.PrefetchState();
   WaitForEarlierKernels();
-  work.Run();
-  if (task.num_parts > 1) work.AddUpParts();
+  typename Work::Sums sums = {};
+  work.Run(sums);
+  if (task.num_parts == 1) return;
+  if (step.parts_in_clusters) {
+    work.AddUpCluster(sums);
+  } else {
+    work.AddUpParts();
+  }
+}
+
+// Calls use(kernel, bytes of shared memory) for a head's size.
+template <typename Use>
+auto WithManyKernel(int head_dim, const Use& use) {
+  return head_dim == 64 ? use(AttendManyKernel<64>, sizeof(WideAttender<64>::Shared))
+                        : use(AttendManyKernel<128>, sizeof(WideAttender<128>::Shared));
 }
 
 }  // namespace
 
+std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce(const AttentionLayer& layer,
+                                                               Stream& stream) {
+  constexpr int kBlocksOfMultiprocessor = 2;
+  std::array<int32_t, kMaxParts + 1> at_once = {};
+  for (int parts = 1; parts <= kMaxParts; ++parts) {
+    at_once[parts] = stream.has_clusters()
+                         ? WithManyKernel(layer.head_dim,
+                                          [&](auto kernel, size_t shared) {
+                                            return ClustersAtOnce(stream, "Attend", kernel, parts,
+                                                                  kThreads, shared);
+                                          })
+                         : stream.num_multiprocessors() * kBlocksOfMultiprocessor / parts;
+  }
+  return at_once;
+}
+
 void AttendManyQueries(const AttentionStep& step, Stream& stream) {
   if (step.num_wide_blocks == 0) return;
   Launch(stream, "KvToBf16", KvToBf16Kernel, dim3(step.num_rows), kThreads, 0, step);
-  const auto launch = [&](auto kernel, size_t shared) {
-    Launch(stream, "Attend", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads), kThreads,
-           shared, step);
-  };
-  if (step.layer.head_dim == 64) {
-    launch(AttendManyKernel<64>, sizeof(WideAttender<64>::Shared));
-  } else {
-    launch(AttendManyKernel<128>, sizeof(WideAttender<128>::Shared));
-  }
+  WithManyKernel(step.layer.head_dim, [&](auto kernel, size_t shared) {
+    LaunchClusters(stream, "Attend", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads),
+                   step.parts_in_clusters ? step.wide_parts : 1, kThreads, shared, step);
+  });
 }
 
 }  // namespace treeline::cuda

@@ -132,7 +132,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   WideBlocks wide_blocks;
   if (planned.tensor_cores) {
     blocks = CutIntoWarpBlocks(plan, layer, stream_.num_multiprocessors());
-    wide_blocks = CutIntoWideBlocks(plan, layer, stream_.num_multiprocessors());
+    wide_blocks = CutIntoWideBlocks(plan, layer, WideTilesAtOnce(layer, stream_));
   } else if (!plan.segments.empty()) {
     planned.block_size = AttendBlockSize(layer, plan, stream_);
     if (planned.block_size == 0) {
@@ -147,6 +147,8 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.num_blocks = Count(blocks.blocks);
   step.warps_of_block = blocks.warps;
   step.num_wide_blocks = Count(wide_blocks.blocks);
+  step.wide_parts = wide_blocks.parts;
+  step.parts_in_clusters = stream_.has_clusters();
   step.num_feature_tiles = Count(feature_tiles);
   step.num_folds = Count(plan.folds);
   step.num_scans = Count(plan.scans);
@@ -155,9 +157,13 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.max_stored_rows = plan.max_stored_rows;
   planned.num_feature_rows = plan.num_feature_rows;
   // Of one kernel after the other.
-  constexpr int32_t kWarpsOfWide = WideBlocks::kQueries / WarpBlocks::kQueries;
-  planned.num_tiles = std::max(blocks.num_tiles, wide_blocks.num_tiles);
-  planned.num_partials = std::max(blocks.num_partials, kWarpsOfWide * wide_blocks.num_partials);
+  planned.num_tiles = blocks.num_tiles;
+  planned.num_partials = blocks.num_partials;
+  if (!step.parts_in_clusters) {
+    constexpr int32_t kWarpsOfWide = WideBlocks::kQueries / WarpBlocks::kQueries;
+    planned.num_tiles = std::max(planned.num_tiles, wide_blocks.num_tiles);
+    planned.num_partials = std::max(planned.num_partials, kWarpsOfWide * wide_blocks.num_partials);
+  }
 
   Packer packer;
   packer.Add(plan.trees, &step.trees);

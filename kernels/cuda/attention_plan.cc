@@ -319,29 +319,32 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
 }
 
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             int32_t num_multiprocessors) {
-  const std::vector<QueryBlock> tiles = CutIntoBlocks(
-      plan, layer.heads / layer.kv_heads, WideBlocks::kQueries, WarpBlocks::kQueries + 1);
+                             const std::array<int32_t, WideBlocks::kMaxParts + 1>& at_once) {
+  std::vector<QueryBlock> tiles = CutIntoBlocks(plan, layer.heads / layer.kv_heads,
+                                                WideBlocks::kQueries, WarpBlocks::kQueries + 1);
+  int32_t most_steps = 0;
+  for (QueryBlock& tile : tiles) {
+    CountSteps(plan.segments[tile.segment], layer, WideBlocks::kStep, tile);
+    most_steps = std::max(most_steps, tile.end_step);
+  }
+  // A part costs writing and reading its results: about as much as two steps.
+  constexpr int32_t kStepsOfPart = 2;
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
   WideBlocks result;
+  for (int32_t parts = 2; parts <= std::min(WideBlocks::kMaxParts, most_steps / kStepsOfPart);
+       ++parts) {
+    if (tasks <= at_once[parts]) result.parts = parts;
+  }
   for (QueryBlock tile : tiles) {
-    CountSteps(plan.segments[tile.segment], layer, WideBlocks::kStep, tile);
-    // A part costs writing and reading its results: about as much as two steps.
-    constexpr int32_t kStepsOfPart = 2, kBlocksAtOnce = 2;
-    const int32_t parts =
-        std::min({WideBlocks::kMaxParts, num_multiprocessors * kBlocksAtOnce / tasks,
-                  tile.end_step / kStepsOfPart});
-    if (parts < 2) {
-      result.blocks.push_back(tile);
-      continue;
+    if (result.parts > 1) {
+      tile.num_parts = result.parts;
+      tile.tile = result.num_tiles++;
+      tile.first_partial = result.num_partials;
+      result.num_partials += result.parts;
     }
-    tile.num_parts = parts;
-    tile.tile = result.num_tiles++;
-    tile.first_partial = result.num_partials;
-    result.num_partials += parts;
-    for (tile.part = 0; tile.part < parts; ++tile.part) {
-      tile.begin_step = tile.steps.count() * tile.part / parts;
-      tile.end_step = tile.steps.count() * (tile.part + 1) / parts;
+    for (tile.part = 0; tile.part < result.parts; ++tile.part) {
+      tile.begin_step = tile.steps.count() * tile.part / result.parts;
+      tile.end_step = tile.steps.count() * (tile.part + 1) / result.parts;
       result.blocks.push_back(tile);
     }
   }

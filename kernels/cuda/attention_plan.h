@@ -8,6 +8,7 @@
 #ifndef TREELINE_KERNELS_CUDA_ATTENTION_PLAN_H_
 #define TREELINE_KERNELS_CUDA_ATTENTION_PLAN_H_
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -153,12 +154,14 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
 struct WideBlocks {
   static constexpr int32_t kQueries = 64, kStep = 32, kMaxParts = 8;
 
-  std::vector<QueryBlock> blocks;
-  int32_t num_tiles = 0;     // In parts,
-  int32_t num_partials = 0;  // of so many in all.
+  std::vector<QueryBlock> blocks;  // The parts of a tile are neighbours.
+  int32_t parts = 1;               // Of every tile.
+  int32_t num_tiles = 0;           // In parts,
+  int32_t num_partials = 0;        // of so many in all.
 };
+// at_once[p]: how many tiles of p parts, of one KV head each, run at once.
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             int32_t num_multiprocessors);
+                             const std::array<int32_t, WideBlocks::kMaxParts + 1>& at_once);
 
 // The rows whose key features are wanted, `size` at a time.
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <random>
@@ -14,6 +15,15 @@ namespace treeline::cuda {
 namespace {
 
 constexpr int32_t kMultiprocessors = 132;
+
+// Tiles of so many parts that run at once where a multiprocessor takes two blocks.
+std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce() {
+  std::array<int32_t, WideBlocks::kMaxParts + 1> at_once = {};
+  for (int32_t parts = 1; parts <= WideBlocks::kMaxParts; ++parts) {
+    at_once[parts] = 2 * kMultiprocessors / parts;
+  }
+  return at_once;
+}
 
 struct Shape {
   int32_t heads, kv_heads;
@@ -118,7 +128,7 @@ TEST(AttentionPlanTest, EveryStepOfEveryQueryIsDealtOutOnce) {
       const AttentionLayer layer = LayerOf(shape);
       const Plan plan = Forest(sequences, rng).PlanFor(layer);
       const WarpBlocks few = CutIntoWarpBlocks(plan, layer, kMultiprocessors);
-      const WideBlocks many = CutIntoWideBlocks(plan, layer, kMultiprocessors);
+      const WideBlocks many = CutIntoWideBlocks(plan, layer, WideTilesAtOnce());
       Dealt dealt(shape.heads / shape.kv_heads);
       // What is in parts, by tile: of which blocks of threads, and which partial results these
       // have.
@@ -150,9 +160,15 @@ TEST(AttentionPlanTest, EveryStepOfEveryQueryIsDealtOutOnce) {
         EXPECT_LT(leader.tile, few.num_tiles);
         EXPECT_TRUE(partials_of_few[leader.tile].insert(partial).second);
       }
-      for (const QueryBlock& block : many.blocks) {
+      ASSERT_EQ(many.blocks.size() % many.parts, 0);
+      for (size_t i = 0; i < many.blocks.size(); ++i) {
+        const QueryBlock& block = many.blocks[i];
         EXPECT_LE(block.num_queries, WideBlocks::kQueries);
         dealt.Add(block);
+        // The parts of a tile are neighbours, as a cluster wants them.
+        EXPECT_EQ(block.num_parts, many.parts);
+        EXPECT_EQ(block.part, i % many.parts);
+        EXPECT_EQ(block.tile, many.blocks[i - block.part].tile);
         if (block.num_parts == 1) continue;
         EXPECT_LE(block.num_parts, WideBlocks::kMaxParts);
         EXPECT_LT(block.tile, many.num_tiles);
@@ -206,7 +222,8 @@ TEST(AttentionPlanTest, LittleWorkIsSharedByManyBlocks) {
   tree.num_rows = 64;
   tree.commit = false;
   tree.parents = parents.data();
-  const WideBlocks verify = CutIntoWideBlocks(PlanAttention(params, true), layer, kMultiprocessors);
+  const WideBlocks verify =
+      CutIntoWideBlocks(PlanAttention(params, true), layer, WideTilesAtOnce());
   EXPECT_EQ(verify.num_tiles, 1);
   EXPECT_GE(verify.num_partials, 2);
 }

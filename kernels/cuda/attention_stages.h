@@ -3,6 +3,7 @@
 #ifndef TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 #define TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -35,6 +36,8 @@ struct AttentionStep {
   int32_t num_blocks = 0, num_feature_tiles = 0;
   int32_t warps_of_block = 0;  // Warps of a block of threads, where each takes one of `blocks`.
   int32_t num_wide_blocks = 0;
+  int32_t wide_parts = 1;          // Neighbours of wide_blocks that share a tile's steps,
+  bool parts_in_clusters = false;  // and add up what they have as a cluster.
   int32_t num_folds = 0, num_scans = 0, num_stored_trees = 0;
   int32_t max_columns = 0, max_stored_rows = 0;
   const Tree* trees = nullptr;
@@ -80,6 +83,9 @@ int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& s
 // TakesTensorCores.
 void AttendFewQueries(const AttentionStep& step, Stream& stream);
 void AttendManyQueries(const AttentionStep& step, Stream& stream);
+// As CutIntoWideBlocks asks.
+std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce(const AttentionLayer& layer,
+                                                               Stream& stream);
 // True where AttendFewQueries stores rows of which a segment has only one.
 bool AttendStoresSingleRows(const AttentionLayer& layer);
 // Floats of a partial result of a warp's queries, of one KV head.
