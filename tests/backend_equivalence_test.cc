@@ -265,7 +265,7 @@ TEST_P(BackendEquivalence, RmsNorm) {
 
 TEST_P(BackendEquivalence, RopeAnglesAndRopeQkv) {
   constexpr double kAnglesTolerance = 3e-7, kTolerance = 1e-6;
-  for (const int32_t dim : {8, 24, 64, 128}) {
+  for (const int32_t dim : {8, 12, 24, 64, 128}) {
     const std::vector<int32_t> positions = {0, 1, 17, 4095, 32768, 131071};
     const int32_t rows = static_cast<int32_t>(positions.size()), heads = 3, kv_heads = 2;
     std::vector<float> frequencies(dim / 2);

@@ -24,24 +24,6 @@ constexpr int kStages = 3;  // Steps whose rows are in shared memory, or on thei
 constexpr int kMaxParts = WideBlocks::kMaxParts;
 static_assert(kWideStep == kWarp && kWideStep % kStep == 0);
 
-// K, then V, of a row of the batch: [kv_heads, dim] each, as states will have it.
-__device__ Bf16* KvRow(const AttentionStep& step, int64_t row) {
-  return static_cast<Bf16*>(step.kv_bf16) + row * 2 * step.layer.kv_heads * step.layer.head_dim;
-}
-
-// Grid: rows of the batch.
-__global__ void KvToBf16Kernel(AttentionStep step) {
-  WaitForEarlierKernels();
-  const int size = step.layer.kv_heads * step.layer.head_dim;  // Of K, and of V.
-  const int64_t row = blockIdx.x;
-  for (int i = threadIdx.x * kVector; i < 2 * size; i += blockDim.x * kVector) {
-    const float* from = i < size ? step.k + i : step.v + i - size;
-    float values[kVector];
-    LoadVector(from + row * step.kv_stride, values);
-    StoreRounded(KvRow(step, row) + i, values);
-  }
-}
-
 // One warp's part in its block's work.
 template <int kDim>
 class WideAttender : public QueryTile<kDim> {
@@ -506,7 +488,6 @@ std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce(const AttentionLa
 
 void AttendManyQueries(const AttentionStep& step, Stream& stream) {
   if (step.num_wide_blocks == 0) return;
-  Launch(stream, "KvToBf16", KvToBf16Kernel, dim3(step.num_rows), kThreads, 0, step);
   WithManyKernel(step.layer.head_dim, [&](auto kernel, size_t shared) {
     LaunchClusters(stream, "Attend", kernel, dim3(step.num_wide_blocks, step.layer.kv_heads),
                    step.parts_in_clusters ? step.wide_parts : 1, kThreads, shared, step);

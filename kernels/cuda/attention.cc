@@ -220,10 +220,8 @@ void ForestAttention::Attend(const AttentionParams& params) {
   step.out = params.out;
   step.q_stride = params.q_stride;
   step.kv_stride = params.kv_stride;
-  if (step.has_linear) {
-    ComputeQueryFeatures(step, stream_);
-    Fold(step);
-  }
+  PrepareRows(step, stream_);
+  if (step.has_linear) Fold(step);
   if (planned.tensor_cores) {
     AttendManyQueries(step, stream_);
     AttendFewQueries(step, stream_);

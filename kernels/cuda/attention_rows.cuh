@@ -98,6 +98,11 @@ __device__ inline float Fade(const AttentionStep& step, int kv_head, int groups)
   return fade;
 }
 
+// K, then V, of a row of the batch: [kv_heads, head_dim] each, as states will have it.
+__device__ inline Bf16* KvRow(const AttentionStep& step, int64_t row) {
+  return static_cast<Bf16*>(step.kv_bf16) + row * 2 * step.layer.kv_heads * step.layer.head_dim;
+}
+
 }  // namespace treeline::cuda
 
 #endif  // TREELINE_KERNELS_CUDA_ATTENTION_ROWS_CUH_

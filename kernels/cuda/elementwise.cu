@@ -82,32 +82,45 @@ __host__ __device__ int PairsOf(const RopeQkvParams& params) {
   return (params.heads + 2 * params.kv_heads) * (params.head_dim / 2);
 }
 
-// A thread a pair of dimensions.
+// Grid: rows, parts of a row. A thread takes kPairs neighbouring pairs of dimensions of a head.
+// REQUIRES: head_dim / 2 % kPairs == 0.
+template <int kPairs>
 __global__ void RopeQkvKernel(RopeQkvParams params) {
   WaitForEarlierKernels();
+  struct alignas(kPairs * sizeof(float)) Floats {
+    float values[kPairs];
+  };
+  const auto load = [](const float* from) { return *reinterpret_cast<const Floats*>(from); };
+  const auto store = [](float* to, const Floats& f) { *reinterpret_cast<Floats*>(to) = f; };
   const int dim = params.head_dim, half = dim / 2, pairs = PairsOf(params);
-  const int64_t thread = GlobalThread();
-  const int64_t row = thread / pairs;
-  if (row >= params.rows) return;
-  const int pair = static_cast<int>(thread % pairs), head = pair / half, i = pair % half;
+  const int pair = (blockIdx.y * kThreads + threadIdx.x) * kPairs;
+  if (pair >= pairs) return;
+  const int64_t row = blockIdx.x;
+  const int head = pair / half, i = pair % half;
   float* x = params.qkv + row * 2 * pairs + head * dim + i;
-  float a = x[0], b = x[half];
+  Floats a = load(x), b = load(x + half);
   if (head < params.heads + params.kv_heads) {
-    const float* cosines = params.angles + row * dim;
-    const float cosine = cosines[i], sine = cosines[half + i];
-    const float turned = a * cosine - b * sine;
-    b = b * cosine + a * sine;
-    a = turned;
+    const float* cosines = params.angles + row * dim + i;
+    const Floats cosine = load(cosines), sine = load(cosines + half);
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      const float turned = a.values[j] * cosine.values[j] - b.values[j] * sine.values[j];
+      b.values[j] = b.values[j] * cosine.values[j] + a.values[j] * sine.values[j];
+      a.values[j] = turned;
+    }
   }
-  if (head < params.heads) {
-    x[0] = a;
-    x[half] = b;
-    return;
+  if (head >= params.heads) {
+    x = params.kv + (row * 2 * params.kv_heads + head - params.heads) * dim + i;
+    if (params.state_type == StateType::kBF16) {
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) {
+        a.values[j] = Bf16Rounded(a.values[j]);
+        b.values[j] = Bf16Rounded(b.values[j]);
+      }
+    }
   }
-  const bool rounds = params.state_type == StateType::kBF16;
-  float* kv = params.kv + (row * 2 * params.kv_heads + head - params.heads) * dim + i;
-  kv[0] = rounds ? Bf16Rounded(a) : a;
-  kv[half] = rounds ? Bf16Rounded(b) : b;
+  store(x, a);
+  store(x + half, b);
 }
 
 __global__ void AddBiasKernel(AddBiasParams params) {
@@ -147,8 +160,11 @@ void RopeAngles(const RopeAnglesParams& params, Stream& stream) {
 }
 
 void RopeQkv(const RopeQkvParams& params, Stream& stream) {
-  Launch(stream, "RopeQkv", RopeQkvKernel, GridFor(int64_t{params.rows} * PairsOf(params)),
-         kThreads, 0, params);
+  constexpr int kPairs = 4;
+  const bool by_four = params.head_dim / 2 % kPairs == 0;
+  const int64_t threads = PairsOf(params) / (by_four ? kPairs : 1);
+  Launch(stream, "RopeQkv", by_four ? RopeQkvKernel<kPairs> : RopeQkvKernel<1>,
+         dim3(params.rows, static_cast<unsigned>(CeilDiv(threads, kThreads))), kThreads, 0, params);
 }
 
 void AddBias(const AddBiasParams& params, Stream& stream) {

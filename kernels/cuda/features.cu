@@ -1,5 +1,6 @@
-// phi of queries and keys: a block of threads takes some rows of one head. In fp32; with bf16 rings
-// the hedgehog's product runs on tensor cores, its operands rounded to bf16.
+// What attention wants of rows: phi of queries and keys, and K and V rounded to bf16. phi: a block of
+// threads takes some rows of one head, in fp32; with bf16 rings the hedgehog's product runs on
+// tensor cores, its operands rounded to bf16.
 #include <algorithm>
 
 #include "kernels/cuda/attention_rows.cuh"
@@ -277,11 +278,35 @@ constexpr int kFewQueries = 16;       // Of a block of threads, at most.
 constexpr int kMostFewQueries = 256;  // Of a step.
 constexpr int kParts = 4;             // Threads that share a column of the matrix.
 
-// Grid: heads, blocks of block_rows rows.
+// K and V of a row of the batch become bf16, by all threads of the block.
+__device__ void RoundKv(const AttentionStep& step, int64_t row) {
+  const int size = step.layer.kv_heads * step.layer.head_dim;  // Of K, and of V.
+  for (int i = threadIdx.x * kVector; i < 2 * size; i += blockDim.x * kVector) {
+    const float* from = i < size ? step.k + i : step.v + i - size;
+    float values[kVector];
+    LoadVector(from + row * step.kv_stride, values);
+    StoreRounded(KvRow(step, row) + i, values);
+  }
+}
+
+// Grid: rows of the batch.
+__global__ void KvToBf16Kernel(AttentionStep step) {
+  WaitForEarlierKernels();
+  RoundKv(step, blockIdx.x);
+}
+
+// Grid: heads, `query_blocks` blocks of block_rows rows; behind them, a row each, blocks that round
+// K and V.
 template <int kDim>
 __global__ void __launch_bounds__(kParts* kDim)
-    FewQueriesKernel(AttentionStep step, int block_rows) {
+    FewQueriesKernel(AttentionStep step, int block_rows, int query_blocks) {
   LetNextKernelComeUp();
+  if (blockIdx.y >= query_blocks) {
+    WaitForEarlierKernels();
+    const int64_t row = int64_t{blockIdx.y - query_blocks} * gridDim.x + blockIdx.x;
+    if (row < step.num_rows) RoundKv(step, row);
+    return;
+  }
   constexpr int kPartDims = kDim / kParts, kLaneColumns = kDim / kWarp;
   __shared__ __align__(16) float q[kFewQueries][kDim];
   __shared__ float partial[kFewQueries][kParts][kDim];
@@ -374,18 +399,25 @@ int32_t FeatureTileRows(const AttentionLayer& layer) {
   return HedgehogOnTensorCores(layer) ? kTileRows : kFeatureRows;
 }
 
-void ComputeQueryFeatures(const AttentionStep& step, Stream& stream) {
-  if (HedgehogOnTensorCores(step.layer) && step.num_rows <= kMostFewQueries) {
+void PrepareRows(const AttentionStep& step, Stream& stream) {
+  const bool rounds = step.num_wide_blocks > 0;
+  if (step.has_linear && HedgehogOnTensorCores(step.layer) && step.num_rows <= kMostFewQueries) {
     // Few enough that all multiprocessors have some.
     const int64_t share =
         CeilDiv(int64_t{step.num_rows} * step.layer.heads, 2 * stream.num_multiprocessors());
     const int block_rows = static_cast<int>(std::min<int64_t>(share, kFewQueries));
-    const dim3 grid(step.layer.heads, static_cast<unsigned>(CeilDiv(step.num_rows, block_rows)));
+    const int query_blocks = static_cast<int>(CeilDiv(step.num_rows, block_rows));
+    const int kv_blocks = rounds ? static_cast<int>(CeilDiv(step.num_rows, step.layer.heads)) : 0;
     Launch(stream, "QueryFeatures",
-           step.layer.head_dim == 64 ? FewQueriesKernel<64> : FewQueriesKernel<128>, grid,
-           kParts * step.layer.head_dim, 0, step, block_rows);
+           step.layer.head_dim == 64 ? FewQueriesKernel<64> : FewQueriesKernel<128>,
+           dim3(step.layer.heads, query_blocks + kv_blocks), kParts * step.layer.head_dim, 0, step,
+           block_rows, query_blocks);
     return;
   }
+  if (rounds) {
+    Launch(stream, "KvToBf16", KvToBf16Kernel, dim3(step.num_rows), kThreads, 0, step);
+  }
+  if (!step.has_linear) return;
   const auto kernel = !HedgehogOnTensorCores(step.layer) ? QueryFeaturesKernel
                       : step.layer.head_dim == 64        ? QueryHedgehogKernel<64>
                                                          : QueryHedgehogKernel<128>;
