@@ -10,8 +10,9 @@
 namespace treeline {
 namespace {
 
-// Rows whose logits are held at once: a vocabulary of 128K takes 32 MiB.
-constexpr size_t kLogitRows = 64;
+// Of the logits that are held at once: 128 rows of a vocabulary of 128K. Each time the output
+// matrix is read, and a device waited for.
+constexpr size_t kLogitBytes = size_t{64} << 20;
 
 // A softmax context costs ring rows and a linearized one nothing, but positions are int32.
 constexpr int32_t kLongestContext = 1 << 24;
@@ -373,19 +374,24 @@ Status ModelEngine::AnswerOnHost(std::span<const RowRequest> requests,
   return OkStatus();
 }
 
+size_t ModelEngine::LogitRowsAtOnce() const {
+  return std::max<size_t>(1, kLogitBytes / (config_.vocab_size * sizeof(float)));
+}
+
 StatusOr<std::vector<RowResult>> ModelEngine::Answer(std::span<const RowRequest> requests) {
   std::vector<size_t> on_device, on_host;
   for (size_t i = 0; i < requests.size(); ++i) {
     (NeedsLogits(requests[i]) ? on_host : on_device).push_back(i);
   }
   std::vector<RowResult> results(requests.size());
-  for (size_t first = 0; first < on_device.size(); first += kLogitRows) {
-    const size_t count = std::min(kLogitRows, on_device.size() - first);
+  const size_t rows_at_once = LogitRowsAtOnce();
+  for (size_t first = 0; first < on_device.size(); first += rows_at_once) {
+    const size_t count = std::min(rows_at_once, on_device.size() - first);
     TREELINE_RETURN_IF_ERROR(
         AnswerOnDevice(requests, std::span(on_device).subspan(first, count), results));
   }
-  for (size_t first = 0; first < on_host.size(); first += kLogitRows) {
-    const size_t count = std::min(kLogitRows, on_host.size() - first);
+  for (size_t first = 0; first < on_host.size(); first += rows_at_once) {
+    const size_t count = std::min(rows_at_once, on_host.size() - first);
     TREELINE_RETURN_IF_ERROR(
         AnswerOnHost(requests, std::span(on_host).subspan(first, count), results));
   }
@@ -443,7 +449,7 @@ StatusOr<std::vector<Guesses>> ModelEngine::Draft(std::span<const int32_t> rows,
 
 StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t> rows) {
   const size_t heads = model_->num_draft_heads();
-  const size_t rows_at_once = std::max<size_t>(1, kLogitRows / heads);
+  const size_t rows_at_once = std::max<size_t>(1, LogitRowsAtOnce() / heads);
   std::vector<HeadGuesses> guesses(rows.size(), HeadGuesses(heads));
   for (size_t first = 0; first < rows.size(); first += rows_at_once) {
     const size_t count = std::min(rows_at_once, rows.size() - first);

@@ -82,9 +82,10 @@ class ModelEngine : public Engine {
   void CreatePrefixCache(size_t state_memory);
   Status Validate(const Batch& batch) const;
   StatusOr<std::vector<RowResult>> Run(const Batch& batch);
+  size_t LogitRowsAtOnce() const;
   StatusOr<std::vector<RowResult>> Answer(std::span<const RowRequest> requests);
-  // Answer those requests whose indices `which` lists, kLogitRows at most: the logits stay on the
-  // device, or come to the host, where the sampler is.
+  // Answer those requests whose indices `which` lists, LogitRowsAtOnce at most: the logits stay on
+  // the device, or come to the host, where the sampler is.
   Status AnswerOnDevice(std::span<const RowRequest> requests, std::span<const size_t> which,
                         std::vector<RowResult>& results);
   Status AnswerOnHost(std::span<const RowRequest> requests, std::span<const size_t> which,
