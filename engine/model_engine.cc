@@ -353,6 +353,10 @@ Status ModelEngine::AnswerOnDevice(std::span<const RowRequest> requests,
     if (request.sampling == nullptr) continue;
     result.token = answers.drawn[i].id;
     result.logprob = answers.drawn[i].logprob;
+    // A device may round differently where it ranks: a token has one log-probability all the same.
+    for (const auto& [id, logprob] : result.top_logprobs) {
+      if (id == result.token) result.logprob = logprob;
+    }
   }
   return OkStatus();
 }

@@ -399,6 +399,10 @@ TEST_P(DrawTokens, AnswersOfAnEngineAreTheSamplers) {
     EXPECT_EQ(device.token, host.token) << i;
     EXPECT_NEAR(device.logprob, host.logprob, kLogprobTolerance) << i;
     ASSERT_EQ(device.top_logprobs.size(), host.top_logprobs.size()) << i;
+    for (const auto& [id, logprob] : device.top_logprobs) {
+      if (id != device.token) continue;
+      EXPECT_EQ(device.logprob, logprob) << i;
+    }
     for (size_t k = 0; k < host.top_logprobs.size(); ++k) {
       EXPECT_EQ(device.top_logprobs[k].first, host.top_logprobs[k].first) << i;
       EXPECT_NEAR(device.top_logprobs[k].second, host.top_logprobs[k].second, kLogprobTolerance);
