@@ -65,8 +65,8 @@ struct AttentionStep {
   void* kv_bf16 = nullptr;  // [num_rows, 2, kv_heads, head_dim] bf16, of attend_many_queries.cu
 };
 
-// What attention wants of the batch's rows: phi of the queries, where there is linear attention, and
-// kv_bf16, where there are wide blocks.
+// What attention wants of the batch's rows: phi of the queries, where there is linear attention,
+// and kv_bf16, where there are wide blocks.
 void PrepareRows(const AttentionStep& step, Stream& stream);
 // phi of the keys that tiles of FeatureTileRows rows name.
 int32_t FeatureTileRows(const AttentionLayer& layer);

@@ -10,6 +10,7 @@ namespace treeline::cuda {
 // Returns when all threads of the cluster are here; what they wrote before is there.
 __device__ inline void WaitForCluster() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __syncwarp();  // Lanes must come to it together.
   asm volatile(
       "barrier.cluster.arrive.aligned;\n"
       "barrier.cluster.wait.aligned;" ::

@@ -1,5 +1,5 @@
-// What attention wants of rows: phi of queries and keys, and K and V rounded to bf16. phi: a block of
-// threads takes some rows of one head, in fp32; with bf16 rings the hedgehog's product runs on
+// What attention wants of rows: phi of queries and keys, and K and V rounded to bf16. phi: a block
+// of threads takes some rows of one head, in fp32; with bf16 rings the hedgehog's product runs on
 // tensor cores, its operands rounded to bf16.
 #include <algorithm>
 

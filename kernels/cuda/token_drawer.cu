@@ -195,7 +195,6 @@ class Team {
 
   __device__ void Wait() const {
     if constexpr (kBlocks > 1) {
-      __syncwarp();  // Lanes must come to it together.
       WaitForCluster();
     } else {
       __syncthreads();
