@@ -40,7 +40,7 @@ struct TopTokensParams {
   float* logprobs = nullptr;      // [rows, k]
   int32_t rows = 0;
   int32_t n = 0;
-  int32_t k = 0;  // At least 1, at most kMaxTopTokens.
+  int32_t k = 0;  // At least 1; on a GPU at most kMaxTopTokens.
 };
 constexpr int32_t kMaxTopTokens = 32;
 

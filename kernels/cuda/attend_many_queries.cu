@@ -6,7 +6,6 @@
 // those of steps before are worked on. Where there are too few such blocks for the GPU, several
 // share one's steps. Where they can be a cluster, each of them then adds up some dimensions of all
 // their results; else the one that is done last adds up everything.
-#include <array>
 #include <cmath>
 #include <cstddef>
 
@@ -112,8 +111,7 @@ class WideAttender : public QueryTile<kDim> {
     };
     float scales[kHalves][kMaxParts];
     BranchFactors factors[kHalves];
-    int kinds[kMaxParts];
-    FindFactors(totals_of, scales, factors, kinds);
+    FindFactors(totals_of, scales, factors);
     float own[kHalves] = {};  // Of this part's local sums.
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
@@ -370,10 +368,10 @@ class WideAttender : public QueryTile<kDim> {
   }
 
   // What the parts' sums are multiplied by, from totals_of(part) of this warp's queries: those of
-  // local steps also by the part's scale. kinds: of each part.
+  // local steps also by the part's scale.
   template <typename TotalsOf>
   __device__ void FindFactors(const TotalsOf& totals_of, float (&scales)[kHalves][kMaxParts],
-                              BranchFactors (&factors)[kHalves], int (&kinds)[kMaxParts]) const {
+                              BranchFactors (&factors)[kHalves]) const {
     const bool is_softmax = form_.local == Local::kSoftmax;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
@@ -382,7 +380,6 @@ class WideAttender : public QueryTile<kDim> {
       for (int p = 0; p < kMaxParts; ++p) {
         parts[p] = {-INFINITY, 0.0f, 0.0f, 0};
         if (p < task_.num_parts) parts[p] = totals_of(p)[group_ + 8 * h];
-        kinds[p] = parts[p].kinds;
       }
       float largest = -INFINITY;
 #pragma unroll
@@ -404,8 +401,12 @@ class WideAttender : public QueryTile<kDim> {
     if (this->num_queries_ <= 0) return;
     float scales[kHalves][kMaxParts];
     BranchFactors factors[kHalves];
+    FindFactors([&](int part) { return PartialTotals(part); }, scales, factors);
     int kinds[kMaxParts];
-    FindFactors([&](int part) { return PartialTotals(part); }, scales, factors, kinds);
+#pragma unroll
+    for (int p = 0; p < kMaxParts; ++p) {
+      kinds[p] = p < task_.num_parts ? PartialTotals(p)->kinds : 0;
+    }
     Sums sums = {};
 #pragma unroll
     for (int p = 0; p < kMaxParts; ++p) {
@@ -470,18 +471,12 @@ auto WithManyKernel(int head_dim, const Use& use) {
 
 }  // namespace
 
-std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce(const AttentionLayer& layer,
-                                                               Stream& stream) {
-  constexpr int kBlocksOfMultiprocessor = 2;
-  std::array<int32_t, kMaxParts + 1> at_once = {};
+WideBlocks::TilesAtOnce WideTilesAtOnce(const AttentionLayer& layer, Stream& stream) {
+  WideBlocks::TilesAtOnce at_once = {};
   for (int parts = 1; parts <= kMaxParts; ++parts) {
-    at_once[parts] = stream.has_clusters()
-                         ? WithManyKernel(layer.head_dim,
-                                          [&](auto kernel, size_t shared) {
-                                            return ClustersAtOnce(stream, "Attend", kernel, parts,
-                                                                  kThreads, shared);
-                                          })
-                         : stream.num_multiprocessors() * kBlocksOfMultiprocessor / parts;
+    at_once[parts] = WithManyKernel(layer.head_dim, [&](auto kernel, size_t shared) {
+      return ClustersAtOnce(stream, "Attend", kernel, parts, kThreads, shared);
+    });
   }
   return at_once;
 }

@@ -319,7 +319,7 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
 }
 
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             const std::array<int32_t, WideBlocks::kMaxParts + 1>& at_once) {
+                             const WideBlocks::TilesAtOnce& at_once) {
   std::vector<QueryBlock> tiles = CutIntoBlocks(plan, layer.heads / layer.kv_heads,
                                                 WideBlocks::kQueries, WarpBlocks::kQueries + 1);
   int32_t most_steps = 0;

@@ -153,15 +153,16 @@ WarpBlocks CutIntoWarpBlocks(const Plan& plan, const AttentionLayer& layer,
 // too few for a GPU, in parts.
 struct WideBlocks {
   static constexpr int32_t kQueries = 64, kStep = 32, kMaxParts = 8;
+  // By p: how many tiles of p parts, of one KV head each, run at once.
+  using TilesAtOnce = std::array<int32_t, kMaxParts + 1>;
 
   std::vector<QueryBlock> blocks;  // The parts of a tile are neighbours.
   int32_t parts = 1;               // Of every tile.
   int32_t num_tiles = 0;           // In parts,
   int32_t num_partials = 0;        // of so many in all.
 };
-// at_once[p]: how many tiles of p parts, of one KV head each, run at once.
 WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
-                             const std::array<int32_t, WideBlocks::kMaxParts + 1>& at_once);
+                             const WideBlocks::TilesAtOnce& at_once);
 
 // The rows whose key features are wanted, `size` at a time.
 std::vector<FeatureTile> CutFeatures(const Plan& plan, int32_t size);

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <random>
@@ -17,8 +16,8 @@ namespace {
 constexpr int32_t kMultiprocessors = 132;
 
 // Tiles of so many parts that run at once where a multiprocessor takes two blocks.
-std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce() {
-  std::array<int32_t, WideBlocks::kMaxParts + 1> at_once = {};
+WideBlocks::TilesAtOnce WideTilesAtOnce() {
+  WideBlocks::TilesAtOnce at_once = {};
   for (int32_t parts = 1; parts <= WideBlocks::kMaxParts; ++parts) {
     at_once[parts] = 2 * kMultiprocessors / parts;
   }

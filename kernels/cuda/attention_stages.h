@@ -3,7 +3,6 @@
 #ifndef TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 #define TREELINE_KERNELS_CUDA_ATTENTION_STAGES_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -86,8 +85,7 @@ int32_t AttendBlockSize(const AttentionLayer& layer, const Plan& plan, Stream& s
 void AttendFewQueries(const AttentionStep& step, Stream& stream);
 void AttendManyQueries(const AttentionStep& step, Stream& stream);
 // As CutIntoWideBlocks asks.
-std::array<int32_t, WideBlocks::kMaxParts + 1> WideTilesAtOnce(const AttentionLayer& layer,
-                                                               Stream& stream);
+WideBlocks::TilesAtOnce WideTilesAtOnce(const AttentionLayer& layer, Stream& stream);
 // True where AttendFewQueries stores rows of which a segment has only one.
 bool AttendStoresSingleRows(const AttentionLayer& layer);
 // Floats of a partial result of a warp's queries, of one KV head.

@@ -10,8 +10,9 @@
 
 namespace treeline::cuda {
 
-// Enqueued, or false where this product is for others: more rows, weights of another type, a shape
-// that the kernels do not take. gate and up have one shape.
+// Enqueued, or false where this product is for others: more rows, weights of another type, of more
+// than 4 rows a large matrix (weight_stream.h), a shape that the kernels do not take. gate and up
+// have one shape.
 bool MatMulOfFewRows(const MatMulParams& params, const DeviceMatrix& matrix, Stream& stream);
 bool GatedMatMulOfFewRows(const GatedMatMulParams& params, const DeviceMatrix& gate,
                           const DeviceMatrix& up, Stream& stream);

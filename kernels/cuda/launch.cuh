@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -75,28 +76,37 @@ void Launch(Stream& stream, const char* name, void (*kernel)(Parameters...), dim
   LaunchClusters(stream, name, kernel, grid, 1, threads, shared_bytes, arguments...);
 }
 
-// How many clusters of so many blocks of a kernel run at once, where the GPU has clusters; 0 after
-// a failure.
+// How many clusters of so many blocks of a kernel run at once; where the GPU has no clusters,
+// groups of so many blocks. 0 where the driver does not tell.
 template <typename... Parameters>
 int ClustersAtOnce(Stream& stream, const char* name, void (*kernel)(Parameters...), int cluster,
                    int threads, size_t shared_bytes) {
   const void* function = reinterpret_cast<const void*>(kernel);
-  int& clusters = stream.ClustersAtOnceOf(function, cluster);
-  if (clusters > 0 || !stream.ok() || !AllowSharedMemory(stream, name, function, shared_bytes)) {
-    return clusters;
+  std::optional<int>& known = stream.ClustersAtOnceOf(function, cluster);
+  if (known || !stream.ok() || !AllowSharedMemory(stream, name, function, shared_bytes)) {
+    return known.value_or(0);
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(cluster);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeClusterDimension;
-  together.val.clusterDim.x = cluster;
-  together.val.clusterDim.y = together.val.clusterDim.z = 1;
-  config.attrs = &together;
-  config.numAttrs = 1;
-  Check(stream, name, cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
-  return clusters;
+  int found = 0;
+  cudaError_t code;
+  if (stream.has_clusters()) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(cluster);
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster;
+    together.val.clusterDim.y = together.val.clusterDim.z = 1;
+    config.attrs = &together;
+    config.numAttrs = 1;
+    code = cudaOccupancyMaxActiveClusters(&found, kernel, &config);
+  } else {
+    code = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&found, kernel, threads, shared_bytes);
+    found = found * stream.num_multiprocessors() / cluster;
+  }
+  if (code != cudaSuccess) cudaGetLastError();  // Known to be unknown: no failure of the stream.
+  known = code == cudaSuccess ? found : 0;
+  return *known;
 }
 
 __host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -40,8 +41,8 @@ class Stream {
   // What a kernel has asked for so far. How much it has without asking depends on its static shared
   // memory: all of it is asked for.
   size_t& SharedMemoryOf(const void* kernel) { return shared_memory_[kernel]; }
-  // How many of its clusters of so many blocks run at once, once that was asked for; 0 before.
-  int& ClustersAtOnceOf(const void* kernel, int blocks) {
+  // How many of its clusters of so many blocks run at once, once that was asked for.
+  std::optional<int>& ClustersAtOnceOf(const void* kernel, int blocks) {
     return clusters_at_once_[{kernel, blocks}];
   }
 
@@ -78,7 +79,7 @@ class Stream {
   bool runs_hopper_code_ = false;
   size_t max_shared_memory_ = 0;
   std::unordered_map<const void*, size_t> shared_memory_;
-  std::map<std::pair<const void*, int>, int> clusters_at_once_;
+  std::map<std::pair<const void*, int>, std::optional<int>> clusters_at_once_;
   std::string error_;
 
   // Uploads follow one another through page-locked memory and its twin on the device.

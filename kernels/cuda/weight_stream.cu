@@ -21,7 +21,7 @@ constexpr int kMostStages = 12;
 // How a block of threads is made: kGroups warp groups multiply kTiles tiles of weights each by
 // kXRows rows of x, and one more warp fetches.
 template <int kRowsOfX, int kWarpGroups, int kTilesOfGroup>
-struct Shape {
+struct BlockShape {
   static constexpr int kXRows = kRowsOfX, kGroups = kWarpGroups, kTiles = kTilesOfGroup;
   static constexpr int kThreads = kGroups * kWarpGroup + kWarp;
   static constexpr int kWeightRows = kGroups * kTiles * kTileRows;
@@ -161,7 +161,7 @@ decltype(&cuTensorMapEncodeTiled) TensorMapEncoder() {
 
 // Boxes of `box_rows` rows and a tile's depth of bf16 [rows, k], laid out as warp groups want them
 // (warp_group.cuh). False where the copying unit does not take such a matrix.
-bool Describe(const void* data, int rows, int k, int box_rows, CUtensorMap& map) {
+bool DescribeBoxes(const void* data, int rows, int k, int box_rows, CUtensorMap& map) {
   const std::array<cuuint64_t, 2> sizes = {static_cast<cuuint64_t>(k),
                                            static_cast<cuuint64_t>(rows)};
   const cuuint64_t row_bytes = size_t(k) * sizeof(Bf16);
@@ -176,10 +176,10 @@ bool Describe(const void* data, int rows, int k, int box_rows, CUtensorMap& map)
 
 // A product of bf16 matrices [n, k] with x, and how blocks share it out.
 template <typename Output>
-class Product {
+class StreamedProduct {
  public:
-  Product(const Output& output, const void* x, std::array<const void*, Output::kMatrices> matrices,
-          int n, int k, Stream& stream)
+  StreamedProduct(const Output& output, const void* x,
+                  std::array<const void*, Output::kMatrices> matrices, int n, int k, Stream& stream)
       : output_(output), x_(x), matrices_(matrices), n_(n), k_(k), stream_(stream) {}
 
   // False, and nothing is enqueued, where the blocks would not all run at once: such a matrix keeps
@@ -193,10 +193,10 @@ class Product {
  private:
   template <int kXRows>
   bool LaunchWith() {
-    Consider<Shape<kXRows, 1, 1>>();
-    Consider<Shape<kXRows, 2, 1>>();
-    Consider<Shape<kXRows, 3, 1>>();
-    Consider<Shape<kXRows, 2, 2>>();
+    Consider<BlockShape<kXRows, 1, 1>>();
+    Consider<BlockShape<kXRows, 2, 1>>();
+    Consider<BlockShape<kXRows, 3, 1>>();
+    Consider<BlockShape<kXRows, 2, 2>>();
     return most_blocks_ > 0 && (this->*launch_)();
   }
 
@@ -218,17 +218,17 @@ class Product {
       }
       most_blocks_ = blocks;
       splits_ = splits;
-      launch_ = &Product::LaunchShape<Shape>;
+      launch_ = &StreamedProduct::LaunchShape<Shape>;
     }
   }
 
   template <typename Shape>
   bool LaunchShape() {
     Maps<Output::kMatrices> maps;
-    if (!Describe(x_, output_.params.rows, k_, Shape::kXRows, maps.x)) return false;
+    if (!DescribeBoxes(x_, output_.params.rows, k_, Shape::kXRows, maps.x)) return false;
     for (int m = 0; m < Output::kMatrices; ++m) {
-      if (!Describe(matrices_[m], n_, k_, Shape::kWeightRows / Output::kMatrices,
-                    maps.weights[m])) {
+      if (!DescribeBoxes(matrices_[m], n_, k_, Shape::kWeightRows / Output::kMatrices,
+                         maps.weights[m])) {
         return false;
       }
     }
@@ -244,7 +244,7 @@ class Product {
   Stream& stream_;
 
   int most_blocks_ = 0, splits_ = 0;
-  bool (Product::*launch_)() = nullptr;
+  bool (StreamedProduct::*launch_)() = nullptr;
 };
 
 template <typename Output>
@@ -254,7 +254,7 @@ bool Multiply(const Output& output, const void* x, const DeviceMatrix& shape,
   return shape.type == WeightType::kBF16 && rows >= kFewestRows && rows <= kMostRows &&
          shape.k % kVector == 0 && stream.has_clusters() &&
          stream.max_shared_memory() > kSharedBytes && TensorMapEncoder() != nullptr &&
-         Product<Output>(output, x, matrices, shape.n, shape.k, stream).Launch();
+         StreamedProduct<Output>(output, x, matrices, shape.n, shape.k, stream).Launch();
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Dense products of 5 to 64 rows of activations with large bf16 matrices, at the rate at which
-// memory gives the weights: a batch that decodes, a tree that is verified. Compute capability 9.0.
+// Dense products of 5 to 64 rows of activations with bf16 matrices that few_rows.h leaves, at the
+// rate at which memory gives the weights: a batch that decodes, a tree that is verified. Compute
+// capability 9.0.
 #ifndef TREELINE_KERNELS_CUDA_WEIGHT_STREAM_H_
 #define TREELINE_KERNELS_CUDA_WEIGHT_STREAM_H_
 
