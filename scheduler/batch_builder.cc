@@ -52,37 +52,48 @@ std::map<const Sequence*, Guesses> AskModel(std::span<const Decode> decodes, Dra
   return guesses;
 }
 
-// How many guesses of each decode to verify.
+// How many guesses of each decode to verify; the sequences' own took so long.
 std::vector<int32_t> CountGuesses(std::span<const Decode> decodes,
                                   const std::map<const Sequence*, Guesses>& by_model,
-                                  int32_t max_tokens, Speculation& speculation) {
+                                  int32_t max_tokens, double guessing_seconds,
+                                  Speculation& speculation) {
   std::vector<std::vector<float>> all, without_model;
   for (const Decode& decode : decodes) {
     all.push_back(decode.draft ? decode.draft->probabilities : std::vector<float>());
     without_model.push_back(decode.draft ? decode.draft->without_model : std::vector<float>());
   }
   const CostModel& costs = speculation.costs;
-  const int32_t most = max_tokens - static_cast<int32_t>(decodes.size());
+  const auto sequences = static_cast<int32_t>(decodes.size());
+  const int32_t most = max_tokens - sequences;
+  GuessChoice otherwise = ChooseGuesses(without_model, most, costs, guessing_seconds);
   // A draft model that is still reading prompts says nothing about what it is worth.
   const bool guessed = std::any_of(by_model.begin(), by_model.end(),
                                    [](const auto& entry) { return !entry.second.empty(); });
-  if (!guessed) return ChooseGuesses(all, most, costs).counts;
-  GuessChoice choice =
-      ChooseGuesses(all, most, costs, costs.DraftSeconds(static_cast<int32_t>(by_model.size())));
-  const GuessChoice otherwise = ChooseGuesses(without_model, most, costs);
+  if (!guessed) {
+    speculation.ObserveSequences(sequences, guessing_seconds, otherwise);
+    return std::move(otherwise.counts);
+  }
+  const double model_seconds = costs.DraftSeconds(static_cast<int32_t>(by_model.size()));
+  GuessChoice choice = ChooseGuesses(all, most, costs, guessing_seconds + model_seconds);
   speculation.model.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
   return std::move(choice.counts);
 }
 
-void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, Speculation& speculation,
-                Engine& engine, StepPlan& plan) {
+void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& clock,
+                Speculation& speculation, Engine& engine, StepPlan& plan) {
+  if (decodes.empty()) return;
   const std::map<const Sequence*, Guesses> by_model = AskModel(decodes, speculation.model, engine);
   plan.model_asked = static_cast<int32_t>(by_model.size());
-  for (Decode& decode : decodes) {
-    const auto guesses = by_model.find(decode.sequence);
-    decode.draft = decode.sequence->Guess(guesses == by_model.end() ? nullptr : &guesses->second);
+  std::vector<int32_t> counts(decodes.size());
+  if (!by_model.empty() || speculation.sequences.Ask()) {
+    const TimePoint start = clock.Now();
+    for (Decode& decode : decodes) {
+      const auto guesses = by_model.find(decode.sequence);
+      decode.draft = decode.sequence->Guess(guesses == by_model.end() ? nullptr : &guesses->second);
+    }
+    counts =
+        CountGuesses(decodes, by_model, max_tokens, ToSeconds(clock.Now() - start), speculation);
   }
-  const std::vector<int32_t> counts = CountGuesses(decodes, by_model, max_tokens, speculation);
   for (size_t i = 0; i < decodes.size(); ++i) {
     const auto& [group, sequence, draft] = decodes[i];
     const bool is_draft = counts[i] > 0;
@@ -114,9 +125,10 @@ void AddPrompts(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t 
 }  // namespace
 
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, Speculation& speculation, Engine& engine) {
+                    int32_t max_prompt_tokens, const Clock& clock, Speculation& speculation,
+                    Engine& engine) {
   StepPlan plan;
-  AddDecodes(Decodes(groups), max_tokens, speculation, engine, plan);
+  AddDecodes(Decodes(groups), max_tokens, clock, speculation, engine, plan);
   AddPrompts(groups, max_tokens, max_prompt_tokens, engine, plan);
   return plan;
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/base/clock.h"
 #include "engine/batch.h"
 #include "engine/engine.h"
 #include "scheduler/sequence_group.h"
@@ -35,9 +36,10 @@ struct StepPlan {
 // before, and that had its room. A prompt that is about to run first takes over what the engine
 // keeps of it.
 // Sequences that decode may verify guesses besides, where by `speculation` that makes tokens
-// faster.
+// faster, the time that guessing takes by `clock` included.
 StepPlan BuildBatch(std::span<const std::unique_ptr<SequenceGroup>> groups, int32_t max_tokens,
-                    int32_t max_prompt_tokens, Speculation& speculation, Engine& engine);
+                    int32_t max_prompt_tokens, const Clock& clock, Speculation& speculation,
+                    Engine& engine);
 
 }  // namespace treeline
 

@@ -282,7 +282,7 @@ bool LoopScheduler::Round() {
   Admit(now);
   const StepPlan plan =
       BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
-                 speculation_, engine_);
+                 clock_, speculation_, engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
   if (plan.prompt_tokens == 0) {
     const int32_t sequences = plan.batch.num_sequences();

@@ -14,6 +14,9 @@ constexpr int32_t kSkippedSteps = 16;
 // back soon where it pays again.
 constexpr double kNewest = 0.1;
 constexpr double kLeastGain = -0.01;
+// Guessing that takes less than this of a step goes on, whatever comes of it: a repetition is
+// missed otherwise.
+constexpr double kNegligible = 0.02;
 // A step without guesses brings those with guesses so much nearer to what it took itself: in the
 // end they are tried again.
 constexpr double kForgetting = 0.002;
@@ -110,6 +113,14 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
   std::vector<int32_t> counts(probabilities.size());
   for (size_t i = 0; i < best; ++i) ++counts[guesses[i].second];
   return {std::move(counts), best_rate};
+}
+
+void Speculation::ObserveSequences(int32_t num_sequences, double guessing_seconds,
+                                   const GuessChoice& choice) {
+  const double plain_seconds = costs.Seconds(num_sequences, 0);
+  const double speedup = choice.tokens_per_second * plain_seconds / num_sequences;
+  const bool is_negligible = guessing_seconds < kNegligible * plain_seconds;
+  sequences.Observe(is_negligible ? std::max(1.0, speedup) : speedup);
 }
 
 }  // namespace treeline

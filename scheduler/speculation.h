@@ -74,8 +74,8 @@ struct GuessChoice {
 GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
                           const CostModel& costs, double drafting_seconds = 0);
 
-// When to call Engine::Draft: in every step while what it guesses makes tokens faster, else in one
-// of so many, to see whether it would, or works again.
+// When to have guesses made, which takes time: in every step while they make tokens faster, else in
+// one of so many, to see whether they would, or who makes them works again.
 class DraftPolicy {
  public:
   // Whether to ask in this step.
@@ -95,7 +95,12 @@ class DraftPolicy {
 // What a scheduler knows about guessing ahead.
 struct Speculation {
   CostModel costs;
-  DraftPolicy model{};
+  DraftPolicy model{};      // Engine::Draft.
+  DraftPolicy sequences{};  // Their own guesses, from text: the host's time.
+
+  // `num_sequences` have guessed by themselves, for `guessing_seconds` in all; `choice` counts
+  // them.
+  void ObserveSequences(int32_t num_sequences, double guessing_seconds, const GuessChoice& choice);
 };
 
 }  // namespace treeline

@@ -121,6 +121,25 @@ TEST(CostModel, WithoutMeasuredCostsNothingIsLearned) {
   EXPECT_EQ(costs.Seconds(1, 8), 1);
 }
 
+TEST(Speculation, SequencesGuessWhereThatPaysForTheHostsTime) {
+  // Steps of 64 sequences take 1 s, and guesses, of which there are `right` right ones in all,
+  // another `seconds`: in how many of 1,000 steps they are made.
+  const auto asked = [](double seconds, double right) {
+    Speculation speculation{CostModel(StepCosts({{1, 1}, {64, 1}}))};
+    int count = 0;
+    for (int i = 0; i < 1000; ++i) {
+      if (!speculation.sequences.Ask()) continue;
+      ++count;
+      speculation.ObserveSequences(64, seconds, {{}, (64 + right) / (1 + seconds)});
+    }
+    return count;
+  };
+  EXPECT_LT(asked(0.08, 3), 110);   // Less is won than lost,
+  EXPECT_GT(asked(0.08, 3), 50);    // but that may change.
+  EXPECT_EQ(asked(0.08, 7), 1000);  // More is won.
+  EXPECT_EQ(asked(0.01, 0), 1000);  // Little is lost.
+}
+
 TEST(DraftPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
   DraftPolicy policy;
   // A speedup of `speedup` for 1,000 steps: how often they are asked.
