@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kTeamBlocks = 8;  // What every GPU with clusters takes.
+constexpr int kBlocksOfMultiprocessor = 2;
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
 static_assert(kDigits <= kThreads);
@@ -388,7 +388,8 @@ __device__ int DrawFrom(Team<kBlocks>& team, const DrawStep& step, const RowDraw
 
 // Grid: a team for each row.
 template <int kBlocks>
-__global__ void __launch_bounds__(kThreads, 2) DrawTokensKernel(DrawStep step) {
+__global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
+    DrawTokensKernel(DrawStep step) {
   WaitForEarlierKernels();
   const int row = blockIdx.x / kBlocks;
   const float* logits = step.logits + int64_t{row} * step.n;
@@ -467,10 +468,20 @@ void TokenDrawer::Draw(const DrawTokensParams& params) {
   if (uploaded == nullptr) return;
   step.draws = reinterpret_cast<const RowDraw*>(uploaded);
   step.changes = reinterpret_cast<const LogitChange*>(uploaded + rows_bytes);
-  const int blocks = stream_.has_clusters() ? kTeamBlocks : 1;
-  LaunchClusters(stream_, "DrawTokens",
-                 blocks > 1 ? DrawTokensKernel<kTeamBlocks> : DrawTokensKernel<1>,
-                 dim3(params.rows * blocks), blocks, kThreads, sizeof(Shared), step);
+  // As many blocks a row as still run all at once; every GPU with clusters takes 8.
+  const auto launch = [&](auto kernel, int blocks) {
+    LaunchClusters(stream_, "DrawTokens", kernel, dim3(params.rows * blocks), blocks, kThreads,
+                   sizeof(Shared), step);
+  };
+  const int blocks_at_once = kBlocksOfMultiprocessor * stream_.num_multiprocessors();
+  const int most = stream_.has_clusters() ? blocks_at_once / std::max(1, params.rows) : 1;
+  if (most >= 8) {
+    launch(DrawTokensKernel<8>, 8);
+  } else if (most >= 4) {
+    launch(DrawTokensKernel<4>, 4);
+  } else {
+    launch(DrawTokensKernel<1>, 1);
+  }
 }
 
 }  // namespace treeline::cuda
