@@ -255,7 +255,7 @@ std::string TableRow(const Throughput& result) {
       result.work != Work::kPrefill
           ? fmt::format("{:.1f}", 1e-9 * PerSecond(operations.dense_weight_bytes, result.seconds))
           : "";
-  return fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11.1f}{:>10.1f}{:>10.1f}{}{:>9.1f}{:>6}\n",
+  return fmt::format("{:<8}{:>8}{:>10}{:>8}{:>11.1f}{:>10.1f}{:>10.1f}{}{:>11.1f}{:>8}\n",
                      Name(result.work), result.context, result.sequences, result.tokens,
                      result.tokens_per_second, result.slowest, result.fastest, Shares(result),
                      1e-9 * PerSecond(operations.dense_operations, operations.dense_seconds),
@@ -276,7 +276,7 @@ std::string Line(const Ceilings& ceilings) {
 
 std::string ResultsTable(const std::vector<Throughput>& results) {
   std::string table =
-      fmt::format("\n{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>9}{:>6}\n", "work",
+      fmt::format("\n{:<8}{:>8}{:>10}{:>8}{:>11}{:>10}{:>10}{:>7}{:>10}{:>6}{:>11}{:>8}\n", "work",
                   "context", "sequences", "tokens", "tokens/s", "min", "max", "dense", "attention",
                   "other", "GFLOP/s", "GB/s");
   for (const Throughput& result : results) table += TableRow(result);

@@ -1,9 +1,9 @@
 // Dense products on the GPU: weights as fp32 or bf16, activations fp32 in memory, sums in fp32.
 // Where weights are bf16, activations are rounded to bf16 first, however many rows there are.
 //
-// Products of few rows, bound by reading the weights, are ours (few_rows.h). The others are
-// cuBLASLt's, which is looked for when the first DenseProducts is made: the program itself does not
-// need it.
+// Products of few rows, bound by reading the weights, are ours (few_rows.h, then weight_stream.h).
+// The others are cuBLASLt's, which is looked for when the first DenseProducts is made: the program
+// itself does not need it.
 #ifndef TREELINE_KERNELS_CUDA_MATMUL_H_
 #define TREELINE_KERNELS_CUDA_MATMUL_H_
 
