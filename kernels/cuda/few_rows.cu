@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/few_rows.h"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product_outputs.cuh"
 #include "kernels/cuda/warp_group.cuh"
 
@@ -144,6 +145,161 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       }
     }
   }
+}
+
+// -- Up to kMostSlicesRows rows of a small matrix, on tensor cores.
+
+constexpr int kMostSlicesRows = 16;
+// Each block reads all of x: where there are more blocks, that is what takes the time.
+constexpr int64_t kMostSlicesWeights = int64_t{2} << 20;
+constexpr int kUnit = 32;          // Of k.
+constexpr int kMatrixColumns = 8;  // Of a tensor core's product.
+
+// y [rows, n]: a block takes kMatrixColumns * kTiles columns, its warps divide k. Operands go from
+// global memory straight to registers, 16 bytes of weights a lane: the two sides of a product agree
+// on the order of k that such loads give. A warp has kBatch units of k in flight; the first of the
+// weights are there when x is. REQUIRES: k % kUnit == 0.
+template <int kTiles, int kBatch, typename Output>
+__global__ void __launch_bounds__(kWarps* kWarp)
+    SlicesKernel(Output output, Weights<Output::kMatrices> matrices, int n, int k) {
+  LetNextKernelComeUp();
+  constexpr int kColumns = kMatrixColumns * kTiles, kMatrices = Output::kMatrices;
+  static_assert(kMostSlicesRows * kColumns <= kWarps * kWarp);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int first_column = blockIdx.x * kColumns, rows = output.params.rows;
+  const Normalization norm = output.params.norm;
+  const int in_unit = lane % 4 * kVector;
+  // A thread's weights wait in its own places of shared memory.
+  uint4* const weights = reinterpret_cast<uint4*>(SharedFloats()) + threadIdx.x;
+  const auto place = [&](int j, int t, int m) {
+    return weights + ((j * kTiles + t) * kMatrices + m) * kWarps * kWarp;
+  };
+  const auto fetch_weights = [&](int first) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int column = min(first_column + t * kMatrixColumns + lane / 4, n - 1);
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        const Bf16* row = matrices.Row(m, column, k) + in_unit;
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) {
+          const int at = (first + j * kWarps) * kUnit;
+          if (at < k) CopyAsync(place(j, t, m), row + at);
+        }
+      }
+    }
+    CommitCopies();
+  };
+  fetch_weights(warp);
+  WaitForEarlierKernels();
+
+  // What the thread adds its output to.
+  const int my_row = threadIdx.x / kColumns, my_column = threadIdx.x % kColumns;
+  const bool has_output = my_row < rows && first_column + my_column < n;
+  float* const y = output.params.y + int64_t{my_row} * n + first_column + my_column;
+  const float before = output.Accumulates() && has_output ? *y : 0.0f;
+
+  float sums[kTiles][kMatrices][4] = {}, squares[2] = {};
+#pragma unroll 1
+  for (int first = warp; first * kUnit < k; first += kBatch * kWarps) {
+    if (first != warp) fetch_weights(first);
+    float x[kBatch][2][kVector];  // Of rows lane / 4 and eight behind.
+    float norm_weights[kBatch][kVector];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int at = (first + j * kWarps) * kUnit;
+      if (at >= k) break;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = lane / 4 + 8 * h;
+        if (row < rows) {
+          LoadVector(output.params.x + int64_t{row} * k + at + in_unit, x[j][h]);
+        } else {
+          SetZero(x[j][h]);
+        }
+      }
+      if (norm.weight != nullptr) LoadVector(norm.weight + at + in_unit, norm_weights[j]);
+    }
+    WaitForCopies<0>();
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if ((first + j * kWarps) * kUnit >= k) break;
+      uint4 rounded[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        squares[h] += SumOfSquares(x[j][h]);
+#pragma unroll
+        for (int i = 0; i < kVector && norm.weight != nullptr; ++i)
+          x[j][h][i] *= norm_weights[j][i];
+        StoreRounded(reinterpret_cast<Bf16*>(&rounded[h]), x[j][h]);
+      }
+      const uint32_t low[4] = {rounded[0].x, rounded[1].x, rounded[0].y, rounded[1].y};
+      const uint32_t high[4] = {rounded[0].z, rounded[1].z, rounded[0].w, rounded[1].w};
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int m = 0; m < kMatrices; ++m) {
+          const uint4 w = *place(j, t, m);
+          MultiplyAdd(sums[t][m], low, w.x, w.y);
+          MultiplyAdd(sums[t][m], high, w.z, w.w);
+        }
+      }
+    }
+  }
+
+  __shared__ float partial[kWarps][kMatrices][kTiles][kMostSlicesRows][kMatrixColumns];
+  __shared__ float partial_squares[kWarps][kMostSlicesRows];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane / 4 + 8 * h;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        *reinterpret_cast<float2*>(&partial[warp][m][t][row][lane % 4 * 2]) =
+            make_float2(sums[t][m][2 * h], sums[t][m][2 * h + 1]);
+      }
+    }
+    squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
+    squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
+    if (lane % 4 == 0) partial_squares[warp][row] = squares[h];
+  }
+  __syncthreads();
+  if (!has_output) return;
+  float totals[kMatrices] = {}, row_squares = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    row_squares += partial_squares[w][my_row];
+#pragma unroll
+    for (int m = 0; m < kMatrices; ++m) {
+      totals[m] += partial[w][m][my_column / kMatrixColumns][my_row][my_column % kMatrixColumns];
+    }
+  }
+  const float scale = RowScale(norm, row_squares, k);
+#pragma unroll
+  for (float& total : totals) total *= scale;
+  *y = output.Value(before, totals, first_column + my_column);
+}
+
+template <typename Output>
+bool MultiplyBySlices(const Output& output, const Weights<Output::kMatrices>& weights, int n, int k,
+                      Stream& stream) {
+  if (k % kUnit != 0 || int64_t{n} * k * Output::kMatrices > kMostSlicesWeights) return false;
+  // Two matrices have more columns that could share x.
+  constexpr int kTiles = Output::kMatrices;
+  const auto launch = [&](auto kernel, int batch) {
+    Launch(stream, "MatMul", kernel,
+           dim3(static_cast<unsigned>(CeilDiv(n, kMatrixColumns * kTiles))), kWarps * kWarp,
+           sizeof(uint4) * kWarps * kWarp * batch * kTiles * Output::kMatrices, output, weights, n,
+           k);
+  };
+  constexpr int kShort = 3, kLong = 6;
+  if (k <= kShort * kWarps * kUnit) {
+    launch(SlicesKernel<kTiles, kShort, Output>, kShort);
+  } else {
+    launch(SlicesKernel<kTiles, kLong, Output>, kLong);
+  }
+  return true;
 }
 
 // -- Up to kMostTilesRows rows, on tensor cores.
@@ -352,6 +508,7 @@ bool MultiplyFewRows(const Output& output, const Weights<Output::kMatrices>& wei
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
   if (rows > kMostLanesRows) {
+    if (rows <= kMostSlicesRows && MultiplyBySlices(output, weights, n, k, stream)) return true;
     if (rows <= 16) return MultiplyByTiles<2>(output, weights, n, k, stream);
     if (rows <= 32) return MultiplyByTiles<4>(output, weights, n, k, stream);
     return rows <= kMostTilesRows && MultiplyByTiles<8>(output, weights, n, k, stream);
