@@ -216,19 +216,20 @@ class Attender : public QueryTile<kDim> {
     } else {
       load([&](int, int column) { return RowOf(values_, column); });
     }
-    Weights weights = {};
+    Weights weights[1] = {};
     if (kind == kLocalSums) {
       Packed keys[2][kDim / 32];
       LoadKeys(first, in_state, keys);
-      this->WeighLocal(keys, seen, weights, sums);
+      this->Score(keys, weights[0]);
+      this->WeighLocal(seen, weights, sums);
     } else if (of_features) {
-      this->WeighFeatures(first, weights);
+      this->WeighFeatures(first, weights[0]);
     } else if (kind == kLinearSums) {
-      this->WeighLinear(first, task_.linear_end, seen, weights);
+      this->WeighLinear(first, task_.linear_end, seen, weights[0]);
     } else {
-      this->WeighTaps(first, weights);
+      this->WeighTaps(first, weights[0]);
     }
-    AddRows(weights, values, sums);
+    AddRows(weights[0], values, sums);
   }
 
   // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add

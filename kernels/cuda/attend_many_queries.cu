@@ -32,6 +32,8 @@ class WideAttender : public QueryTile<kDim> {
   using Tile::kKept;
   using Tile::kMaxNodes;
 
+  static constexpr int kTiles = kDim / 8;  // Of Sums.
+
   // A block's shared memory. Rows are so far apart that what the lanes of a warp read together lies
   // in different banks: of K 64 bytes of two rows, of V 16 bytes of eight.
   static constexpr int kKeyStride = kDim + 32, kValueStride = kDim + 8;
@@ -39,9 +41,12 @@ class WideAttender : public QueryTile<kDim> {
     float4 kept[kWarps][kKept];
     union {
       Bf16 keys[kStages][kWideStep][kKeyStride];
-      float4 kept_linear[kWarps][kKept];  // When all local steps are done.
+      float4 kept_linear[kWarps][kKept];  // When all local steps are done,
     };
-    Bf16 values[kStages][kWideStep][kValueStride];
+    union {
+      Bf16 values[kStages][kWideStep][kValueStride];
+      float4 kept_conv[kWarps][kKept];  // and when all are.
+    };
     Totals totals[kWarps][kQueries];  // For the cluster.
     int32_t depths[kWarps][kMaxNodes];
     bool is_last;
@@ -80,9 +85,9 @@ class WideAttender : public QueryTile<kDim> {
   }
 
   __device__ void Run(Sums& sums) {
-    if (task_.begin_step < task_.steps.local) this->LoadQueries();
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < kStages - 1; ++i) Load(task_.begin_step + i);
+    if (task_.begin_step < task_.steps.local) this->LoadQueries();
 #pragma unroll 1
     for (int k = 0; k < kNumKinds; ++k) {
       const Kind kind = static_cast<Kind>(k);
@@ -102,53 +107,18 @@ class WideAttender : public QueryTile<kDim> {
 
   // Where the parts of a tile are a cluster: each block makes some dimensions of the output of what
   // all of them have.
-  __device__ void AddUpCluster(Sums& sums) {
+  __device__ void AddUpCluster() const {
     StoreTotals(shared_.totals[warp_]);
     WaitForCluster();
-    const auto totals_of = [&](int part) {
-      return reinterpret_cast<const Totals*>(
-          OfBlock(reinterpret_cast<const float*>(shared_.totals[warp_]), part));
-    };
-    float scales[kHalves][kMaxParts];
-    BranchFactors factors[kHalves];
-    FindFactors(totals_of, scales, factors);
-    float own[kHalves] = {};  // Of this part's local sums.
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        if (p == task_.part) own[h] = scales[h][p] * factors[h].local;
-      }
-    }
-    AddKept(kLocalSums, this->place_, own[0], own[1], sums);
-    AddKept(kLinearSums, shared_.kept_linear[warp_], factors[0].linear, factors[1].linear, sums);
-    this->Keep(sums, this->place_);
-    WaitForCluster();
-    constexpr int kTiles = kDim / 8;
-    const int begin = kTiles * task_.part / task_.num_parts;
-    const int end = kTiles * (task_.part + 1) / task_.num_parts;
-#pragma unroll 2
-    for (int t = begin; t < end; ++t) {
-      float4 parts[kMaxParts], total = {0, 0, 0, 0};
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        if (p >= task_.num_parts) break;
-        const float* theirs = OfBlock(reinterpret_cast<const float*>(this->place_), p);
-        parts[p] = reinterpret_cast<const float4*>(theirs)[t * kWarp + lane_];
-      }
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        if (p >= task_.num_parts) break;
-        total.x += parts[p].x, total.y += parts[p].y, total.z += parts[p].z, total.w += parts[p].w;
-      }
-      StoreTile(0, t, total.x, total.y);
-      StoreTile(1, t, total.z, total.w);
-    }
+    AddUp(
+        kTiles * task_.part / task_.num_parts, kTiles * (task_.part + 1) / task_.num_parts,
+        [&](int part) { return OfPart(shared_.totals[warp_], part); },
+        [&](int part, Kind kind) { return OfPart(PlaceOf(kind), part); });
     WaitForCluster();  // Others may still read this block's memory.
   }
 
-  // Where they are none: in the block that is done last their results become the output.
-  __device__ void AddUpParts() {
+  // Where they are none: the block that is done last makes the output.
+  __device__ void AddUpParts() const {
     StoreTotals(PartialTotals(task_.part));
     __threadfence();
     __syncthreads();
@@ -160,7 +130,9 @@ class WideAttender : public QueryTile<kDim> {
     __syncthreads();
     if (!shared_.is_last) return;
     __threadfence();
-    AddUp();
+    AddUp(
+        0, kTiles, [&](int part) { return PartialTotals(part); },
+        [&](int part, Kind kind) { return PartialSums(part, kind); });
   }
 
  private:
@@ -242,38 +214,56 @@ class WideAttender : public QueryTile<kDim> {
   __device__ void AddStep(Kind kind, int index, int stage, Sums& sums) {
     if (this->num_queries_ <= 0) return;
     const Step step = StepAt(kind, index);
+    if (kind == kLocalSums) {
+      AddLocalStep(step, stage, sums);
+      return;
+    }
 #pragma unroll 1
     for (int row = 0; row < kWideStep; row += kStep) {
       const int first = step.first + row;
       if (first >= step.end) break;
-      uint32_t seen = 0xff;  // Bit kColumns h + i: query h has a weight for column i.
-      if (!step.of_features && kind != kConvSums &&
-          !(kind == kLocalSums && this->IsLocalToAll(first))) {
-        const Code code = kind == kLocalSums ? Code::kLocal : Code::kLinear;
-        seen = this->FindCodes(first, step.end, code);
-        if (!__any_sync(kAllLanes, seen != 0)) continue;
-      }
       Weights weights = {};
-      if (kind == kLocalSums) {
-        Packed keys[2][kDim / 32];
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-#pragma unroll
-          for (int b = 0; b < kDim / 32; ++b) {
-            keys[j][b] =
-                Packed::Of(shared_.keys[stage][row + 8 * j + group_], 32 * b + 8 * in_group_);
-          }
-        }
-        this->WeighLocal(keys, seen, weights, sums);
-      } else if (step.of_features) {
+      if (step.of_features) {
         this->WeighFeatures(first, weights);
-      } else if (kind == kLinearSums) {
-        this->WeighLinear(first, step.end, seen, weights);
-      } else {
+      } else if (kind == kConvSums) {
         this->WeighTaps(first, weights);
+      } else {
+        const uint32_t seen = this->FindCodes(first, step.end, Code::kLinear);
+        if (!__any_sync(kAllLanes, seen != 0)) continue;
+        this->WeighLinear(first, step.end, seen, weights);
       }
       AddRows(weights, shared_.values[stage][row], sums);
     }
+  }
+
+  // Of all its columns at once: what one's scores wait for is there for the other's.
+  __device__ void AddLocalStep(const Step& step, int stage, Sums& sums) {
+    constexpr int kTurns = kWideStep / kStep;
+    uint32_t seen = 0;  // As WeighLocal asks.
+#pragma unroll 1
+    for (int u = 0; u < kTurns; ++u) {
+      const int first = step.first + u * kStep;
+      const uint32_t codes = this->IsLocalToAll(first)
+                                 ? (1u << kSeenBits) - 1
+                                 : this->FindCodes(first, step.end, Code::kLocal);
+      seen |= codes << (kSeenBits * u);
+    }
+    if (!__any_sync(kAllLanes, seen != 0)) return;
+    Weights weights[kTurns];
+#pragma unroll
+    for (int u = 0; u < kTurns; ++u) {
+      Packed keys[2][kDim / 32];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const Bf16* key = shared_.keys[stage][u * kStep + 8 * j + group_];
+#pragma unroll
+        for (int b = 0; b < kDim / 32; ++b) keys[j][b] = Packed::Of(key, 32 * b + 8 * in_group_);
+      }
+      this->Score(keys, weights[u]);
+    }
+    this->WeighLocal(seen, weights, sums);
+#pragma unroll
+    for (int u = 0; u < kTurns; ++u) AddRows(weights[u], shared_.values[stage][u * kStep], sums);
   }
 
   // sums += weights x kStep rows of values.
@@ -293,12 +283,13 @@ class WideAttender : public QueryTile<kDim> {
   }
 
   // What a kind's steps have summed finds its place; sums are 0 again, or what the next kind's add
-  // to. A cluster's blocks keep those of the convolution.
+  // to.
   __device__ void Finish(Kind kind, bool has_steps, Sums& sums) {
     if (kind == kLinearSums) this->AddUpLanes();
     if (task_.num_parts > 1 && step_.parts_in_clusters) {
-      if (kind == kConvSums || !has_steps) return;
-      this->Keep(sums, kind == kLocalSums ? this->place_ : shared_.kept_linear[warp_]);
+      if (!has_steps) return;
+      if (kind == kConvSums) __syncthreads();  // No warp reads values any more.
+      this->Keep(sums, PlaceOf(kind));
       kinds_ |= 1 << kind;
     } else if (task_.num_parts > 1) {
       if (has_steps) {
@@ -353,85 +344,114 @@ class WideAttender : public QueryTile<kDim> {
                                 kinds_};
     }
   }
-  // sums += what this block has kept of a kind, times `first` and `second` query's factors.
-  __device__ void AddKept(Kind kind, const float4* place, float first, float second,
-                          Sums& sums) const {
-    if ((kinds_ >> kind & 1) == 0) return;
-#pragma unroll
-    for (int t = 0; t < kDim / 8; ++t) {
-      const float4 x = place[t * kWarp + lane_];
-      sums[t][0] += first * x.x;
-      sums[t][1] += first * x.y;
-      sums[t][2] += second * x.z;
-      sums[t][3] += second * x.w;
-    }
+  // Where a cluster's block keeps its sums of a kind.
+  __device__ float4* PlaceOf(Kind kind) const {
+    if (kind == kLocalSums) return this->place_;
+    return kind == kLinearSums ? shared_.kept_linear[warp_] : shared_.kept_conv[warp_];
+  }
+  template <typename T>
+  __device__ static const T* OfPart(const T* mine, int part) {
+    return reinterpret_cast<const T*>(OfBlock(reinterpret_cast<const float*>(mine), part));
   }
 
-  // What the parts' sums are multiplied by, from totals_of(part) of this warp's queries: those of
-  // local steps also by the part's scale.
+  // Of the four lanes that share two queries, each knows what these parts' sums are multiplied by:
+  // those from kOwnParts (l % 4) on.
+  static constexpr int kOwnParts = kMaxParts / 4;
+  struct PartWeights {
+    float local[kOwnParts][kHalves];
+    float linear[kHalves];  // The same in all parts.
+    int kinds[kOwnParts];   // As in Totals.
+  };
   template <typename TotalsOf>
-  __device__ void FindFactors(const TotalsOf& totals_of, float (&scales)[kHalves][kMaxParts],
-                              BranchFactors (&factors)[kHalves]) const {
+  __device__ PartWeights WeighParts(const TotalsOf& totals_of) const {
     const bool is_softmax = form_.local == Local::kSoftmax;
+    Totals parts[kOwnParts][kHalves];
+#pragma unroll
+    for (int i = 0; i < kOwnParts; ++i) {
+      const int part = kOwnParts * in_group_ + i;
+      const Totals* totals = totals_of(min(part, task_.num_parts - 1));
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        parts[i][h] = totals[group_ + 8 * h];
+        if (part >= task_.num_parts) parts[i][h] = {-INFINITY, 0.0f, 0.0f, 0};
+      }
+    }
+    PartWeights weights;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      Totals parts[kMaxParts];
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        parts[p] = {-INFINITY, 0.0f, 0.0f, 0};
-        if (p < task_.num_parts) parts[p] = totals_of(p)[group_ + 8 * h];
-      }
       float largest = -INFINITY;
 #pragma unroll
-      for (const Totals& part : parts) largest = fmaxf(largest, part.largest);
+      for (int i = 0; i < kOwnParts; ++i) largest = fmaxf(largest, parts[i][h].largest);
+      largest = QuadMax(largest);
       if (largest == -INFINITY) largest = 0.0f;  // Nothing local: any finite number will do.
       float local_sum = 0, linear_sum = 0;
 #pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        scales[h][p] = is_softmax ? __expf(parts[p].largest - largest) : 1.0f;
-        local_sum += scales[h][p] * parts[p].local_sum;
-        linear_sum += parts[p].linear_sum;
+      for (int i = 0; i < kOwnParts; ++i) {
+        weights.local[i][h] = is_softmax ? __expf(parts[i][h].largest - largest) : 1.0f;
+        local_sum += weights.local[i][h] * parts[i][h].local_sum;
+        linear_sum += parts[i][h].linear_sum;
       }
-      factors[h] = FactorsOf(step_.layer, queries_[h].head, local_sum, linear_sum);
+      const BranchFactors factors =
+          FactorsOf(step_.layer, queries_[h].head, QuadSum(local_sum), QuadSum(linear_sum));
+#pragma unroll
+      for (int i = 0; i < kOwnParts; ++i) weights.local[i][h] *= factors.local;
+      weights.linear[h] = factors.linear;
     }
+#pragma unroll
+    for (int i = 0; i < kOwnParts; ++i) weights.kinds[i] = parts[i][0].kinds;
+    return weights;
   }
 
-  // By each warp for its own queries.
-  __device__ void AddUp() {
+  // Tiles [begin, end) of the output, by each warp of its own queries; where parts have their
+  // totals, and their sums of a kind.
+  template <typename TotalsOf, typename SumsOf>
+  __device__ void AddUp(int begin, int end, const TotalsOf& totals_of,
+                        const SumsOf& sums_of) const {
     if (this->num_queries_ <= 0) return;
-    float scales[kHalves][kMaxParts];
-    BranchFactors factors[kHalves];
-    FindFactors([&](int part) { return PartialTotals(part); }, scales, factors);
-    int kinds[kMaxParts];
-#pragma unroll
-    for (int p = 0; p < kMaxParts; ++p) {
-      kinds[p] = p < task_.num_parts ? PartialTotals(p)->kinds : 0;
-    }
-    Sums sums = {};
-#pragma unroll
-    for (int p = 0; p < kMaxParts; ++p) {
+    const PartWeights weights = WeighParts(totals_of);
+    constexpr int kAtOnce = 4;
 #pragma unroll 1
-      for (int kind = 0; kind < kNumKinds; ++kind) {
-        if ((kinds[p] >> kind & 1) == 0) continue;
-        const float4* kept = PartialSums(p, kind) + lane_;
-        float weights[kHalves];
+    for (int t = begin; t < end; ++t) {
+      float4 total = {0, 0, 0, 0};
+#pragma unroll 1
+      for (int first = 0; first < task_.num_parts; first += kAtOnce) {
+        // All on their way before the first is added.
+        float4 sums[kAtOnce][kNumKinds];
+        float local[kAtOnce][kHalves];
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) {
-          weights[h] = kind == kLocalSums    ? scales[h][p] * factors[h].local
-                       : kind == kLinearSums ? factors[h].linear
-                                             : 1.0f;
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int lane = lane_ - in_group_ + (first + i) / kOwnParts;
+          const int kinds = __shfl_sync(kAllLanes, weights.kinds[i % kOwnParts], lane);
+#pragma unroll
+          for (int h = 0; h < kHalves; ++h) {
+            local[i][h] = __shfl_sync(kAllLanes, weights.local[i % kOwnParts][h], lane);
+          }
+#pragma unroll
+          for (int kind = 0; kind < kNumKinds; ++kind) {
+            sums[i][kind] = kinds >> kind & 1
+                                ? sums_of(first + i, static_cast<Kind>(kind))[t * kWarp + lane_]
+                                : float4{0, 0, 0, 0};
+          }
         }
 #pragma unroll
-        for (int t = 0; t < kDim / 8; ++t) {
-          const float4 x = kept[t * kWarp];
-          sums[t][0] += weights[0] * x.x;
-          sums[t][1] += weights[0] * x.y;
-          sums[t][2] += weights[1] * x.z;
-          sums[t][3] += weights[1] * x.w;
+        for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+          for (int kind = 0; kind < kNumKinds; ++kind) {
+            const auto weight = [&](int h) {
+              return kind == kLocalSums    ? local[i][h]
+                     : kind == kLinearSums ? weights.linear[h]
+                                           : 1.0f;
+            };
+            total.x += weight(0) * sums[i][kind].x;
+            total.y += weight(0) * sums[i][kind].y;
+            total.z += weight(1) * sums[i][kind].z;
+            total.w += weight(1) * sums[i][kind].w;
+          }
         }
       }
+      StoreTile(0, t, total.x, total.y);
+      StoreTile(1, t, total.z, total.w);
     }
-    Store(sums);
   }
 
   const QueryBlock task_;
@@ -456,7 +476,7 @@ __global__ void __launch_bounds__(kThreads, 2) AttendManyKernel(AttentionStep st
   work.Run(sums);
   if (task.num_parts == 1) return;
   if (step.parts_in_clusters) {
-    work.AddUpCluster(sums);
+    work.AddUpCluster();
   } else {
     work.AddUpParts();
   }

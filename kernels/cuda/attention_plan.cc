@@ -327,13 +327,14 @@ WideBlocks CutIntoWideBlocks(const Plan& plan, const AttentionLayer& layer,
     CountSteps(plan.segments[tile.segment], layer, WideBlocks::kStep, tile);
     most_steps = std::max(most_steps, tile.end_step);
   }
-  // A part costs writing and reading its results: about as much as two steps.
-  constexpr int32_t kStepsOfPart = 2;
   const int32_t tasks = static_cast<int32_t>(tiles.size()) * layer.kv_heads;
   WideBlocks result;
-  for (int32_t parts = 2; parts <= std::min(WideBlocks::kMaxParts, most_steps / kStepsOfPart);
-       ++parts) {
-    if (tasks <= at_once[parts]) result.parts = parts;
+  for (int32_t parts = 2; parts <= std::min(WideBlocks::kMaxParts, most_steps); ++parts) {
+    if (tasks > at_once[parts]) continue;
+    // A part costs writing and reading its results, about as much as two steps; where most of the
+    // GPU would be idle, it is still worth one.
+    const bool is_idle = 2 * tasks <= at_once[parts];
+    if (parts <= most_steps / (is_idle ? 1 : 2)) result.parts = parts;
   }
   for (QueryBlock tile : tiles) {
     if (result.parts > 1) {

@@ -155,10 +155,10 @@ constexpr int64_t kMostSlicesWeights = int64_t{2} << 20;
 constexpr int kUnit = 32;          // Of k.
 constexpr int kMatrixColumns = 8;  // Of a tensor core's product.
 
-// y [rows, n]: a block takes kMatrixColumns * kTiles columns, its warps divide k. Operands go from
-// global memory straight to registers, 16 bytes of weights a lane: the two sides of a product agree
-// on the order of k that such loads give. A warp has kBatch units of k in flight; the first of the
-// weights are there when x is. REQUIRES: k % kUnit == 0.
+// y [rows, n]: a block takes kMatrixColumns * kTiles columns, its warps divide k. A lane loads 16
+// bytes of a row of weights at a time, and of x what belongs to them: the two sides of a product
+// agree on the order of k that this gives. A warp has kBatch units of k in flight; the first
+// weights are on their way before x is there. REQUIRES: k % kUnit == 0.
 template <int kTiles, int kBatch, typename Output>
 __global__ void __launch_bounds__(kWarps* kWarp)
     SlicesKernel(Output output, Weights<Output::kMatrices> matrices, int n, int k) {
@@ -229,8 +229,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       for (int h = 0; h < 2; ++h) {
         squares[h] += SumOfSquares(x[j][h]);
 #pragma unroll
-        for (int i = 0; i < kVector && norm.weight != nullptr; ++i)
+        for (int i = 0; i < kVector && norm.weight != nullptr; ++i) {
           x[j][h][i] *= norm_weights[j][i];
+        }
         StoreRounded(reinterpret_cast<Bf16*>(&rounded[h]), x[j][h]);
       }
       const uint32_t low[4] = {rounded[0].x, rounded[1].x, rounded[0].y, rounded[1].y};
@@ -287,17 +288,18 @@ bool MultiplyBySlices(const Output& output, const Weights<Output::kMatrices>& we
   if (k % kUnit != 0 || int64_t{n} * k * Output::kMatrices > kMostSlicesWeights) return false;
   // Two matrices have more columns that could share x.
   constexpr int kTiles = Output::kMatrices;
-  const auto launch = [&](auto kernel, int batch) {
-    Launch(stream, "MatMul", kernel,
-           dim3(static_cast<unsigned>(CeilDiv(n, kMatrixColumns * kTiles))), kWarps * kWarp,
-           sizeof(uint4) * kWarps * kWarp * batch * kTiles * Output::kMatrices, output, weights, n,
-           k);
+  const dim3 grid(static_cast<unsigned>(CeilDiv(n, kMatrixColumns * kTiles)));
+  const auto bytes_of = [](int batch) {
+    return sizeof(uint4) * kWarps * kWarp * batch * kTiles * Output::kMatrices;
   };
   constexpr int kShort = 3, kLong = 6;
-  if (k <= kShort * kWarps * kUnit) {
-    launch(SlicesKernel<kTiles, kShort, Output>, kShort);
+  constexpr size_t kSums = size_t{20} << 10;  // What a block has besides, at most.
+  if (k <= kShort * kWarps * kUnit || bytes_of(kLong) + kSums > stream.max_shared_memory()) {
+    Launch(stream, "MatMul", SlicesKernel<kTiles, kShort, Output>, grid, kWarps * kWarp,
+           bytes_of(kShort), output, weights, n, k);
   } else {
-    launch(SlicesKernel<kTiles, kLong, Output>, kLong);
+    Launch(stream, "MatMul", SlicesKernel<kTiles, kLong, Output>, grid, kWarps * kWarp,
+           bytes_of(kLong), output, weights, n, k);
   }
   return true;
 }

@@ -76,6 +76,7 @@ __device__ inline float QuadMax(float value) {
 
 // Weights of a lane's queries, and of its columns or of features 4 (l % 4) .. of a step.
 using Weights = float[kHalves][kColumns];
+constexpr int kSeenBits = kHalves * kColumns;  // A bit for each: whether there is one.
 
 // The steps of a kind, behind one another.
 struct StepRange {
@@ -251,23 +252,27 @@ class QueryTile {
     }
   }
 
-  // The weights of local columns, whose keys these are: lane l's are of columns l / 4 and l / 4
-  // + 8.
-  __device__ void WeighLocal(const Packed (&keys)[2][kDim / 32], uint32_t seen, Weights& weights,
-                             Sums& sums) {
-    Score(keys, weights);
+  // The weights of the local columns of kTurns neighbouring steps, whose Scores these are. Bit
+  // kSeenBits u + kColumns h + i of seen: query h sees column i of step u so.
+  template <int kTurns>
+  __device__ void WeighLocal(uint32_t seen, Weights (&weights)[kTurns], Sums& sums) {
     if (form_.local == Local::kSoftmax) Exponentiate(seen, weights, sums);
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
+    for (int u = 0; u < kTurns; ++u) {
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if ((seen >> (kColumns * h + i) & 1) == 0) weights[h][i] = 0.0f;
-        local_sum_[h] += weights[h][i];
+      for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) {
+          float& weight = weights[u][h][i];
+          if ((seen >> (kSeenBits * u + kColumns * h + i) & 1) == 0) weight = 0.0f;
+          local_sum_[h] += weight;
+        }
       }
     }
   }
 
-  // The local weight of every query and column, or softmax's exponent.
+  // The local weight of every query and column, or softmax's exponent. Of keys lane l has those of
+  // columns l / 4 and l / 4 + 8.
   __device__ void Score(const Packed (&keys)[2][kDim / 32], Weights& weights) const {
     const auto* queries = reinterpret_cast<const uint4*>(place_) + lane_;
     float scores[2][4] = {};
@@ -318,14 +323,19 @@ class QueryTile {
 
   // Softmax's exponents become its numerators, beside the largest exponent so far; what was summed
   // beside a smaller one is scaled down.
-  __device__ void Exponentiate(uint32_t local, Weights& weights, Sums& sums) {
+  template <int kTurns>
+  __device__ void Exponentiate(uint32_t local, Weights (&weights)[kTurns], Sums& sums) {
     float scales[kHalves];
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       float largest = largest_[h];
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if (local >> (kColumns * h + i) & 1) largest = fmaxf(largest, weights[h][i]);
+      for (int u = 0; u < kTurns; ++u) {
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) {
+          const bool is_local = local >> (kSeenBits * u + kColumns * h + i) & 1;
+          if (is_local) largest = fmaxf(largest, weights[u][h][i]);
+        }
       }
       largest = QuadMax(largest);
       // Nothing local so far: any finite number will do.
@@ -334,7 +344,10 @@ class QueryTile {
       largest_[h] = largest;
       local_sum_[h] *= scales[h];
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) weights[h][i] = __expf(weights[h][i] - finite);
+      for (Weights& of_step : weights) {
+#pragma unroll
+        for (float& weight : of_step[h]) weight = __expf(weight - finite);
+      }
     }
     if (!__any_sync(kAllLanes, scales[0] != 1.0f || scales[1] != 1.0f)) return;
 #pragma unroll
