@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "engine/base/json.h"
@@ -116,13 +119,49 @@ TEST(HeadGuesses, StayWithinTheDepth) {
   EXPECT_TRUE(LikeliestPaths({}, 10).empty());
 }
 
+float Score(const TokenPairs& pairs, int32_t first, int32_t second) {
+  std::pair<int32_t, float> token = {second, 0.0f};
+  pairs.AddScores(first, {&token, 1});
+  return token.second;
+}
+
 TEST(TokenPairs, HaveTheScoresOfPairsThatWereSeen) {
   const TokenPairs pairs = *TokenPairs::Create({0, 2, 2, 3}, {0, 2, 1}, {1, 2, -3}, "file");
   EXPECT_EQ(pairs.vocab(), 3);
   const float expected[3][3] = {{1, 0, 2}, {0, 0, 0}, {0, -3, 0}};
   for (int32_t first = 0; first < 3; ++first) {
     for (int32_t second = 0; second < 3; ++second) {
-      EXPECT_EQ(pairs.Score(first, second), expected[first][second]) << first << " " << second;
+      EXPECT_EQ(Score(pairs, first, second), expected[first][second]) << first << " " << second;
+    }
+  }
+}
+
+TEST(TokenPairs, AddManyScoresAtOnce) {
+  std::mt19937 rng(6);
+  constexpr int32_t kVocab = 90;
+  // One first token for each number of pairs, so that searches end anywhere.
+  std::vector<int32_t> starts = {0}, seconds;
+  std::vector<float> scores;
+  std::map<std::pair<int32_t, int32_t>, float> expected;
+  for (int32_t first = 0; first < kVocab; ++first) {
+    std::set<int32_t> row;
+    while (static_cast<int32_t>(row.size()) < first) row.insert(rng() % kVocab);
+    for (const int32_t second : row) {
+      seconds.push_back(second);
+      scores.push_back(static_cast<float>(1 + rng() % 100));
+      expected[{first, second}] = scores.back();
+    }
+    starts.push_back(static_cast<int32_t>(seconds.size()));
+  }
+  const TokenPairs pairs = *TokenPairs::Create(starts, seconds, scores, "test");
+  for (int32_t first = 0; first < kVocab; ++first) {
+    std::vector<std::pair<int32_t, float>> tokens;
+    for (int32_t second = 0; second < kVocab; ++second) tokens.emplace_back(second, 0.5f);
+    std::shuffle(tokens.begin(), tokens.end(), rng);
+    tokens.resize(rng() % kVocab);
+    pairs.AddScores(first, tokens);
+    for (const auto& [second, sum] : tokens) {
+      EXPECT_EQ(sum, 0.5f + expected[std::pair(first, second)]) << first << " " << second;
     }
   }
 }
@@ -186,7 +225,7 @@ TEST(HeadGuesses, PairsSayWhichGoTogether) {
       for (const auto& [above, before] : level) {
         double together = 0, weighted = 0;
         const auto weight = [&, before = before](const std::pair<int32_t, float>& guess) {
-          const float score = before < 0 ? 0 : pairs.Score(before, guess.first);
+          const float score = before < 0 ? 0 : Score(pairs, before, guess.first);
           return std::exp(double{guess.second} + score);
         };
         for (const auto& guess : head) {

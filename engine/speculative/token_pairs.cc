@@ -1,6 +1,7 @@
 #include "engine/speculative/token_pairs.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -37,10 +38,28 @@ StatusOr<TokenPairs> TokenPairs::Create(std::vector<int32_t> starts, std::vector
   return TokenPairs(std::move(starts), std::move(seconds), std::move(scores));
 }
 
-float TokenPairs::Score(int32_t first, int32_t second) const {
-  const auto begin = seconds_.begin() + starts_[first], end = seconds_.begin() + starts_[first + 1];
-  const auto found = std::lower_bound(begin, end, second);
-  return found == end || *found != second ? 0 : scores_[found - seconds_.begin()];
+void TokenPairs::AddScores(int32_t first, std::span<std::pair<int32_t, float>> seconds) const {
+  const int32_t* const row = seconds_.data() + starts_[first];
+  const float* const scores = scores_.data() + starts_[first];
+  const int32_t row_size = starts_[first + 1] - starts_[first];
+  if (row_size == 0) return;
+  // By halves, a few tokens at once and without branches that nobody could foretell: a search waits
+  // for memory again and again, the others go on meanwhile.
+  constexpr size_t kAtOnce = 16;
+  for (size_t i = 0; i < seconds.size(); i += kAtOnce) {
+    const size_t count = std::min(kAtOnce, seconds.size() - i);
+    std::array<int32_t, kAtOnce> tokens{}, last{};  // Of the pairs, the last not greater.
+    for (size_t j = 0; j < count; ++j) tokens[j] = seconds[i + j].first;
+    int32_t size = row_size;
+    while (size > 1) {
+      const int32_t half = size / 2;
+      for (size_t j = 0; j < kAtOnce; ++j) last[j] += row[last[j] + half] <= tokens[j] ? half : 0;
+      size -= half;
+    }
+    for (size_t j = 0; j < count; ++j) {
+      seconds[i + j].second += row[last[j]] == tokens[j] ? scores[last[j]] : 0;
+    }
+  }
 }
 
 }  // namespace treeline

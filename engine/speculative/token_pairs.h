@@ -6,7 +6,9 @@
 #define TREELINE_ENGINE_SPECULATIVE_TOKEN_PAIRS_H_
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
@@ -21,8 +23,9 @@ class TokenPairs {
   static StatusOr<TokenPairs> Create(std::vector<int32_t> starts, std::vector<int32_t> seconds,
                                      std::vector<float> scores, const std::string& source);
 
-  // 0 where the pair was not seen. REQUIRES: 0 <= first < vocab.
-  float Score(int32_t first, int32_t second) const;
+  // Adds to the number beside each second token the score of its pair; nothing where the pair was
+  // not seen. REQUIRES: 0 <= first < vocab.
+  void AddScores(int32_t first, std::span<std::pair<int32_t, float>> seconds) const;
 
   int32_t vocab() const { return static_cast<int32_t>(starts_.size()) - 1; }
 
