@@ -305,8 +305,10 @@ StatusOr<ModelEngine::DeviceAnswers> ModelEngine::AskDevice(const float* device_
 
   const auto logprob = [&](size_t word) { return std::bit_cast<float>(words[word]); };
   DeviceAnswers answers;
+  answers.drawn.reserve(draws.size());
   for (size_t i = 0; i < drawn; i += 2) answers.drawn.push_back({words[i], logprob(i + 1)});
   answers.best.resize(rows);
+  for (RankedTokens& best : answers.best) best.reserve(k);
   for (size_t i = 0; i < count; ++i) {
     const int32_t id = words[drawn + i];
     if (id >= 0) answers.best[i / k].emplace_back(id, logprob(drawn + count + i));

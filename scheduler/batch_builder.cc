@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -94,6 +95,8 @@ void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& cl
     counts =
         CountGuesses(decodes, by_model, max_tokens, ToSeconds(clock.Now() - start), speculation);
   }
+  plan.batch.requests.reserve(
+      std::accumulate(counts.begin(), counts.end(), static_cast<int32_t>(decodes.size())));
   for (size_t i = 0; i < decodes.size(); ++i) {
     const auto& [group, sequence, draft] = decodes[i];
     const bool is_draft = counts[i] > 0;

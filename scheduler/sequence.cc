@@ -186,8 +186,7 @@ void Sequence::ReadAhead() {
 }
 
 std::vector<float> Sequence::Probabilities(const DraftTreeBuilder& guesses) const {
-  std::vector<float> probabilities = guesses.PathProbabilities();
-  probabilities.resize(std::min(probabilities.size(), static_cast<size_t>(max_draft_nodes() - 1)));
+  std::vector<float> probabilities = guesses.PathProbabilities(max_draft_nodes() - 1);
   // Each starts with one guess borne out, so that no run of bad luck lasts for ever.
   const float trust = std::min(1.0f, (recently_accepted_ + 1) / (recently_expected_ + 1));
   for (float& probability : probabilities) probability *= trust;
@@ -218,13 +217,14 @@ int32_t Sequence::AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guess
       std::accumulate(draft.probabilities.begin(), draft.probabilities.begin() + num_guesses, 0.0f);
   const int32_t first_row = batch.AddTree(slot_->index(), *tree_);
   drawn_at_ = first_row;  // And further down the tree, once a path is accepted.
-  drafted_.assign(1, {});
-  guesses_.assign(tree_->size(), {});
+  drafted_.resize(tree_->size());
+  drafted_[0].clear();
+  if (request_.typical_acceptance) guesses_.assign(tree_->size(), {});
   for (int32_t node = 1; node < tree_->size(); ++node) {
     const int32_t parent = tree_->parents()[node], token = tree_->tokens()[node];
-    drafted_.push_back(drafted_[parent]);
-    drafted_.back().push_back(token);
-    guesses_[parent].push_back(token);
+    drafted_[node] = drafted_[parent];
+    drafted_[node].push_back(token);
+    if (request_.typical_acceptance) guesses_[parent].push_back(token);
   }
   for (int32_t node = 0; node < tree_->size(); ++node) {
     RowRequest& row = batch.requests.emplace_back(SamplingRow(first_row + node, drafted_[node]));

@@ -153,7 +153,7 @@ class Sequence {
   size_t num_drafter_tokens_ = 0;              // Known tokens that the drafter has seen.
   std::optional<TokenTree> tree_;              // Between AddDraftTo and CommitDraft,
   std::vector<std::vector<int32_t>> drafted_;  // [nodes] the guesses down to each,
-  std::vector<std::vector<int32_t>> guesses_;  // [nodes] and those below each,
+  std::vector<std::vector<int32_t>> guesses_;  // [nodes] those below (for typical acceptance),
   float expected_ = 0;                         // and how many were thought right.
   // Sums over the drafts so far, the old ones fading: how far probabilities can be trusted here.
   float recently_expected_ = 0, recently_accepted_ = 0;

@@ -4,6 +4,7 @@
 #define TREELINE_ENGINE_SPECULATIVE_DRAFT_TREE_BUILDER_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "engine/speculative/guess.h"
@@ -24,8 +25,9 @@ class DraftTreeBuilder {
   // A model's guesses below the root, but for those too deep.
   void Add(const Guesses& guesses);
 
-  // The probabilities that the guesses are right, each with all before it: descending.
-  std::vector<float> PathProbabilities() const;
+  // The probabilities that the guesses are right, each with all before it: descending, and no more
+  // than `most`.
+  std::vector<float> PathProbabilities(int32_t most = TokenTree::kMaxNodes - 1) const;
   // The root and the `num_guesses` (at most all, and kMaxNodes - 1) most probable guesses; of
   // equal ones the first. A guess is never more probable than the one before it, so what it
   // follows is there too.
@@ -39,10 +41,12 @@ class DraftTreeBuilder {
     int32_t parent;
     int32_t depth;
     float probability;  // Of this guess alone.
+    int32_t last_child = -1;
+    int32_t sibling = -1;  // The one before it.
   };
   float PathProbability(int32_t node) const;
-  // The guesses, the most probable first.
-  std::vector<std::pair<float, int32_t>> Ranked() const;
+  // The `most` most probable guesses (or all), the best first.
+  std::vector<std::pair<float, int32_t>> Ranked(int32_t most) const;
 
   int32_t max_depth_;
   std::vector<Node> nodes_;  // Parents before their children.
