@@ -354,30 +354,62 @@ TEST_P(BackendEquivalence, ResidualSilu) {
   }
 }
 
+// Rows of n logits: with equals and a few -infinity, in order, the best at equal distances, all
+// equal, few or none above -infinity, NaN, +infinity.
+std::vector<std::vector<float>> RowsOfLogits(int32_t n, std::mt19937& rng) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<std::vector<float>> rows;
+  const auto random = [&]() -> std::vector<float>& {
+    rows.push_back(Random(n, rng));
+    for (float& logit : rows.back()) logit = std::round(400 * logit) / 40;
+    return rows.back();
+  };
+  const auto by_id = [&](auto&& logit) {
+    rows.emplace_back(n);
+    for (int32_t id = 0; id < n; ++id) rows.back()[id] = logit(id);
+  };
+  std::vector<float>& some_unlikely = random();
+  for (int32_t id = n / 2; id < n; id += n / 5 + 1) some_unlikely[id] = -kInfinity;
+  by_id([&](int32_t id) { return 1e-3f * (id - n); });
+  by_id([&](int32_t id) { return -1e-3f * id; });
+  for (const int32_t distance : {32, 512, 8192}) {
+    by_id([&](int32_t id) { return (id % distance == 5 ? 10.0f : 0.0f) + 1e-5f * id; });
+  }
+  by_id([](int32_t id) { return id % 3 == 0 ? 0.0f : -0.0f; });
+  by_id([&](int32_t id) { return id % (n / 20 + 1) == 0 ? -1e-2f * id : -kInfinity; });
+  by_id([&](int32_t id) { return id == n - 1 ? -3e38f : -kInfinity; });
+  by_id([](int32_t) { return -kInfinity; });
+  random()[n / 3] = std::numeric_limits<float>::quiet_NaN();
+  random()[n - 1] = -std::numeric_limits<float>::quiet_NaN();
+  random()[n / 3] = kInfinity;
+  return rows;
+}
+
 TEST_P(BackendEquivalence, TopTokens) {
   constexpr double kTolerance = 2e-5;
-  for (const int32_t n : {1, 31, 1000, 49152, 128256}) {
+  for (const int32_t n : {1, 7, 31, 1000, 9001, 49152, 65537, 128256}) {
+    const std::vector<std::vector<float>> rows_of_logits = RowsOfLogits(n, rng_);
+    std::vector<float> logits;
+    for (const auto& row : rows_of_logits) logits.insert(logits.end(), row.begin(), row.end());
+    const int32_t rows = static_cast<int32_t>(rows_of_logits.size());
+    const DeviceArray<float> device_logits = Upload(logits);
     for (const int32_t k : {1, 10, kMaxTopTokens}) {
-      const int32_t rows = 5;
-      std::vector<float> logits = Random(rows * n, rng_);
-      for (float& logit : logits) logit = std::round(400 * logit) / 40;  // With some equals.
-      logits[n / 2] = -std::numeric_limits<float>::infinity();
-      logits[2 * n + n / 3] = std::numeric_limits<float>::quiet_NaN();
-      logits[3 * n + n / 3] = std::numeric_limits<float>::infinity();
       std::vector<int32_t> expected_ids(rows * k);
       std::vector<float> expected(rows * k);
       reference::TopTokens({logits.data(), expected_ids.data(), expected.data(), rows, n, k});
-      const DeviceArray<float> device_logits = Upload(logits), logprobs = Poisoned(rows * k);
+      const DeviceArray<float> logprobs = Poisoned(rows * k);
       const DeviceArray<int32_t> ids(*backend_, std::vector<int32_t>(rows * k, -7));
       backend_->TopTokens({device_logits.data(), ids.data(), logprobs.data(), rows, n, k});
-      EXPECT_EQ(ids.Read(), expected_ids) << n << " " << k;
+      const std::vector<int32_t> actual_ids = ids.Read();
       const std::vector<float> actual = logprobs.Read();
       for (int32_t i = 0; i < rows * k; ++i) {
+        SCOPED_TRACE(fmt::format("n {}, k {}, row {}, rank {}", n, k, i / k, i % k));
+        EXPECT_EQ(actual_ids[i], expected_ids[i]);
         if (std::isfinite(expected[i])) {
-          EXPECT_NEAR(actual[i], expected[i], kTolerance) << n << " " << k << " " << i;
+          EXPECT_NEAR(actual[i], expected[i], kTolerance);
         } else {
-          EXPECT_EQ(std::isnan(actual[i]), std::isnan(expected[i])) << i;
-          EXPECT_FALSE(std::isfinite(actual[i])) << i;
+          EXPECT_EQ(std::isnan(actual[i]), std::isnan(expected[i]));
+          EXPECT_FALSE(std::isfinite(actual[i]));
         }
       }
     }

@@ -19,6 +19,7 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/token_drawer.h"
+#include "kernels/cuda/vocabulary.h"
 
 namespace treeline::cuda {
 namespace {
@@ -70,6 +71,10 @@ class Bench {
       for (const int32_t rows : {1, 64, 256}) {
         for (const float top_p : {1.0f, 0.95f}) Draw(rows, n, top_p);
       }
+    }
+    fmt::print("\n{:<58}{:>10}{:>10}\n", "the best tokens of each row of logits", "us", "GB/s");
+    for (const auto& [rows, n] : {std::pair{1, 49152}, {4, 49152}, {64, 49152}, {4, 128256}}) {
+      Top(rows, n, kMaxTopTokens);
     }
     const std::string error = stream_.Synchronize();
     if (!error.empty()) fmt::print("failed: {}\n", error);
@@ -258,6 +263,19 @@ class Bench {
     fmt::print("{:<58}{:>10.1f}{:>10.0f}\n", name, us, 4e-3 * rows * n / us);
     stream_.Free(logits);
     stream_.Free(tokens);
+  }
+
+  void Top(int32_t rows, int32_t n, int32_t k) {
+    const std::string name = fmt::format("top {}, [{}, {}]", k, rows, n);
+    if (!Wanted(name)) return;
+    float* logits = RandomFloats(size_t(rows) * n);
+    auto* ids = static_cast<int32_t*>(stream_.Allocate(rows * k * sizeof(int32_t)));
+    auto* logprobs = static_cast<float*>(stream_.Allocate(rows * k * sizeof(float)));
+    const double us = Time([&] { TopTokens({logits, ids, logprobs, rows, n, k}, stream_); });
+    fmt::print("{:<58}{:>10.1f}{:>10.0f}\n", name, us, 4e-3 * rows * n / us);
+    stream_.Free(logits);
+    stream_.Free(ids);
+    stream_.Free(logprobs);
   }
 
   Stream& stream_;

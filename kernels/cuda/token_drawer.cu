@@ -17,6 +17,7 @@
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/token_drawer.h"
+#include "kernels/cuda/token_rank.cuh"
 
 namespace treeline::cuda {
 namespace {
@@ -65,28 +66,6 @@ struct Shared {
   unsigned low[2][kDigits], high[2][kDigits];  // Halves of a histogram's masses.
   Mass histogram[kDigits];                     // The whole row's.
 };
-
-// Unsigned integers in the order of logits; NaN is above all.
-constexpr uint32_t kInfinityKey = 0xff800000u, kMinusInfinityKey = 0x007fffffu;
-__device__ uint32_t KeyOf(float logit) {
-  if (std::isnan(logit)) return 0xffffffffu;
-  const uint32_t bits = __float_as_uint(logit == 0 ? 0.0f : logit);  // -0 equals 0.
-  return bits >> 31 != 0 ? ~bits : bits | 1u << 31;
-}
-__device__ float LogitOf(uint32_t key) {
-  return __uint_as_float(key >> 31 != 0 ? key & ~(1u << 31) : ~key);
-}
-
-// A token's rank as an integer: the better, the larger.
-__device__ Mass RankOf(int id, float logit) {
-  return Mass{KeyOf(logit)} << 32 | ~static_cast<unsigned>(id);
-}
-__device__ int IdOf(Mass rank) { return static_cast<int>(~static_cast<unsigned>(rank)); }
-__device__ float LogitOfRank(Mass rank) { return LogitOf(static_cast<uint32_t>(rank >> 32)); }
-__device__ bool IsFinite(Mass rank) {
-  const uint32_t key = static_cast<uint32_t>(rank >> 32);
-  return key > kMinusInfinityKey && key < kInfinityKey;
-}
 
 // Some tokens, and what each is worth.
 struct Measure {
