@@ -141,10 +141,16 @@ class CudaBackend : public Backend {
   void TopTokens(const TopTokensParams& params) override { cuda::TopTokens(params, *stream_); }
   void DrawTokens(const DrawTokensParams& params) override { token_drawer_.Draw(params); }
   void Attention(const AttentionParams& params) override { attention_.Attend(params); }
-  void Commit(std::span<const CommitParams> layers) override { attention_.Commit(layers); }
+  void Commit(std::span<const CommitParams> layers) override {
+    attention_.Commit(layers);
+    stream_->Flush();  // Nothing need follow it for a while.
+  }
 
   Status Synchronize() override { return Result(*stream_); }
-  Status FailureSoFar() override { return stream_->ok() ? OkStatus() : Result(*stream_); }
+  Status FailureSoFar() override {
+    stream_->Flush();
+    return stream_->ok() ? OkStatus() : Result(*stream_);
+  }
   std::unique_ptr<DeviceTimer> CreateTimer() override {
     return std::make_unique<CudaTimer>(*stream_);
   }

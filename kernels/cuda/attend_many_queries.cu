@@ -114,7 +114,7 @@ class WideAttender : public QueryTile<kDim> {
         kTiles * task_.part / task_.num_parts, kTiles * (task_.part + 1) / task_.num_parts,
         [&](int part) { return OfPart(shared_.totals[warp_], part); },
         [&](int part, Kind kind) { return OfPart(PlaceOf(kind), part); });
-    WaitForCluster();  // Others may still read this block's memory.
+    LeaveCluster();  // Others may still read this block's memory.
   }
 
   // Where they are none: the block that is done last makes the output.

@@ -7,39 +7,34 @@
 #include <utility>
 
 namespace treeline::cuda {
-namespace {
 
 // Arrays one behind the other, for a single copy to the device.
 class Packer {
  public:
+  // *device becomes where the values are on the device, when that is known.
   template <typename T>
   void Add(const std::vector<T>& values, const T** device) {
     static_assert(std::is_trivially_copyable_v<T>);
-    parts_.push_back({values.data(), values.size() * sizeof(T), bytes_,
-                      [device](const std::byte* at) { *device = reinterpret_cast<const T*>(at); }});
-    bytes_ += (values.size() * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t offset = bytes_.size(), size = values.size() * sizeof(T);
+    bytes_.resize(offset + (size + kAlignment - 1) / kAlignment * kAlignment);
+    if (size > 0) std::memcpy(bytes_.data() + offset, values.data(), size);
+    places_.push_back(
+        [=](const std::byte* base) { *device = reinterpret_cast<const T*>(base + offset); });
   }
 
-  void Upload(Scratch& to, Stream& stream) {
-    std::vector<std::byte> packed(bytes_);
-    for (const Part& part : parts_) {
-      if (part.size > 0) std::memcpy(packed.data() + part.offset, part.data, part.size);
-    }
-    auto* base = static_cast<std::byte*>(to.Resize(bytes_));
-    stream.CopyToDevice(base, packed.data(), bytes_);
-    for (const Part& part : parts_) part.place(base + part.offset);
+  const std::vector<std::byte>& bytes() const { return bytes_; }
+  // The bytes are on the device from here on.
+  void Place(const std::byte* base) const {
+    for (const auto& place : places_) place(base);
   }
 
  private:
   static constexpr size_t kAlignment = 16;
-  struct Part {
-    const void* data;
-    size_t size, offset;
-    std::function<void(const std::byte*)> place;
-  };
-  std::vector<Part> parts_;
-  size_t bytes_ = 0;
+  std::vector<std::byte> bytes_;
+  std::vector<std::function<void(const std::byte*)>> places_;
 };
+
+namespace {
 
 template <typename T>
 int32_t Count(const std::vector<T>& values) {
@@ -65,28 +60,16 @@ bool SameKind(const AttentionLayer& a, const AttentionLayer& b) {
 }
 
 // Everything that a plan depends on.
-std::vector<int64_t> RequestOf(const AttentionParams& params) {
+std::vector<int64_t> RequestOf(const AttentionParams& params, const LayerState& origin) {
   std::vector<int64_t> request;
   for (int32_t i = 0; i < params.num_trees; ++i) {
     const AttentionTree& tree = params.trees[i];
-    request.insert(request.end(), {StateOffset(params.trees[0].state, tree.state), tree.length,
-                                   tree.first_row, tree.num_rows, tree.commit});
+    request.insert(request.end(), {StateOffset(origin, tree.state), tree.length, tree.first_row,
+                                   tree.num_rows, tree.commit});
     if (!tree.commit) request.insert(request.end(), tree.parents, tree.parents + tree.num_rows);
   }
   return request;
 }
-std::vector<int64_t> RequestOf(const CommitParams& params) {
-  constexpr int64_t kCommit = -1;  // Nothing that attention asks for begins so.
-  std::vector<int64_t> request = {kCommit};
-  for (int32_t i = 0; i < params.num_trees; ++i) {
-    const CommitTree& tree = params.trees[i];
-    request.insert(request.end(),
-                   {StateOffset(params.trees[0].state, tree.state), tree.length, tree.num_rows});
-    request.insert(request.end(), tree.rows, tree.rows + tree.num_rows);
-  }
-  return request;
-}
-
 }  // namespace
 
 ForestAttention::ForestAttention(Stream& stream)
@@ -99,25 +82,36 @@ ForestAttention::ForestAttention(Stream& stream)
       parts_done_(stream),
       kv_bf16_(stream) {}
 
-template <typename MakePlan>
-ForestAttention::Planned& ForestAttention::PlanFor(const AttentionLayer& layer,
-                                                   std::vector<int64_t> request,
-                                                   const MakePlan& make_plan) {
-  auto planned = std::find_if(planned_.begin(), planned_.end(),
-                              [&](const Planned& p) { return SameKind(p.kind, layer); });
-  if (planned == planned_.end()) {
-    planned = planned_.emplace(planned_.end(), KindOf(layer), stream_);
-  } else if (planned->request == request) {
-    return *planned;
-  }
-  planned->request = std::move(request);
-  Upload(make_plan(), *planned);
-  // After a failure there may be nothing on the GPU.
-  if (!stream_.ok()) planned->request.clear();
-  return *planned;
+const LayerState& ForestAttention::OriginOf(const AttentionLayer& layer, const LayerState& state) {
+  LayerState& origin = origins_.try_emplace(&layer, state).first->second;
+  // Another layer may have been where this one is.
+  if (!LieAlike(origin, state)) origin = state;
+  return origin;
 }
 
-void ForestAttention::Upload(const Plan& plan, Planned& planned) {
+const ForestAttention::Planned& ForestAttention::PlanFor(const AttentionParams& params,
+                                                         const LayerState& origin) {
+  const AttentionLayer& layer = *params.layer;
+  auto attended = std::find_if(attended_.begin(), attended_.end(),
+                               [&](const Attended& a) { return SameKind(a.planned.kind, layer); });
+  if (attended == attended_.end()) {
+    attended = attended_.emplace(attended_.end(), KindOf(layer), stream_);
+  }
+  std::vector<int64_t> request = RequestOf(params, origin);
+  if (attended->request == request) return attended->planned;
+  attended->request = std::move(request);
+  Packer packer;
+  Describe(PlanAttention(params, origin, AttendStoresSingleRows(layer)), attended->planned, packer);
+  const size_t bytes = packer.bytes().size();
+  auto* const memory = static_cast<std::byte*>(attended->memory.Resize(bytes));
+  stream_.CopyToDevice(memory, packer.bytes().data(), bytes);
+  if (memory != nullptr) packer.Place(memory);
+  // After a failure there may be nothing on the GPU.
+  if (!stream_.ok()) attended->request.clear();
+  return attended->planned;
+}
+
+void ForestAttention::Describe(const Plan& plan, Planned& planned, Packer& packer) {
   const AttentionLayer& layer = planned.kind;
   AttentionStep& step = planned.step = AttentionStep();
   step.heads_per_kv = layer.heads / layer.kv_heads;
@@ -141,6 +135,7 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
       return;
     }
     blocks.blocks = CutIntoBlocks(plan, layer.heads / layer.kv_heads, planned.block_size);
+    step.max_columns = plan.max_columns;
   }
   const std::vector<FeatureTile> feature_tiles = CutFeatures(plan, FeatureTileRows(layer));
   step.num_rows = plan.num_rows;
@@ -153,7 +148,6 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   step.num_folds = Count(plan.folds);
   step.num_scans = Count(plan.scans);
   step.num_stored_trees = Count(plan.stored_trees);
-  step.max_columns = plan.max_columns;
   step.max_stored_rows = plan.max_stored_rows;
   planned.num_feature_rows = plan.num_feature_rows;
   // Of one kernel after the other.
@@ -165,7 +159,6 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
     planned.num_partials = std::max(planned.num_partials, kWarpsOfWide * wide_blocks.num_partials);
   }
 
-  Packer packer;
   packer.Add(plan.trees, &step.trees);
   packer.Add(plan.segments, &step.segments);
   packer.Add(plan.folds, &step.folds);
@@ -177,7 +170,6 @@ void ForestAttention::Upload(const Plan& plan, Planned& planned) {
   packer.Add(plan.depths, &step.depths);
   packer.Add(plan.ancestors, &step.ancestors);
   packer.Add(plan.stored_trees, &step.stored_trees);
-  packer.Upload(planned.memory, stream_);
 }
 
 AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLayer& layer,
@@ -210,10 +202,9 @@ AttentionStep ForestAttention::StepOf(const Planned& planned, const AttentionLay
 
 void ForestAttention::Attend(const AttentionParams& params) {
   if (params.num_trees == 0) return;
-  Planned& planned = PlanFor(*params.layer, RequestOf(params), [&] {
-    return PlanAttention(params, AttendStoresSingleRows(*params.layer));
-  });
-  AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
+  const LayerState& origin = OriginOf(*params.layer, params.trees[0].state);
+  const Planned& planned = PlanFor(params, origin);
+  AttentionStep step = StepOf(planned, *params.layer, origin);
   step.q = params.q;
   step.k = params.k;
   step.v = params.v;
@@ -235,34 +226,49 @@ void ForestAttention::Attend(const AttentionParams& params) {
 
 void ForestAttention::Commit(std::span<const CommitParams> layers) {
   if (layers.empty() || layers[0].num_trees == 0) return;
-  // The layers of a kind store their rows together, when every group is folded.
+  // The layers of a kind have one plan, and store their rows together.
   struct Kind {
-    AttentionStep step;
-    std::vector<StoredLayer> layers;
+    explicit Kind(const AttentionLayer& layer) : planned(layer) {}
+    Planned planned;
+    std::vector<const CommitParams*> layers;
+    const StoredLayer* stored = nullptr;
   };
-  std::vector<std::pair<const Planned*, Kind>> kinds;
+  std::list<Kind> kinds;
   for (const CommitParams& params : layers) {
-    const Planned& planned =
-        PlanFor(*params.layer, RequestOf(params), [&] { return PlanCommit(params); });
-    AttentionStep step = StepOf(planned, *params.layer, params.trees[0].state);
-    step.k = params.k;
-    step.v = params.v;
-    step.kv_stride = params.kv_stride;
-    if (step.has_linear) {
-      Fold(step);
-      StoreSums(step, stream_);
-    }
-    auto kind = std::find_if(kinds.begin(), kinds.end(),
-                             [&](const auto& k) { return k.first == &planned; });
-    if (kind == kinds.end()) kind = kinds.insert(kinds.end(), {&planned, {step, {}}});
-    kind->second.layers.push_back({step.state, step.k, step.v});
+    auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& k) {
+      return SameKind(k.planned.kind, *params.layer);
+    });
+    if (kind == kinds.end()) kind = kinds.emplace(kinds.end(), KindOf(*params.layer));
+    kind->layers.push_back(&params);
   }
-  for (const auto& [planned, kind] : kinds) {
-    const size_t bytes = kind.layers.size() * sizeof(StoredLayer);
-    const std::byte* uploaded =
-        stream_.Upload(bytes, [&](std::byte* to) { std::memcpy(to, kind.layers.data(), bytes); });
-    StoreRows(kind.step, reinterpret_cast<const StoredLayer*>(uploaded),
-              static_cast<int32_t>(kind.layers.size()), stream_);
+  Packer packer;
+  for (Kind& kind : kinds) {
+    const CommitParams& first = *kind.layers.front();
+    Describe(PlanCommit(first, first.trees[0].state), kind.planned, packer);
+    std::vector<StoredLayer> stored;
+    for (const CommitParams* params : kind.layers) {
+      stored.push_back({params->trees[0].state, params->k, params->v});
+    }
+    packer.Add(stored, &kind.stored);
+  }
+  const std::byte* uploaded = stream_.Upload(packer.bytes().size(), [&](std::byte* to) {
+    std::memcpy(to, packer.bytes().data(), packer.bytes().size());
+  });
+  if (uploaded == nullptr) return;
+  packer.Place(uploaded);
+  for (const Kind& kind : kinds) {
+    AttentionStep step;
+    for (const CommitParams* params : kind.layers) {
+      step = StepOf(kind.planned, *params->layer, params->trees[0].state);
+      step.k = params->k;
+      step.v = params->v;
+      step.kv_stride = params->kv_stride;
+      if (step.has_linear) {
+        Fold(step);
+        StoreSums(step, stream_);
+      }
+    }
+    StoreRows(step, kind.stored, static_cast<int32_t>(kind.layers.size()), stream_);
   }
 }
 

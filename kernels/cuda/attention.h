@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <list>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/cuda/attention_stages.h"
@@ -17,6 +18,8 @@
 #include "kernels/params.h"
 
 namespace treeline::cuda {
+
+class Packer;
 
 class ForestAttention {
  public:
@@ -29,24 +32,30 @@ class ForestAttention {
   void Commit(std::span<const CommitParams> layers);
 
  private:
-  // The plan of the last step for layers of a kind.
+  // A plan as the stages take it, for layers of a kind.
   struct Planned {
-    Planned(const AttentionLayer& layer, Stream& stream) : kind(layer), memory(stream) {}
-    AttentionLayer kind;           // Without learned parameters.
-    std::vector<int64_t> request;  // What was planned.
-    // All but what differs from layer to layer; its arrays lie in `memory`.
+    explicit Planned(const AttentionLayer& layer) : kind(layer) {}
+    AttentionLayer kind;  // Without learned parameters.
+    // All but what differs from layer to layer.
     AttentionStep step;
     bool tensor_cores = false;
     int32_t block_size = 0;  // Where not on tensor cores.
     int32_t num_feature_rows = 0, num_tiles = 0, num_partials = 0;
-    Scratch memory;
+  };
+  // The plan of the last step that attended.
+  struct Attended {
+    Attended(const AttentionLayer& layer, Stream& stream) : planned(layer), memory(stream) {}
+    Planned planned;
+    std::vector<int64_t> request;  // What was planned.
+    Scratch memory;                // Where its arrays lie.
   };
 
-  // The plan for `request`, which `make_plan` makes where the last one was for another.
-  template <typename MakePlan>
-  Planned& PlanFor(const AttentionLayer& layer, std::vector<int64_t> request,
-                   const MakePlan& make_plan);
-  void Upload(const Plan& plan, Planned& planned);
+  // The state that a layer's plans start from, whichever states they are about: what is launched
+  // for them is then the same (launch_queue.h). It may be gone; only its address counts.
+  const LayerState& OriginOf(const AttentionLayer& layer, const LayerState& state);
+  const Planned& PlanFor(const AttentionParams& params, const LayerState& origin);
+  // The stages' view of a plan, whose arrays are for the packer to place.
+  void Describe(const Plan& plan, Planned& planned, Packer& packer);
   // The step of one layer, with memory for what its stages leave to one another.
   AttentionStep StepOf(const Planned& planned, const AttentionLayer& layer,
                        const LayerState& state);
@@ -54,7 +63,8 @@ class ForestAttention {
   void Fold(const AttentionStep& step);
 
   Stream& stream_;
-  std::list<Planned> planned_;
+  std::list<Attended> attended_;
+  std::unordered_map<const AttentionLayer*, LayerState> origins_;
   Scratch query_features_, key_features_, sums_, high_sums_, partials_, parts_done_, kv_bf16_;
 };
 

@@ -9,6 +9,17 @@ int64_t StateOffset(const LayerState& first, const LayerState& state) {
   return static_cast<const std::byte*>(state.ring_k) - static_cast<const std::byte*>(first.ring_k);
 }
 
+bool LieAlike(const LayerState& first, const LayerState& state) {
+  const int64_t offset = StateOffset(first, state);
+  const auto is_part_alike = [&](const void* from, const void* to) {
+    if (from == nullptr || to == nullptr) return from == to;
+    return static_cast<const std::byte*>(to) - static_cast<const std::byte*>(from) == offset;
+  };
+  return is_part_alike(first.s, state.s) && is_part_alike(first.z, state.z) &&
+         is_part_alike(first.sink_k, state.sink_k) && is_part_alike(first.sink_v, state.sink_v) &&
+         is_part_alike(first.ring_v, state.ring_v);
+}
+
 namespace {
 
 class Planner {
@@ -202,20 +213,21 @@ bool TakesTensorCores(const AttentionLayer& layer) {
          layer.feature_dim() % WarpBlocks::kStep == 0;
 }
 
-Plan PlanAttention(const AttentionParams& params, bool store_single_rows) {
+Plan PlanAttention(const AttentionParams& params, const LayerState& origin,
+                   bool store_single_rows) {
   Planner planner(*params.layer);
   for (int32_t i = 0; i < params.num_trees; ++i) {
     const AttentionTree& tree = params.trees[i];
-    planner.AddAttention(tree, StateOffset(params.trees[0].state, tree.state), store_single_rows);
+    planner.AddAttention(tree, StateOffset(origin, tree.state), store_single_rows);
   }
   return planner.Take();
 }
 
-Plan PlanCommit(const CommitParams& params) {
+Plan PlanCommit(const CommitParams& params, const LayerState& origin) {
   Planner planner(*params.layer);
   for (int32_t i = 0; i < params.num_trees; ++i) {
     const CommitTree& tree = params.trees[i];
-    planner.AddCommit(tree, StateOffset(params.trees[0].state, tree.state));
+    planner.AddCommit(tree, StateOffset(origin, tree.state));
   }
   return planner.Take();
 }

@@ -20,7 +20,7 @@ namespace treeline::cuda {
 // One tree of the step. Tokens at positions below `length` are rows of the state, node i is row
 // first_row + i of the batch (or rows[i], where a commit names them).
 struct Tree {
-  int64_t state_offset = 0;  // Bytes from the first tree's state to this one's, in every layer.
+  int64_t state_offset = 0;  // Bytes from the plan's origin to the tree's state, in every layer.
   int32_t length = 0;
   int32_t first_row = 0;
   int32_t num_rows = 0;
@@ -116,16 +116,18 @@ struct Plan {
   int32_t num_rows = 0;  // Of the batch, up to the last segment's last one.
 };
 
-// Bytes from one state to another. The parts of all states lie alike, so any of them would do.
+// Bytes from one state to another. REQUIRES: LieAlike.
 int64_t StateOffset(const LayerState& first, const LayerState& state);
+// Whether from every part of one state to that of the other it is as far.
+bool LieAlike(const LayerState& first, const LayerState& state);
 
 // Layers that are attended to on tensor cores: with bf16 rings, and a shape that there is a kernel
 // for. Their states have S as split_float.h says.
 bool TakesTensorCores(const AttentionLayer& layer);
 
-// store_single_rows: what Segment::is_stored says.
-Plan PlanAttention(const AttentionParams& params, bool store_single_rows);
-Plan PlanCommit(const CommitParams& params);
+// origin: any state. store_single_rows: what Segment::is_stored says.
+Plan PlanAttention(const AttentionParams& params, const LayerState& origin, bool store_single_rows);
+Plan PlanCommit(const CommitParams& params, const LayerState& origin);
 
 // The queries of segments that have from `least` to `most`, `size` at a time.
 std::vector<QueryBlock> CutIntoBlocks(const Plan& plan, int32_t queries_per_row, int32_t size,

@@ -76,7 +76,7 @@ class Forest {
     params.layer = &layer;
     params.trees = trees_.data();
     params.num_trees = static_cast<int32_t>(trees_.size());
-    return PlanAttention(params, /*store_single_rows=*/true);
+    return PlanAttention(params, LayerState(), /*store_single_rows=*/true);
   }
 
  private:
@@ -211,7 +211,8 @@ TEST(AttentionPlanTest, LittleWorkIsSharedByManyBlocks) {
   params.layer = &layer;
   params.trees = &tree;
   params.num_trees = 1;
-  const WarpBlocks decode = CutIntoWarpBlocks(PlanAttention(params, true), layer, kMultiprocessors);
+  const WarpBlocks decode =
+      CutIntoWarpBlocks(PlanAttention(params, LayerState(), true), layer, kMultiprocessors);
   EXPECT_GT(decode.num_tiles, 0);
   const std::vector<int32_t> parents = [] {
     std::vector<int32_t> all = {-1};
@@ -222,7 +223,7 @@ TEST(AttentionPlanTest, LittleWorkIsSharedByManyBlocks) {
   tree.commit = false;
   tree.parents = parents.data();
   const WideBlocks verify =
-      CutIntoWideBlocks(PlanAttention(params, true), layer, WideTilesAtOnce());
+      CutIntoWideBlocks(PlanAttention(params, LayerState(), true), layer, WideTilesAtOnce());
   EXPECT_EQ(verify.num_tiles, 1);
   EXPECT_GE(verify.num_partials, 2);
 }

@@ -28,10 +28,10 @@ __device__ inline void LoadVector(const RowPointer& row, int at, float (&values)
   }
 }
 
-// A part of the tree's state, from that of the first tree's.
+// A part of the tree's state, from that of the plan's origin.
 template <typename T>
-__device__ T* OfTree(T* of_first, const Tree& tree) {
-  return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(of_first) + tree.state_offset);
+__device__ T* OfTree(T* of_origin, const Tree& tree) {
+  return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(of_origin) + tree.state_offset);
 }
 
 // The rows of one of K and V.

@@ -28,7 +28,7 @@ struct AttentionStep {
   const float* v = nullptr;
   float* out = nullptr;
   int32_t q_stride = 0, kv_stride = 0;
-  LayerState state;  // Of the first tree; Tree::state_offset leads to the others.
+  LayerState state;  // The origin: Tree::state_offset leads from it to the trees'.
 
   // Of the plan.
   int32_t num_rows = 0;  // Of q and out.

@@ -18,6 +18,18 @@ __device__ inline void WaitForCluster() {
 #endif
 }
 
+// Returns when all threads of the cluster are here: where a block's memory must stay until others
+// have read it. What was written meanwhile need not be there.
+__device__ inline void LeaveCluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __syncwarp();
+  asm volatile(
+      "barrier.cluster.arrive.relaxed.aligned;\n"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+#endif
+}
+
 // Where block `rank` of the cluster has what this block has at `mine` in shared memory.
 __device__ inline const float* OfBlock(const float* mine, int rank) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -465,7 +465,7 @@ __global__ void __launch_bounds__(kThreads)
   };
   StoreSums<kWeightRows, kPartialStride, kInTurns, kThreads>(output, partial, splits, part,
                                                              first_column, n, scale_of);
-  if (splits > 1) WaitForCluster();  // Others may still read this block's memory.
+  if (splits > 1) LeaveCluster();  // Others may still read this block's memory.
 }
 
 // Into how many parts k goes: the fewest chunks one after another, when blocks take turns on the

@@ -5,9 +5,12 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 
 #include "kernels/cuda/stream.h"
@@ -37,8 +40,54 @@ inline bool AllowSharedMemory(Stream& stream, const char* name, const void* kern
   return true;
 }
 
+template <typename T>
+T ReadNext(const std::byte*& at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  at += sizeof value;
+  return value;
+}
+template <typename T>
+void WriteNext(T value, std::byte*& at) {
+  if constexpr (std::is_class_v<T>) __builtin_clear_padding(&value);
+  std::memcpy(at, &value, sizeof value);
+  at += sizeof value;
+}
+
+// KernelLaunch::make of a kernel with these parameters.
+template <typename... Parameters>
+bool MakeLaunch(const KernelLaunch& launch, const std::byte* arguments, CUstream_st* handle,
+                Stream& stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(launch.grid[0], launch.grid[1], launch.grid[2]);
+  config.blockDim = dim3(launch.threads);
+  config.dynamicSmemBytes = launch.shared_bytes;
+  config.stream = handle;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (stream.overlaps_kernels()) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (launch.cluster > 1) {
+    cudaLaunchAttribute& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = launch.cluster;
+    together.val.clusterDim.y = together.val.clusterDim.z = 1;
+  }
+  const auto kernel = reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(launch.kernel));
+  const std::tuple<Parameters...> values{ReadNext<Parameters>(arguments)...};
+  return std::apply(
+      [&](const Parameters&... v) {
+        return Check(stream, launch.name, cudaLaunchKernelEx(&config, kernel, v...));
+      },
+      values);
+}
+
 // Enqueues kernel<<<grid, threads, shared_bytes>>>(arguments...), `cluster` neighbouring blocks
-// together (cluster.cuh); `name` is for errors. An empty grid is no launch.
+// together (cluster.cuh); `name` is for errors. An empty grid is no launch. It goes to the GPU when
+// the stream is flushed.
 //
 // Where the GPU can, the kernel's blocks come up while the kernel before it runs out: every kernel
 // calls WaitForEarlierKernels before it touches what earlier kernels read or write.
@@ -47,27 +96,18 @@ void LaunchClusters(Stream& stream, const char* name, void (*kernel)(Parameters.
                     int cluster, int threads, size_t shared_bytes,
                     std::type_identity_t<Parameters>... arguments) {
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  const void* function = reinterpret_cast<const void*>(kernel);
-  if (!AllowSharedMemory(stream, name, function, shared_bytes)) return;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream.handle();
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
-  if (stream.overlaps_kernels()) {
-    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (cluster > 1) {
-    cudaLaunchAttribute& together = attributes[config.numAttrs++];
-    together.id = cudaLaunchAttributeClusterDimension;
-    together.val.clusterDim.x = cluster;
-    together.val.clusterDim.y = together.val.clusterDim.z = 1;
-  }
-  Check(stream, name, cudaLaunchKernelEx(&config, kernel, arguments...));
+  KernelLaunch launch{};
+  launch.name = name;
+  launch.kernel = reinterpret_cast<const void*>(kernel);
+  if (!AllowSharedMemory(stream, name, launch.kernel, shared_bytes)) return;
+  launch.make = MakeLaunch<Parameters...>;
+  launch.shared_bytes = shared_bytes;
+  launch.argument_bytes = (sizeof(Parameters) + ... + 0);
+  launch.grid[0] = grid.x, launch.grid[1] = grid.y, launch.grid[2] = grid.z;
+  launch.cluster = cluster;
+  launch.threads = threads;
+  std::byte* to = stream.AddLaunch(launch);
+  (WriteNext<Parameters>(arguments, to), ...);
 }
 
 template <typename... Parameters>

@@ -74,7 +74,7 @@ void Stream::Fail(const std::string& error) {
 }
 
 std::string Stream::Synchronize() {
-  Check(*this, "a kernel or copy", cudaStreamSynchronize(handle_));
+  Check(*this, "a kernel or copy", cudaStreamSynchronize(handle()));
   upload_used_ = 0;
   std::string error;
   error.swap(error_);
@@ -83,7 +83,7 @@ std::string Stream::Synchronize() {
 
 void* Stream::Allocate(size_t bytes) {
   void* data = nullptr;
-  const cudaError_t code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), handle_);
+  const cudaError_t code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), handle());
   if (code == cudaSuccess) return data;
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // Else the next launch would report it.
@@ -94,7 +94,7 @@ void* Stream::Allocate(size_t bytes) {
 }
 
 void Stream::Free(void* data) {
-  if (data != nullptr) cudaFreeAsync(data, handle_);
+  if (data != nullptr) cudaFreeAsync(data, handle());
 }
 
 size_t Stream::PeakMemory() const {
@@ -106,14 +106,14 @@ size_t Stream::PeakMemory() const {
 void Stream::Copy(void* to, const void* from, size_t bytes) {
   if (!ok() || bytes == 0) return;
   Check(*this, "copying on the GPU",
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_));
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle()));
 }
 
 // From pageable memory CUDA takes a copy before it returns.
 void Stream::CopyToDevice(void* to, const void* from, size_t bytes) {
   if (!ok() || bytes == 0) return;
   Check(*this, "copying to the GPU",
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle_));
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle()));
 }
 
 void Stream::CopyToHost(void* to, const void* from, size_t bytes) {
@@ -121,7 +121,7 @@ void Stream::CopyToHost(void* to, const void* from, size_t bytes) {
   const bool is_small = bytes <= kDownloadBytes;
   const bool copied = Check(*this, "copying from the GPU",
                             cudaMemcpyAsync(is_small ? download_host_ : to, from, bytes,
-                                            cudaMemcpyDeviceToHost, handle_)) &&
+                                            cudaMemcpyDeviceToHost, handle())) &&
                       Check(*this, "copying from the GPU", cudaStreamSynchronize(handle_));
   if (copied && is_small) std::memcpy(to, download_host_, bytes);
 }
@@ -130,7 +130,7 @@ const std::byte* Stream::Upload(size_t bytes, const std::function<void(std::byte
   if (!ok()) return nullptr;
   if (upload_used_ + bytes > upload_capacity_) {
     // Earlier uploads may still be read.
-    if (!Check(*this, "a kernel or copy", cudaStreamSynchronize(handle_))) return nullptr;
+    if (!Check(*this, "a kernel or copy", cudaStreamSynchronize(handle()))) return nullptr;
     upload_used_ = 0;
   }
   if (bytes > upload_capacity_) {
@@ -151,6 +151,7 @@ const std::byte* Stream::Upload(size_t bytes, const std::function<void(std::byte
   std::byte* device = upload_device_ + upload_used_;
   fill(host);
   upload_used_ += (bytes + kUploadAlignment - 1) / kUploadAlignment * kUploadAlignment;
+  // Ahead of launches that have not gone to the GPU yet: none of them reads this memory.
   Check(*this, "copying to the GPU",
         cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, handle_));
   return ok() ? device : nullptr;

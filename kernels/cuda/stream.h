@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/launch_queue.h"
+
 // What cudaStream_t and cudaMemPool_t point to: CUDA's headers stay out of this one.
 struct CUstream_st;
 struct CUmemPoolHandle_st;
@@ -30,7 +32,16 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  CUstream_st* handle() const { return handle_; }
+  // The CUDA stream. Launches so far have gone to it.
+  CUstream_st* handle() {
+    Flush();
+    return handle_;
+  }
+  // Launches of kernels gather, to go to the GPU together; those so far go now. Whatever waits for
+  // the GPU, or copies from it, does that first.
+  void Flush() { launches_.Flush(handle_); }
+  // As LaunchQueue::Add (launch.cuh).
+  std::byte* AddLaunch(const KernelLaunch& launch) { return launches_.Add(launch, handle_); }
   int num_multiprocessors() const { return num_multiprocessors_; }
   // A kernel may come up before the one ahead of it has ended (launch.cuh).
   bool overlaps_kernels() const { return runs_hopper_code_; }
@@ -80,6 +91,7 @@ class Stream {
   size_t max_shared_memory_ = 0;
   std::unordered_map<const void*, size_t> shared_memory_;
   std::map<std::pair<const void*, int>, std::optional<int>> clusters_at_once_;
+  LaunchQueue launches_{*this};
   std::string error_;
 
   // Uploads follow one another through page-locked memory and its twin on the device.

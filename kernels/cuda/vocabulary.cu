@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 2) TopTokensKernel(TopTokensParams p
   if constexpr (kBlocks > 1) {
     WaitForCluster();
     if (block == 0) size = AddOtherBlocks<kBlocks>(size, params.k);
-    WaitForCluster();  // A block that ends takes its shared memory along.
+    LeaveCluster();  // A block that ends takes its shared memory along.
   } else {
     __syncthreads();
   }

@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   StoreSums<Shape::kWeightRows, Shape::kStride, kColumns, Shape::kThreads>(
       output, block_sums, splits, part, first_column, n, [](int) { return 1.0f; });
-  if (splits > 1) WaitForCluster();  // Others may still read this block's memory.
+  if (splits > 1) LeaveCluster();  // Others may still read this block's memory.
 }
 
 // The driver's function that describes a matrix to the copying unit; null where it has none.
