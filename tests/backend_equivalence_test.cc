@@ -147,7 +147,7 @@ TEST_P(BackendEquivalence, Embed) {
 TEST_P(BackendEquivalence, MatMul) {
   for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
     for (const auto& [n, k] : {std::pair{1, 8}, {33, 24}, {576, 576}, {96, 1536}, {7, 17}}) {
-      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 33, 64, 130}) {
+      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 23, 33, 64, 130}) {
         for (const bool accumulate : {false, true}) {
           CheckMatMul(type, n, k, rows, accumulate, 4e-6, 0.5f);
         }

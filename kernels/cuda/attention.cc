@@ -97,17 +97,29 @@ const ForestAttention::Planned& ForestAttention::PlanFor(const AttentionParams& 
   if (attended == attended_.end()) {
     attended = attended_.emplace(attended_.end(), KindOf(layer), stream_);
   }
-  std::vector<int64_t> request = RequestOf(params, origin);
+  const std::vector<int64_t> request = RequestOf(params, origin);
   if (attended->request == request) return attended->planned;
-  attended->request = std::move(request);
+  // Kinds of one model have the same request in every step: they are sent to the GPU together.
+  const std::vector<int64_t> last = attended->request;
   Packer packer;
-  Describe(PlanAttention(params, origin, AttendStoresSingleRows(layer)), attended->planned, packer);
+  std::vector<Attended*> together;
+  for (Attended& other : attended_) {
+    const bool is_other = &other != &*attended;
+    if (is_other && (last.empty() || other.request != last)) continue;
+    const AttentionLayer& kind = other.planned.kind;
+    AttentionParams of_kind = params;
+    of_kind.layer = &kind;
+    Describe(PlanAttention(of_kind, origin, AttendStoresSingleRows(kind)), other.planned, packer);
+    together.push_back(&other);
+  }
   const size_t bytes = packer.bytes().size();
   auto* const memory = static_cast<std::byte*>(attended->memory.Resize(bytes));
   stream_.CopyToDevice(memory, packer.bytes().data(), bytes);
   if (memory != nullptr) packer.Place(memory);
   // After a failure there may be nothing on the GPU.
-  if (!stream_.ok()) attended->request.clear();
+  for (Attended* other : together) {
+    other->request = stream_.ok() ? request : std::vector<int64_t>();
+  }
   return attended->planned;
 }
 

@@ -47,7 +47,8 @@ class ForestAttention {
     Attended(const AttentionLayer& layer, Stream& stream) : planned(layer), memory(stream) {}
     Planned planned;
     std::vector<int64_t> request;  // What was planned.
-    Scratch memory;                // Where its arrays lie.
+    // Where its arrays lie, and those of kinds that were planned with it.
+    Scratch memory;
   };
 
   // The state that a layer's plans start from, whichever states they are about: what is launched

@@ -147,9 +147,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-// -- Up to kMostSlicesRows rows of a small matrix, on tensor cores.
+// -- Up to 32 rows of a small matrix, on tensor cores.
 
-constexpr int kMostSlicesRows = 16;
 // Each block reads all of x: where there are more blocks, that is what takes the time.
 constexpr int64_t kMostSlicesWeights = int64_t{2} << 20;
 constexpr int kUnit = 32;          // Of k.
@@ -158,13 +157,13 @@ constexpr int kMatrixColumns = 8;  // Of a tensor core's product.
 // y [rows, n]: a block takes kMatrixColumns * kTiles columns, its warps divide k. A lane loads 16
 // bytes of a row of weights at a time, and of x what belongs to them: the two sides of a product
 // agree on the order of k that this gives. A warp has kBatch units of k in flight; the first
-// weights are on their way before x is there. REQUIRES: k % kUnit == 0.
-template <int kTiles, int kBatch, typename Output>
+// weights are on their way before x is there. REQUIRES: rows <= 16 kRowTiles, k % kUnit == 0.
+template <int kRowTiles, int kTiles, int kBatch, typename Output>
 __global__ void __launch_bounds__(kWarps* kWarp)
     SlicesKernel(Output output, Weights<Output::kMatrices> matrices, int n, int k) {
   LetNextKernelComeUp();
   constexpr int kColumns = kMatrixColumns * kTiles, kMatrices = Output::kMatrices;
-  static_assert(kMostSlicesRows * kColumns <= kWarps * kWarp);
+  constexpr int kLaneRows = 2 * kRowTiles;  // Of x: lane / 4, eight behind it, ...
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first_column = blockIdx.x * kColumns, rows = output.params.rows;
   const Normalization norm = output.params.norm;
@@ -193,24 +192,27 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   fetch_weights(warp);
   WaitForEarlierKernels();
 
-  // What the thread adds its output to.
-  const int my_row = threadIdx.x / kColumns, my_column = threadIdx.x % kColumns;
-  const bool has_output = my_row < rows && first_column + my_column < n;
-  float* const y = output.params.y + int64_t{my_row} * n + first_column + my_column;
-  const float before = output.Accumulates() && has_output ? *y : 0.0f;
+  // What the thread adds its first output to. There are more only where nothing is added to.
+  static_assert(kMatrices > 1 || 16 * kRowTiles * kColumns <= kWarps * kWarp);
+  float* const y = output.params.y + first_column;
+  float before = 0;
+  if (output.Accumulates()) {
+    const int row = threadIdx.x / kColumns, column = threadIdx.x % kColumns;
+    if (row < rows && first_column + column < n) before = y[int64_t{row} * n + column];
+  }
 
-  float sums[kTiles][kMatrices][4] = {}, squares[2] = {};
+  float sums[kRowTiles][kTiles][kMatrices][4] = {}, squares[kLaneRows] = {};
 #pragma unroll 1
   for (int first = warp; first * kUnit < k; first += kBatch * kWarps) {
     if (first != warp) fetch_weights(first);
-    float x[kBatch][2][kVector];  // Of rows lane / 4 and eight behind.
+    float x[kBatch][kLaneRows][kVector];
     float norm_weights[kBatch][kVector];
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       const int at = (first + j * kWarps) * kUnit;
       if (at >= k) break;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < kLaneRows; ++h) {
         const int row = lane / 4 + 8 * h;
         if (row < rows) {
           LoadVector(output.params.x + int64_t{row} * k + at + in_unit, x[j][h]);
@@ -224,9 +226,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       if ((first + j * kWarps) * kUnit >= k) break;
-      uint4 rounded[2];
+      uint4 rounded[kLaneRows];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < kLaneRows; ++h) {
         squares[h] += SumOfSquares(x[j][h]);
 #pragma unroll
         for (int i = 0; i < kVector && norm.weight != nullptr; ++i) {
@@ -234,31 +236,34 @@ __global__ void __launch_bounds__(kWarps* kWarp)
         }
         StoreRounded(reinterpret_cast<Bf16*>(&rounded[h]), x[j][h]);
       }
-      const uint32_t low[4] = {rounded[0].x, rounded[1].x, rounded[0].y, rounded[1].y};
-      const uint32_t high[4] = {rounded[0].z, rounded[1].z, rounded[0].w, rounded[1].w};
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
         for (int m = 0; m < kMatrices; ++m) {
           const uint4 w = *place(j, t, m);
-          MultiplyAdd(sums[t][m], low, w.x, w.y);
-          MultiplyAdd(sums[t][m], high, w.z, w.w);
+#pragma unroll
+          for (int r = 0; r < kRowTiles; ++r) {
+            const uint4 &a = rounded[2 * r], &b = rounded[2 * r + 1];
+            const uint32_t low[4] = {a.x, b.x, a.y, b.y}, high[4] = {a.z, b.z, a.w, b.w};
+            MultiplyAdd(sums[r][t][m], low, w.x, w.y);
+            MultiplyAdd(sums[r][t][m], high, w.z, w.w);
+          }
         }
       }
     }
   }
 
-  __shared__ float partial[kWarps][kMatrices][kTiles][kMostSlicesRows][kMatrixColumns];
-  __shared__ float partial_squares[kWarps][kMostSlicesRows];
+  __shared__ float partial[kWarps][kMatrices][kTiles][16 * kRowTiles][kMatrixColumns];
+  __shared__ float partial_squares[kWarps][16 * kRowTiles];
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
+  for (int h = 0; h < kLaneRows; ++h) {
     const int row = lane / 4 + 8 * h;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int m = 0; m < kMatrices; ++m) {
         *reinterpret_cast<float2*>(&partial[warp][m][t][row][lane % 4 * 2]) =
-            make_float2(sums[t][m][2 * h], sums[t][m][2 * h + 1]);
+            make_float2(sums[h / 2][t][m][h % 2 * 2], sums[h / 2][t][m][h % 2 * 2 + 1]);
       }
     }
     squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
@@ -266,41 +271,49 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     if (lane % 4 == 0) partial_squares[warp][row] = squares[h];
   }
   __syncthreads();
-  if (!has_output) return;
-  float totals[kMatrices] = {}, row_squares = 0;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < rows * kColumns; i += kWarps * kWarp, before = 0) {
+    const int row = i / kColumns, column = i % kColumns;
+    if (first_column + column >= n) continue;
+    float totals[kMatrices] = {}, row_squares = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    row_squares += partial_squares[w][my_row];
+    for (int w = 0; w < kWarps; ++w) {
+      row_squares += partial_squares[w][row];
 #pragma unroll
-    for (int m = 0; m < kMatrices; ++m) {
-      totals[m] += partial[w][m][my_column / kMatrixColumns][my_row][my_column % kMatrixColumns];
+      for (int m = 0; m < kMatrices; ++m) {
+        totals[m] += partial[w][m][column / kMatrixColumns][row][column % kMatrixColumns];
+      }
     }
-  }
-  const float scale = RowScale(norm, row_squares, k);
+    const float scale = RowScale(norm, row_squares, k);
 #pragma unroll
-  for (float& total : totals) total *= scale;
-  *y = output.Value(before, totals, first_column + my_column);
+    for (float& total : totals) total *= scale;
+    y[int64_t{row} * n + column] = output.Value(before, totals, first_column + column);
+  }
 }
 
-template <typename Output>
+template <int kRowTiles, typename Output>
 bool MultiplyBySlices(const Output& output, const Weights<Output::kMatrices>& weights, int n, int k,
                       Stream& stream) {
   if (k % kUnit != 0 || int64_t{n} * k * Output::kMatrices > kMostSlicesWeights) return false;
   // Two matrices have more columns that could share x.
   constexpr int kTiles = Output::kMatrices;
   const dim3 grid(static_cast<unsigned>(CeilDiv(n, kMatrixColumns * kTiles)));
-  const auto bytes_of = [](int batch) {
-    return sizeof(uint4) * kWarps * kWarp * batch * kTiles * Output::kMatrices;
+  const auto launch = [&](auto kernel, int batch) {
+    Launch(stream, "MatMul", kernel, grid, kWarps * kWarp,
+           sizeof(uint4) * kWarps * kWarp * batch * kTiles * Output::kMatrices, output, weights, n,
+           k);
   };
+  // A short batch goes round several times where k is long.
   constexpr int kShort = 3, kLong = 6;
-  constexpr size_t kSums = size_t{20} << 10;  // What a block has besides, at most.
-  if (k <= kShort * kWarps * kUnit || bytes_of(kLong) + kSums > stream.max_shared_memory()) {
-    Launch(stream, "MatMul", SlicesKernel<kTiles, kShort, Output>, grid, kWarps * kWarp,
-           bytes_of(kShort), output, weights, n, k);
-  } else {
-    Launch(stream, "MatMul", SlicesKernel<kTiles, kLong, Output>, grid, kWarps * kWarp,
-           bytes_of(kLong), output, weights, n, k);
+  constexpr size_t kLongBytes = size_t{120} << 10;  // At most, of a block.
+  const bool is_long = k > kShort * kWarps * kUnit && kLongBytes <= stream.max_shared_memory();
+  if constexpr (kRowTiles == 1) {
+    if (is_long) {
+      launch(SlicesKernel<kRowTiles, kTiles, kLong, Output>, kLong);
+      return true;
+    }
   }
+  launch(SlicesKernel<kRowTiles, kTiles, kShort, Output>, kShort);
   return true;
 }
 
@@ -510,9 +523,14 @@ bool MultiplyFewRows(const Output& output, const Weights<Output::kMatrices>& wei
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
   if (rows > kMostLanesRows) {
-    if (rows <= kMostSlicesRows && MultiplyBySlices(output, weights, n, k, stream)) return true;
-    if (rows <= 16) return MultiplyByTiles<2>(output, weights, n, k, stream);
-    if (rows <= 32) return MultiplyByTiles<4>(output, weights, n, k, stream);
+    if (rows <= 16) {
+      return MultiplyBySlices<1>(output, weights, n, k, stream) ||
+             MultiplyByTiles<2>(output, weights, n, k, stream);
+    }
+    if (rows <= 32) {
+      return MultiplyBySlices<2>(output, weights, n, k, stream) ||
+             MultiplyByTiles<4>(output, weights, n, k, stream);
+    }
     return rows <= kMostTilesRows && MultiplyByTiles<8>(output, weights, n, k, stream);
   }
   constexpr size_t kBesides = 1024;  // The sums of squares, and alignment.

@@ -9,10 +9,7 @@
 namespace treeline::cuda {
 namespace {
 
-// Of a graph. More launches go in several graphs: the GPU begins with the first while the host is
-// still at the others.
-constexpr int kMostLaunches = 64;
-constexpr int kFewestLaunches = 8;
+constexpr int kFewestLaunches = 8;  // Of a graph.
 // Of which some are only known by their hash.
 constexpr size_t kMostGraphs = 512;
 
@@ -25,7 +22,10 @@ LaunchQueue::~LaunchQueue() {
 }
 
 std::byte* LaunchQueue::Add(const KernelLaunch& launch, CUstream_st* handle) {
-  if (count_ == kMostLaunches) Flush(handle);
+  if (count_ == most_) {
+    Flush(handle);
+    most_ = kMostLaunches;
+  }
   const size_t at = launches_.size();
   launches_.resize(at + sizeof launch + launch.argument_bytes);
   std::memcpy(launches_.data() + at, &launch, sizeof launch);

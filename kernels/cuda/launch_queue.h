@@ -43,6 +43,8 @@ class LaunchQueue {
   std::byte* Add(const KernelLaunch& launch, CUstream_st* handle);
   // All launches go to the CUDA stream; where the Stream has failed, nowhere.
   void Flush(CUstream_st* handle);
+  // The GPU has nothing to do: it is not to wait long for the next launches.
+  void BeginSoon() { most_ = kMostAtFirst; }
 
  private:
   struct Graph {
@@ -57,9 +59,14 @@ class LaunchQueue {
   void MakeLaunches(CUstream_st* handle);
   void DropOldest(CUstream_st* handle);
 
+  // Of a graph. More launches go in several graphs: the GPU begins with the first while the host is
+  // still at the others.
+  static constexpr int kMostLaunches = 64, kMostAtFirst = 16;
+
   Stream& stream_;
   std::vector<std::byte> launches_;  // KernelLaunch, its arguments, the next KernelLaunch, ...
   int count_ = 0;
+  int most_ = kMostAtFirst;
   bool builds_graphs_ = true;                 // Until the driver refuses one.
   std::unordered_map<size_t, Graph> graphs_;  // By the hash of their launches.
   uint64_t uses_ = 0;

@@ -76,6 +76,7 @@ void Stream::Fail(const std::string& error) {
 std::string Stream::Synchronize() {
   Check(*this, "a kernel or copy", cudaStreamSynchronize(handle()));
   upload_used_ = 0;
+  launches_.BeginSoon();
   std::string error;
   error.swap(error_);
   return error;
