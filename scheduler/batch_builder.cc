@@ -76,7 +76,7 @@ std::vector<int32_t> CountGuesses(std::span<const Decode> decodes,
   }
   const double model_seconds = costs.DraftSeconds(static_cast<int32_t>(by_model.size()));
   GuessChoice choice = ChooseGuesses(all, most, costs, guessing_seconds + model_seconds);
-  speculation.model.Observe(choice.tokens_per_second / otherwise.tokens_per_second);
+  speculation.ObserveModel(sequences, choice, otherwise);
   return std::move(choice.counts);
 }
 

@@ -8,8 +8,10 @@ namespace treeline {
 
 namespace {
 
-// Steps without Engine::Draft between two with it, where it does not pay or fails.
-constexpr int32_t kSkippedSteps = 16;
+// Steps without guesses between two with them, where they do not pay: a step that tries them is
+// long. And where they fail, at most.
+constexpr int32_t kFewestSkipped = 16, kMostSkipped = 128;
+constexpr int32_t kLongestPause = 16;
 // How much the newest speedup counts; and how badly drafting is thought of at most, so that it is
 // back soon where it pays again.
 constexpr double kNewest = 0.1;
@@ -40,7 +42,7 @@ double StepCosts::DraftSeconds(int32_t sequences) const {
 }
 
 bool DraftPolicy::Ask() {
-  if (skipped_ < (gain_ < 0 ? kSkippedSteps : pause_)) {
+  if (skipped_ < std::max(patience_, pause_)) {
     ++skipped_;
     return false;
   }
@@ -50,10 +52,11 @@ bool DraftPolicy::Ask() {
 
 void DraftPolicy::Observe(double speedup) {
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
+  patience_ = gain_ < 0 ? std::clamp(2 * patience_, kFewestSkipped, kMostSkipped) : 0;
 }
 
 void DraftPolicy::Answered(bool succeeded) {
-  pause_ = succeeded ? 0 : std::clamp(2 * pause_, 1, kSkippedSteps);
+  pause_ = succeeded ? 0 : std::clamp(2 * pause_, 1, kLongestPause);
 }
 
 CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)), factors_{} {}
@@ -113,6 +116,13 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
   std::vector<int32_t> counts(probabilities.size());
   for (size_t i = 0; i < best; ++i) ++counts[guesses[i].second];
   return {std::move(counts), best_rate};
+}
+
+void Speculation::ObserveModel(int32_t num_sequences, const GuessChoice& choice,
+                               const GuessChoice& otherwise) {
+  // Without the model the sequences need not guess either.
+  const double plain = num_sequences / costs.Seconds(num_sequences, 0);
+  model.Observe(choice.tokens_per_second / std::max(otherwise.tokens_per_second, plain));
 }
 
 void Speculation::ObserveSequences(int32_t num_sequences, double guessing_seconds,

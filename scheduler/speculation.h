@@ -75,7 +75,7 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
                           const CostModel& costs, double drafting_seconds = 0);
 
 // When to have guesses made, which takes time: in every step while they make tokens faster, else in
-// one of so many, to see whether they would, or who makes them works again.
+// one of ever so many more, to see whether they would, or who makes them works again.
 class DraftPolicy {
  public:
   // Whether to ask in this step.
@@ -87,9 +87,10 @@ class DraftPolicy {
   void Observe(double speedup);
 
  private:
-  double gain_ = 0;      // Of recent speedups over 1, the old ones fading.
-  int32_t skipped_ = 0;  // Steps since it was asked.
-  int32_t pause_ = 0;    // Steps that it is left alone for after a failure.
+  double gain_ = 0;       // Of recent speedups over 1, the old ones fading.
+  int32_t skipped_ = 0;   // Steps since it was asked.
+  int32_t patience_ = 0;  // Steps that it is left alone for while it does not pay,
+  int32_t pause_ = 0;     // and after a failure.
 };
 
 // What a scheduler knows about guessing ahead.
@@ -98,6 +99,9 @@ struct Speculation {
   DraftPolicy model{};      // Engine::Draft.
   DraftPolicy sequences{};  // Their own guesses, from text: the host's time.
 
+  // `choice` counts guesses of Engine::Draft for `num_sequences`; `otherwise` is what their own
+  // would come to.
+  void ObserveModel(int32_t num_sequences, const GuessChoice& choice, const GuessChoice& otherwise);
   // `num_sequences` have guessed by themselves, for `guessing_seconds` in all; `choice` counts
   // them.
   void ObserveSequences(int32_t num_sequences, double guessing_seconds, const GuessChoice& choice);
