@@ -52,7 +52,11 @@ bool DraftPolicy::Ask() {
 
 void DraftPolicy::Observe(double speedup) {
   gain_ = std::max(kLeastGain, (1 - kNewest) * gain_ + kNewest * (speedup - 1));
-  patience_ = gain_ < 0 ? std::clamp(2 * patience_, kFewestSkipped, kMostSkipped) : 0;
+  if (gain_ >= 0) {
+    patience_ = 0;
+  } else if (speedup < 1) {
+    patience_ = std::clamp(2 * patience_, kFewestSkipped, kMostSkipped);
+  }
 }
 
 void DraftPolicy::Answered(bool succeeded) {

@@ -335,6 +335,8 @@ StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
   TREELINE_ASSIGN_OR_RETURN(const float* hidden, LastHidden(rows));
   TREELINE_ASSIGN_OR_RETURN(float* logits, logits_.Floats(rows.size() * config_.vocab_size));
   backend_.MatMul({hidden, logits, static_cast<int32_t>(rows.size()), false}, output());
+  // A device begins now, whatever is asked of it next.
+  TREELINE_RETURN_IF_ERROR(backend_.FailureSoFar());
   return logits;
 }
 

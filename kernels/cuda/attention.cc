@@ -99,7 +99,7 @@ const ForestAttention::Planned& ForestAttention::PlanFor(const AttentionParams& 
   }
   const std::vector<int64_t> request = RequestOf(params, origin);
   if (attended->request == request) return attended->planned;
-  // Kinds of one model have the same request in every step: they are sent to the GPU together.
+  // Kinds that had the same request last time, as those of one model have, go to the GPU together.
   const std::vector<int64_t> last = attended->request;
   Packer packer;
   std::vector<Attended*> together;

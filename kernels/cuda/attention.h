@@ -2,8 +2,8 @@
 // kernels/reference/attention.h defines both. Params are as for the CPU: structs and indices in
 // host memory, activations, states and learned parameters in device memory.
 //
-// What an attention step has to do is the same in every layer of a form: it is planned, and sent
-// to the GPU, for the first of them only.
+// What an attention step has to do is the same in every layer of a form: it is planned for the
+// first of them only, and sent to the GPU together with what other forms of layers have to do.
 #ifndef TREELINE_KERNELS_CUDA_ATTENTION_H_
 #define TREELINE_KERNELS_CUDA_ATTENTION_H_
 

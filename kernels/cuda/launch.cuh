@@ -42,6 +42,7 @@ inline bool AllowSharedMemory(Stream& stream, const char* name, const void* kern
 
 template <typename T>
 T ReadNext(const std::byte*& at) {
+  static_assert(std::is_trivially_copyable_v<T>);
   T value;
   std::memcpy(&value, at, sizeof value);
   at += sizeof value;
@@ -56,8 +57,7 @@ void WriteNext(T value, std::byte*& at) {
 
 // KernelLaunch::make of a kernel with these parameters.
 template <typename... Parameters>
-bool MakeLaunch(const KernelLaunch& launch, const std::byte* arguments, CUstream_st* handle,
-                Stream& stream) {
+int MakeLaunch(const KernelLaunch& launch, const std::byte* arguments, CUstream_st* handle) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(launch.grid[0], launch.grid[1], launch.grid[2]);
   config.blockDim = dim3(launch.threads);
@@ -65,7 +65,7 @@ bool MakeLaunch(const KernelLaunch& launch, const std::byte* arguments, CUstream
   config.stream = handle;
   cudaLaunchAttribute attributes[2] = {};
   config.attrs = attributes;
-  if (stream.overlaps_kernels()) {
+  if (launch.overlaps != 0) {
     cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -79,9 +79,7 @@ bool MakeLaunch(const KernelLaunch& launch, const std::byte* arguments, CUstream
   const auto kernel = reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(launch.kernel));
   const std::tuple<Parameters...> values{ReadNext<Parameters>(arguments)...};
   return std::apply(
-      [&](const Parameters&... v) {
-        return Check(stream, launch.name, cudaLaunchKernelEx(&config, kernel, v...));
-      },
+      [&](const Parameters&... v) -> int { return cudaLaunchKernelEx(&config, kernel, v...); },
       values);
 }
 
@@ -106,6 +104,7 @@ void LaunchClusters(Stream& stream, const char* name, void (*kernel)(Parameters.
   launch.grid[0] = grid.x, launch.grid[1] = grid.y, launch.grid[2] = grid.z;
   launch.cluster = cluster;
   launch.threads = threads;
+  launch.overlaps = stream.overlaps_kernels();
   std::byte* to = stream.AddLaunch(launch);
   (WriteNext<Parameters>(arguments, to), ...);
 }

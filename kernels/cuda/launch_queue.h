@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 struct CUgraphExec_st;
@@ -21,14 +22,13 @@ class Stream;
 struct KernelLaunch {
   const char* name;  // For errors.
   const void* kernel;
-  // Launches it in a CUDA stream; false, and the Stream has failed, where it cannot.
-  bool (*make)(const KernelLaunch& launch, const std::byte* arguments, CUstream_st* handle,
-               Stream& stream);
+  // Launches it in a CUDA stream; a cudaError_t.
+  int (*make)(const KernelLaunch& launch, const std::byte* arguments, CUstream_st* handle);
   size_t shared_bytes;
   size_t argument_bytes;
   uint32_t grid[3];
   int32_t cluster, threads;
-  int32_t padding;  // All bytes are compared.
+  int32_t overlaps;  // Whether it may come up before the kernel ahead of it has ended.
 };
 
 class LaunchQueue {
@@ -49,15 +49,17 @@ class LaunchQueue {
  private:
   struct Graph {
     std::vector<std::byte> launches;
-    CUgraphExec_st* graph = nullptr;  // Null: the launches were seen once, and are not kept.
-    uint64_t last_use = 0;
+    CUgraphExec_st* graph;
+    uint64_t last_use;
   };
 
   // False where the launches are still to be made one by one.
   bool LaunchGraph(CUstream_st* handle);
-  bool Build(CUstream_st* handle, Graph& graph);
-  void MakeLaunches(CUstream_st* handle);
-  void DropOldest(CUstream_st* handle);
+  // Null where the driver refuses.
+  CUgraphExec_st* Build(CUstream_st* handle) const;
+  // A cudaError_t, of the launch called `name`.
+  int MakeLaunches(CUstream_st* handle, const char*& name) const;
+  void DropOldest();
 
   // Of a graph. More launches go in several graphs: the GPU begins with the first while the host is
   // still at the others.
@@ -67,8 +69,10 @@ class LaunchQueue {
   std::vector<std::byte> launches_;  // KernelLaunch, its arguments, the next KernelLaunch, ...
   int count_ = 0;
   int most_ = kMostAtFirst;
-  bool builds_graphs_ = true;                 // Until the driver refuses one.
-  std::unordered_map<size_t, Graph> graphs_;  // By the hash of their launches.
+  bool builds_graphs_ = true;  // Until the driver refuses one.
+  // By the hash of their launches; and hashes of what was launched once.
+  std::unordered_map<size_t, Graph> graphs_;
+  std::unordered_set<size_t> seen_;
   uint64_t uses_ = 0;
 };
 

@@ -173,8 +173,13 @@ void* Scratch::Resize(size_t bytes) {
 void* Scratch::ResizeZeroed(size_t bytes) {
   const size_t before = capacity_;
   Resize(bytes);
-  if (capacity_ != before && stream_.ok()) {
-    Check(stream_, "cudaMemsetAsync", cudaMemsetAsync(data_, 0, capacity_, stream_.handle()));
+  if (capacity_ == before) return data_;
+  const bool zeroed = stream_.ok() && Check(stream_, "cudaMemsetAsync",
+                                            cudaMemsetAsync(data_, 0, capacity_, stream_.handle()));
+  if (!zeroed) {  // It would be taken for zeroed later.
+    stream_.Free(data_);
+    data_ = nullptr;
+    capacity_ = 0;
   }
   return data_;
 }

@@ -1,7 +1,7 @@
 // One GPU's queue of work: kernels and copies run asynchronously, in the order they were
-// enqueued. Memory comes from a pool, so that taking and giving back cost no synchronisation.
-// The first failure sticks: what is enqueued after it does nothing, until Synchronize tells.
-// One thread at a time.
+// enqueued (only what Upload brings may come sooner). Memory comes from a pool, so that taking and
+// giving back cost no synchronisation. The first failure sticks: what is enqueued after it does
+// nothing, until Synchronize tells. One thread at a time.
 #ifndef TREELINE_KERNELS_CUDA_STREAM_H_
 #define TREELINE_KERNELS_CUDA_STREAM_H_
 

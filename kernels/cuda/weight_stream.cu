@@ -224,7 +224,7 @@ class StreamedProduct {
 
   template <typename Shape>
   bool LaunchShape() {
-    Maps<Output::kMatrices> maps;
+    Maps<Output::kMatrices> maps{};  // All its bytes count (launch_queue.h).
     if (!DescribeBoxes(x_, output_.params.rows, k_, Shape::kXRows, maps.x)) return false;
     for (int m = 0; m < Output::kMatrices; ++m) {
       if (!DescribeBoxes(matrices_[m], n_, k_, Shape::kWeightRows / Output::kMatrices,
