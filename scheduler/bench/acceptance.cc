@@ -34,6 +34,7 @@
 #include "engine/model/adapter.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model_engine.h"
+#include "scheduler/bench/no_observer.h"
 #include "scheduler/scheduler.h"
 
 namespace treeline {
@@ -44,17 +45,6 @@ constexpr size_t kRun = 8;
 struct Answer {
   std::vector<TokenLogprob> tokens;
   std::vector<size_t> steps;  // Tokens of each, the prompt's first.
-};
-
-class NoObserver : public SchedulerObserver {
- public:
-  void OnStep(int32_t, int32_t, const SchedulerGauges&) override {}
-  void OnPromptComputed(int32_t, int32_t) override {}
-  void OnDraft(int32_t, int32_t) override {}
-  void OnFirstToken(Duration) override {}
-  void OnNextTokens(Duration) override {}
-  void OnFinished(const RequestTimes&) override {}
-  void OnRejected(std::string_view) override {}
 };
 
 struct Settings {

@@ -10,6 +10,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/engine.h"
+#include "scheduler/bench/no_observer.h"
 #include "scheduler/fake_tokenizer.h"
 #include "scheduler/scheduler.h"
 
@@ -60,17 +61,6 @@ class InstantEngine : public Engine, private StateSlotOwner {
 
   bool in_use_ = false;
   std::vector<int32_t> tokens_;  // Of the last step's batch.
-};
-
-class NoObserver : public SchedulerObserver {
- public:
-  void OnStep(int32_t, int32_t, const SchedulerGauges&) override {}
-  void OnPromptComputed(int32_t, int32_t) override {}
-  void OnDraft(int32_t, int32_t) override {}
-  void OnFirstToken(Duration) override {}
-  void OnNextTokens(Duration) override {}
-  void OnFinished(const RequestTimes&) override {}
-  void OnRejected(std::string_view) override {}
 };
 
 void SpeculativeStep(benchmark::State& state) {
