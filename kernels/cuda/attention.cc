@@ -70,6 +70,7 @@ std::vector<int64_t> RequestOf(const AttentionParams& params, const LayerState& 
   }
   return request;
 }
+
 }  // namespace
 
 ForestAttention::ForestAttention(Stream& stream)
