@@ -56,9 +56,10 @@ class Engine {
   // run); after any other error the slots of the batch hold no valid state: release them.
   virtual StatusOr<std::vector<RowResult>> Step(const Batch& batch) = 0;
 
-  // Commits the accepted nodes of draft trees that the last Step ran, each slot's at most once.
-  // INVALID_ARGUMENT for what is no path of its tree (nothing has changed); after any other error
-  // the slots hold no valid state.
+  // Accepts nodes of draft trees that the last Step ran, each slot's at most once: they are
+  // committed before a state is read again. INVALID_ARGUMENT for what is no path of its tree
+  // (nothing has changed); after any other error, which may be the next Step's, the slots hold no
+  // valid state.
   virtual Status Commit(std::span<const AcceptedPath> paths) = 0;
 
   // What the model's draft heads, or a draft model, guess to follow the tokens drawn at rows of the

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "engine/model/medusa_heads.h"
 
@@ -174,6 +175,7 @@ EngineLimits ModelEngine::limits() const {
 }
 
 StatusOr<StateSlot> ModelEngine::AcquireSlot() {
+  CommitAccepted();
   StatusOr<StateSlot> slot = pool_->Acquire();
   if (slot.ok()) drafts_[slot->index()] = DraftRows();  // Of the slot's last sequence.
   return slot;
@@ -246,6 +248,8 @@ StatusOr<std::vector<RowResult>> ModelEngine::Step(const Batch& batch) {
 
 StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
   TREELINE_RETURN_IF_ERROR(Validate(batch));
+  CommitAccepted();
+  TREELINE_RETURN_IF_ERROR(std::exchange(commit_failure_, OkStatus()));
   ModelStep step{batch, {}, {}, {}};
   std::fill(drafts_.begin(), drafts_.end(), DraftRows());
   num_rows_ = 0;
@@ -278,9 +282,9 @@ StatusOr<std::vector<RowResult>> ModelEngine::Run(const Batch& batch) {
   return results;
 }
 
-StatusOr<ModelEngine::DeviceAnswers> ModelEngine::AskDevice(const float* device_logits,
-                                                            int32_t rows, int32_t k,
-                                                            std::span<const TokenDraw> draws) {
+StatusOr<ModelEngine::DeviceAnswers> ModelEngine::AskDevice(
+    const float* device_logits, int32_t rows, int32_t k, std::span<const TokenDraw> draws,
+    const std::function<void()>& meanwhile) {
   // Words of 32 bits, so that all come home together: ID and log-probability of each token drawn,
   // then IDs of the best, then their log-probabilities.
   static_assert(sizeof(DrawnToken) == 2 * sizeof(int32_t) && sizeof(int32_t) == sizeof(float));
@@ -300,8 +304,8 @@ StatusOr<ModelEngine::DeviceAnswers> ModelEngine::AskDevice(const float* device_
     backend_->DrawTokens(
         {device_logits, draws.data(), reinterpret_cast<DrawnToken*>(device_words), rows, n});
   }
-  backend_->CopyToHost(words.data(), device_words, words.size() * sizeof(int32_t));
-  TREELINE_RETURN_IF_ERROR(backend_->Synchronize());
+  backend_->CopyToHost(words.data(), device_words, words.size() * sizeof(int32_t), meanwhile);
+  TREELINE_RETURN_IF_ERROR(backend_->FailureSoFar());
 
   const auto logprob = [&](size_t word) { return std::bit_cast<float>(words[word]); };
   DeviceAnswers answers;
@@ -405,6 +409,7 @@ StatusOr<std::vector<RowResult>> ModelEngine::Answer(std::span<const RowRequest>
 }
 
 Status ModelEngine::Commit(std::span<const AcceptedPath> paths) {
+  CommitAccepted();
   std::vector<AcceptedRows> accepted;
   std::vector<bool> seen(pool_->num_slots());
   for (const AcceptedPath& path : paths) {
@@ -427,12 +432,20 @@ Status ModelEngine::Commit(std::span<const AcceptedPath> paths) {
       previous = node;
     }
   }
-  TREELINE_RETURN_IF_ERROR(model_->Commit(accepted));
+  accepted_ = std::move(accepted);
   for (const AcceptedPath& path : paths) {
     pool_->Advance(path.slot, static_cast<int32_t>(path.nodes.size()));
     drafts_[path.slot] = DraftRows();
   }
-  return OkStatus();
+  if (model_->num_draft_heads() > 0) return OkStatus();
+  CommitAccepted();
+  return std::exchange(commit_failure_, OkStatus());
+}
+
+void ModelEngine::CommitAccepted() {
+  if (accepted_.empty()) return;
+  const Status status = model_->Commit(std::exchange(accepted_, {}));
+  if (!status.ok()) commit_failure_ = status;
 }
 
 StatusOr<std::vector<Guesses>> ModelEngine::Draft(std::span<const int32_t> rows,
@@ -463,7 +476,7 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t
     TREELINE_ASSIGN_OR_RETURN(DeviceAnswers answers,
                               AskDevice(logits, static_cast<int32_t>(heads * count),
                                         token_pairs_ ? kGuessesWithPairs : kGuessesPerHead,
-                                        /*draws=*/{}));
+                                        /*draws=*/{}, /*meanwhile=*/[this] { CommitAccepted(); }));
     for (size_t i = 0; i < answers.best.size(); ++i) {
       if (answers.best[i].empty()) return DamagedLogits();
       guesses[first + i % count][i / count] = std::move(answers.best[i]);
@@ -473,6 +486,7 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t
 }
 
 PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
+  CommitAccepted();
   const PrefixCache::Match match = prefix_cache_->Find(tokens);
   const int32_t length = pool_->length(slot.index());
   if (match.snapshot == nullptr || match.snapshot->length() <= length) {
@@ -484,6 +498,7 @@ PrefixMatch ModelEngine::RestorePrefix(const StateSlot& slot, std::span<const in
 
 void ModelEngine::KeepPrefix(const StateSlot& slot, std::span<const int32_t> tokens) {
   if (prefix_cache_->max_bytes() == 0 || prefix_cache_->Contains(tokens)) return;
+  CommitAccepted();
   StatusOr<StateSnapshot> snapshot = pool_->Snapshot(slot);
   // The device may be full before the cache is.
   while (!snapshot.ok() && prefix_cache_->DropOldest()) snapshot = pool_->Snapshot(slot);

@@ -3,6 +3,7 @@
 #define TREELINE_ENGINE_MODEL_ENGINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -69,6 +70,8 @@ class ModelEngine : public Engine {
   int32_t free_slots() const override { return pool_->free_slots(); }
   StatusOr<StateSlot> AcquireSlot() override;
   StatusOr<std::vector<RowResult>> Step(const Batch& batch) override;
+  // Where the model has draft heads, the nodes are committed by whichever call comes next: behind
+  // the heads, if that is Draft, as their guesses are waited for and a commit is not.
   Status Commit(std::span<const AcceptedPath> paths) override;
   StatusOr<std::vector<Guesses>> Draft(std::span<const int32_t> rows, int32_t max_guesses) override;
   PrefixMatch RestorePrefix(const StateSlot& slot, std::span<const int32_t> tokens) override;
@@ -95,10 +98,13 @@ class ModelEngine : public Engine {
     std::vector<DrawnToken> drawn;   // As `draws`.
     std::vector<RankedTokens> best;  // The k most probable tokens; none of a damaged row.
   };
-  // `draws`: of each row, or empty.
+  // `draws`: of each row, or empty. `meanwhile` as of Backend::CopyToHost.
   StatusOr<DeviceAnswers> AskDevice(const float* device_logits, int32_t rows, int32_t k,
-                                    std::span<const TokenDraw> draws);
+                                    std::span<const TokenDraw> draws,
+                                    const std::function<void()>& meanwhile = nullptr);
   StatusOr<std::vector<HeadGuesses>> AskHeads(std::span<const int32_t> rows);
+  // What Commit accepted; a failure is the next step's.
+  void CommitAccepted();
 
   const Options options_;
   ModelConfig config_;
@@ -124,7 +130,9 @@ class ModelEngine : public Engine {
     int32_t first_row = 0;
     std::vector<int32_t> parents;  // Empty: none.
   };
-  std::vector<DraftRows> drafts_;  // [num_slots]
+  std::vector<DraftRows> drafts_;       // [num_slots]
+  std::vector<AcceptedRows> accepted_;  // Yet to be committed.
+  Status commit_failure_;
 };
 
 }  // namespace treeline

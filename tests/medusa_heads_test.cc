@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -110,6 +111,80 @@ TEST_P(MedusaHeadsTest, GuessForAnyRowsOfAStep) {
   EXPECT_NE((*together)[0], (*together)[1]);
   EXPECT_EQ(engine->Draft({{7}}, 63).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(engine->Draft({{-1}}, 63).status().code(), StatusCode::kInvalidArgument);
+}
+
+// An engine with heads leaves accepted nodes to its next call: whichever that is.
+TEST_P(MedusaHeadsTest, AcceptedNodesAreCommittedByWhateverCallComesNext) {
+  const std::vector<int32_t> prompt = {4, 5, 6, 7}, accepted = {8, 10}, next = {11};
+  const auto plain = LoadEngine(Folder(GetParam()), WithHeads(""));
+  ASSERT_NE(plain, nullptr);
+  const StateSlot chain = *plain->AcquireSlot();
+  ScoreRows(*plain, chain, prompt, 4, {0});
+  ScoreRows(*plain, chain, accepted, 4, {0});
+  const std::vector<float> expected = ScoreRows(*plain, chain, next, 1, AllTokens(288))[0];
+
+  using Call = std::function<StateSlot(ModelEngine&, StateSlot)>;
+  const std::map<std::string, Call> calls = {
+      {"Step", [](ModelEngine&, StateSlot slot) { return slot; }},
+      {"Draft",
+       [](ModelEngine& engine, StateSlot slot) {
+         EXPECT_TRUE(engine.Draft({{2}}, 63).ok());
+         return slot;
+       }},
+      {"KeepPrefix, and the copy is what goes on",
+       [](ModelEngine& engine, StateSlot slot) {
+         const std::vector<int32_t> tokens = {4, 5, 6, 7, 8, 10};
+         engine.KeepPrefix(slot, tokens);
+         slot = *engine.AcquireSlot();
+         EXPECT_EQ(engine.RestorePrefix(slot, tokens).length, 6);
+         return slot;
+       }},
+      {"Commit for another sequence",
+       [](ModelEngine& engine, StateSlot slot) {
+         EXPECT_TRUE(engine.Commit({}).ok());
+         return slot;
+       }},
+  };
+  for (const auto& [name, call] : calls) {
+    ModelEngine::Options options = WithHeads(Folder(GetParam()) + "/medusa_lm_head.safetensors");
+    options.prefix_cache_memory = size_t{1} << 20;
+    const auto engine = LoadEngine(Folder(GetParam()), options);
+    ASSERT_NE(engine, nullptr);
+    StateSlot slot = *engine->AcquireSlot();
+    ScoreRows(*engine, slot, prompt, 4, {0});
+    Batch batch;
+    batch.AddTree(slot.index(), *TokenTree::Create({8, 9, 10}, {-1, 0, 0}));
+    MustStep(*engine, batch);
+    ASSERT_TRUE(engine->Commit({{{slot.index(), {0, 2}}}}).ok());
+    slot = call(*engine, std::move(slot));
+    const std::vector<float> actual = ScoreRows(*engine, slot, next, 1, AllTokens(288))[0];
+    EXPECT_THAT(actual, testing::Pointwise(testing::FloatNear(1e-4f), expected)) << name;
+  }
+}
+
+// The memory of a slot is not written for a sequence that has given it back.
+TEST_P(MedusaHeadsTest, AcceptedNodesDoNotReachTheSlotsNextSequence) {
+  const auto engine =
+      LoadEngine(Folder(GetParam()), WithHeads(Folder(GetParam()) + "/medusa_lm_head.safetensors"));
+  ASSERT_NE(engine, nullptr);
+  const std::vector<int32_t> tokens = {20, 21, 22, 23};
+  std::vector<float> expected;
+  {
+    const StateSlot slot = *engine->AcquireSlot();
+    expected = ScoreRows(*engine, slot, tokens, 4, AllTokens(288))[3];
+  }
+  int32_t index = -1;
+  {
+    const StateSlot slot = *engine->AcquireSlot();
+    index = slot.index();
+    Batch batch;
+    batch.AddTree(index, *TokenTree::Create({8, 9, 10}, {-1, 0, 0}));
+    MustStep(*engine, batch);
+    ASSERT_TRUE(engine->Commit({{{index, {0, 2}}}}).ok());
+  }
+  const StateSlot slot = *engine->AcquireSlot();
+  ASSERT_EQ(slot.index(), index);
+  EXPECT_EQ(ScoreRows(*engine, slot, tokens, 4, AllTokens(288))[3], expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MedusaHeadsTest, testing::Values("hybrid", "released_gqa"),

@@ -62,7 +62,9 @@ class Backend {
   virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
   virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
-  virtual void CopyToHost(void* to, const void* from, size_t bytes) = 0;
+  // Returns when `to` is there. What `meanwhile` calls comes after the copy, and is not waited for.
+  virtual void CopyToHost(void* to, const void* from, size_t bytes,
+                          const std::function<void()>& meanwhile = nullptr) = 0;
 
   // Builds a matrix; read_row(i, values) fills row i's k values and is called once a row,
   // from several threads at once.

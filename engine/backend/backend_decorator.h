@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,8 +25,9 @@ class BackendDecorator : public Backend {
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     backend_->CopyToDevice(to, from, bytes);
   }
-  void CopyToHost(void* to, const void* from, size_t bytes) override {
-    backend_->CopyToHost(to, from, bytes);
+  void CopyToHost(void* to, const void* from, size_t bytes,
+                  const std::function<void()>& meanwhile) override {
+    backend_->CopyToHost(to, from, bytes, meanwhile);
   }
   StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,
                                                  const RowReader& read_row) override {

@@ -113,8 +113,10 @@ class CpuBackend : public Backend {
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
-  void CopyToHost(void* to, const void* from, size_t bytes) override {
+  void CopyToHost(void* to, const void* from, size_t bytes,
+                  const std::function<void()>& meanwhile) override {
     std::memcpy(to, from, bytes);
+    if (meanwhile) meanwhile();
   }
 
   StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,

@@ -93,8 +93,9 @@ class CudaBackend : public Backend {
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     stream_->CopyToDevice(to, from, bytes);
   }
-  void CopyToHost(void* to, const void* from, size_t bytes) override {
-    stream_->CopyToHost(to, from, bytes);
+  void CopyToHost(void* to, const void* from, size_t bytes,
+                  const std::function<void()>& meanwhile) override {
+    stream_->CopyToHost(to, from, bytes, meanwhile);
   }
 
   StatusOr<std::unique_ptr<Matrix>> CreateMatrix(WeightType type, int32_t n, int32_t k,

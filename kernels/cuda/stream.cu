@@ -35,6 +35,8 @@ std::shared_ptr<Stream> Stream::Open(int ordinal, std::string& error) {
   const bool opened =
       Check(s, "cudaSetDevice", cudaSetDevice(ordinal)) &&
       Check(s, "cudaStreamCreate", cudaStreamCreateWithFlags(&s.handle_, cudaStreamNonBlocking)) &&
+      Check(s, "cudaEventCreate",
+            cudaEventCreateWithFlags(&s.downloaded_, cudaEventDisableTiming)) &&
       Check(s, "cudaDeviceGetAttribute",
             cudaDeviceGetAttribute(&s.num_multiprocessors_, cudaDevAttrMultiProcessorCount,
                                    ordinal)) &&
@@ -66,6 +68,7 @@ Stream::~Stream() {
   cudaFree(upload_device_);
   cudaFreeHost(upload_host_);
   cudaFreeHost(download_host_);
+  if (downloaded_ != nullptr) cudaEventDestroy(downloaded_);
   if (handle_ != nullptr) cudaStreamDestroy(handle_);
 }
 
@@ -75,11 +78,15 @@ void Stream::Fail(const std::string& error) {
 
 std::string Stream::Synchronize() {
   Check(*this, "a kernel or copy", cudaStreamSynchronize(handle()));
-  upload_used_ = 0;
-  launches_.BeginSoon();
+  BeginAnew();
   std::string error;
   error.swap(error_);
   return error;
+}
+
+void Stream::BeginAnew() {
+  upload_used_ = 0;
+  launches_.BeginSoon();
 }
 
 void* Stream::Allocate(size_t bytes) {
@@ -117,14 +124,25 @@ void Stream::CopyToDevice(void* to, const void* from, size_t bytes) {
         cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle()));
 }
 
-void Stream::CopyToHost(void* to, const void* from, size_t bytes) {
+void Stream::CopyToHost(void* to, const void* from, size_t bytes,
+                        const std::function<void()>& meanwhile) {
   if (!ok() || bytes == 0) return;
+  const char* const kCall = "copying from the GPU";
   const bool is_small = bytes <= kDownloadBytes;
-  const bool copied = Check(*this, "copying from the GPU",
-                            cudaMemcpyAsync(is_small ? download_host_ : to, from, bytes,
-                                            cudaMemcpyDeviceToHost, handle())) &&
-                      Check(*this, "copying from the GPU", cudaStreamSynchronize(handle_));
-  if (copied && is_small) std::memcpy(to, download_host_, bytes);
+  if (!Check(*this, kCall,
+             cudaMemcpyAsync(is_small ? download_host_ : to, from, bytes, cudaMemcpyDeviceToHost,
+                             handle())) ||
+      !Check(*this, kCall, cudaEventRecord(downloaded_, handle_))) {
+    return;
+  }
+  if (meanwhile) meanwhile();
+  if (!Check(*this, kCall, cudaEventSynchronize(downloaded_))) return;
+  if (is_small) std::memcpy(to, download_host_, bytes);
+  if (meanwhile) {
+    launches_.BeginSoon();
+  } else {
+    BeginAnew();
+  }
 }
 
 const std::byte* Stream::Upload(size_t bytes, const std::function<void(std::byte*)>& fill) {

@@ -18,7 +18,8 @@
 
 #include "kernels/cuda/launch_queue.h"
 
-// What cudaStream_t and cudaMemPool_t point to: CUDA's headers stay out of this one.
+// What cudaStream_t, cudaEvent_t and cudaMemPool_t point to: CUDA's headers stay out of this one.
+struct CUevent_st;
 struct CUstream_st;
 struct CUmemPoolHandle_st;
 
@@ -73,8 +74,10 @@ class Stream {
   void Copy(void* to, const void* from, size_t bytes);
   // `from` may change when the call returns.
   void CopyToDevice(void* to, const void* from, size_t bytes);
-  // Returns when `to` is there, and all that was enqueued before.
-  void CopyToHost(void* to, const void* from, size_t bytes);
+  // Returns when `to` is there, and all that was enqueued before. What `meanwhile` enqueues comes
+  // after the copy, and is not waited for.
+  void CopyToHost(void* to, const void* from, size_t bytes,
+                  const std::function<void()>& meanwhile = nullptr);
 
   // Host memory of `bytes`, filled by `fill` and on its way to the returned device memory, which
   // what is enqueued before the next Upload may read. Null after a failure.
@@ -83,7 +86,11 @@ class Stream {
  private:
   Stream() = default;
 
+  // The GPU has nothing to do, nor anything to read of what was uploaded.
+  void BeginAnew();
+
   CUstream_st* handle_ = nullptr;
+  CUevent_st* downloaded_ = nullptr;  // The last CopyToHost.
   CUmemPoolHandle_st* pool_ = nullptr;
   int num_multiprocessors_ = 0;
   // Newer GPUs run what is compiled for 8.0 (cuda.bzl), which has none of this.
