@@ -201,10 +201,14 @@ std::optional<Sequence::Draft> Sequence::Guess(const Guesses* by_model) {
   Draft draft{DraftTreeBuilder(generated_.back(), max_draft_depth()), {}, {}};
   if (asks_ngram) {
     ReadAhead();
-    drafter_->Propose(draft.guesses);
+    drafter_->Propose(0, draft.guesses);
   }
   draft.without_model = Probabilities(draft.guesses);
-  if (by_model != nullptr) draft.guesses.Add(*by_model);
+  if (by_model != nullptr) {
+    const int32_t first = draft.guesses.num_guesses() + 1;
+    draft.guesses.Add(*by_model);
+    if (asks_ngram) drafter_->Propose(first, draft.guesses);
+  }
   draft.probabilities = Probabilities(draft.guesses);
   recently_expected_ *= kFading;
   recently_accepted_ *= kFading;

@@ -118,7 +118,7 @@ void Ngrams(benchmark::State& state) {
     const int32_t next = text[i++ % text.size()];
     drafter.Append({&next, 1});
     DraftTreeBuilder tree(next, kMaxDepth);
-    drafter.Propose(tree);
+    drafter.Propose(0, tree);
     benchmark::DoNotOptimize(tree.num_guesses());
   }
 }
@@ -139,8 +139,10 @@ void Tree(benchmark::State& state) {
   for (auto _ : state) {
     const size_t s = i++ % kSteps;
     DraftTreeBuilder tree(0, kMaxDepth);
-    drafters[s].Propose(tree);
+    drafters[s].Propose(0, tree);
+    const int32_t first = tree.num_guesses() + 1;
     tree.Add(steps[s].guesses);
+    drafters[s].Propose(first, tree);
     benchmark::DoNotOptimize(tree.PathProbabilities());
     benchmark::DoNotOptimize(tree.Build(num_guesses));
   }

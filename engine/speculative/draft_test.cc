@@ -328,7 +328,7 @@ Tokens GuessAfter(const Tokens& tokens, int32_t max_depth = 8) {
   NgramDrafter drafter(max_depth);
   drafter.Append(tokens);
   DraftTreeBuilder builder(tokens.back(), max_depth);
-  drafter.Propose(builder);
+  drafter.Propose(0, builder);
   return builder.Build(63).tokens();
 }
 
@@ -346,7 +346,7 @@ TEST(NgramDrafter, SeveralPlacesMakeATreeAndTheLongestMatchLeads) {
   NgramDrafter drafter(4);
   drafter.Append(Tokens{8, 1, 2, 30, 31, 9, 1, 2, 40, 41, 8, 1, 2});
   DraftTreeBuilder builder(2, 4);
-  drafter.Propose(builder);
+  drafter.Propose(0, builder);
   EXPECT_EQ(builder.Build(1).tokens(), Tokens({2, 30}));  // After 8, 1, 2.
   const Tokens tokens = builder.Build(63).tokens();
   EXPECT_NE(std::find(tokens.begin(), tokens.end(), 40), tokens.end());
@@ -354,6 +354,28 @@ TEST(NgramDrafter, SeveralPlacesMakeATreeAndTheLongestMatchLeads) {
 
 TEST(NgramDrafter, GoesOnIntoARepetition) {
   EXPECT_EQ(GuessAfter({5, 6, 5, 6, 5, 6}, 4).size(), 5u);
+}
+
+// A guess of someone else's makes a pair with the token before it, which may have been there
+// before.
+TEST(NgramDrafter, FollowsWhatOthersGuess) {
+  NgramDrafter drafter(4);
+  drafter.Append(Tokens{1, 2, 3, 4, 9, 1});
+  DraftTreeBuilder builder(1, 4);
+  drafter.Propose(0, builder);
+  EXPECT_EQ(builder.num_guesses(), 0);  // 9, 1 is new.
+  builder.Add({{-1, 2, 0.5f}, {-1, 5, 0.4f}});
+  drafter.Propose(1, builder);
+  EXPECT_EQ(builder.Build(63).tokens(), Tokens({1, 2, 5, 3, 4, 9}));
+}
+
+TEST(NgramDrafter, FollowsNoImprobableGuess) {
+  NgramDrafter drafter(4);
+  drafter.Append(Tokens{1, 2, 3, 4, 9, 1});
+  DraftTreeBuilder builder(1, 4);
+  builder.Add({{-1, 2, 0.001f}});
+  drafter.Propose(1, builder);
+  EXPECT_EQ(builder.num_guesses(), 1);
 }
 
 // By definition: the continuation of the longest earlier match of at least two tokens, the latest

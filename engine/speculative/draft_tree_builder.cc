@@ -37,6 +37,12 @@ float DraftTreeBuilder::PathProbability(int32_t node) const {
   return probability;
 }
 
+std::vector<int32_t> DraftTreeBuilder::PathBackFrom(int32_t node) const {
+  std::vector<int32_t> tokens;
+  for (; node > 0; node = nodes_[node].parent) tokens.push_back(nodes_[node].token);
+  return tokens;
+}
+
 std::vector<std::pair<float, int32_t>> DraftTreeBuilder::Ranked(int32_t most) const {
   std::vector<std::pair<float, int32_t>> ranked;
   ranked.reserve(num_guesses());

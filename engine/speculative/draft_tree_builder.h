@@ -33,6 +33,10 @@ class DraftTreeBuilder {
   // follows is there too.
   TokenTree Build(int32_t num_guesses) const;
 
+  // That the guess is right, with all before it.
+  float PathProbability(int32_t node) const;
+  // The guesses from this one back to the root's child.
+  std::vector<int32_t> PathBackFrom(int32_t node) const;
   int32_t num_guesses() const { return static_cast<int32_t>(nodes_.size()) - 1; }
 
  private:
@@ -44,7 +48,6 @@ class DraftTreeBuilder {
     int32_t last_child = -1;
     int32_t sibling = -1;  // The one before it.
   };
-  float PathProbability(int32_t node) const;
   // The `most` most probable guesses (or all), the best first.
   std::vector<std::pair<float, int32_t>> Ranked(int32_t most) const;
 

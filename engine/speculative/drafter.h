@@ -16,8 +16,9 @@ class Drafter {
 
   // The sequence's next known tokens, of the prompt or generated.
   virtual void Append(std::span<const int32_t> tokens) = 0;
-  // Adds what may follow the last known token, the tree's root.
-  virtual void Propose(DraftTreeBuilder& tree) const = 0;
+  // Adds what may follow the tree's nodes from `first` on: the root (0), which is the last known
+  // token, and what others guess to follow it, but for the improbable.
+  virtual void Propose(int32_t first, DraftTreeBuilder& tree) const = 0;
 };
 
 }  // namespace treeline

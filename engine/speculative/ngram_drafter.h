@@ -19,15 +19,18 @@ class NgramDrafter : public Drafter {
   explicit NgramDrafter(int32_t max_depth) : max_depth_(max_depth) {}
 
   void Append(std::span<const int32_t> tokens) override;
-  void Propose(DraftTreeBuilder& tree) const override;
+  void Propose(int32_t first, DraftTreeBuilder& tree) const override;
 
  private:
   // Two tokens as one key.
   static uint64_t Key(int32_t first, int32_t second) {
     return uint64_t{static_cast<uint32_t>(first)} << 32 | static_cast<uint32_t>(second);
   }
-  // How many tokens up to `position` are those up to the end.
-  int32_t MatchLength(int32_t position) const;
+  // The known tokens and guesses after them, the last first.
+  class Reversed;
+  // How many tokens up to `position` are the last ones of `text`.
+  int32_t MatchLength(int32_t position, const Reversed& text) const;
+  void ProposeAfter(int32_t node, DraftTreeBuilder& tree) const;
 
   const int32_t max_depth_;
   std::vector<int32_t> tokens_;
