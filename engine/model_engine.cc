@@ -454,14 +454,21 @@ StatusOr<std::vector<Guesses>> ModelEngine::Draft(std::span<const int32_t> rows,
     if (row < 0 || row >= num_rows_) {
       return InvalidArgument("draft: row {} of the last step's {}", row, num_rows_);
     }
+    if (model_->draft_heads_see_drawn_token() && drawn_[row] < 0) {
+      return InvalidArgument("draft: no token was drawn at row {}", row);
+    }
   }
   TREELINE_ASSIGN_OR_RETURN(const std::vector<HeadGuesses> answers, AskHeads(rows));
   const TokenPairs* pairs = token_pairs_ ? &*token_pairs_ : nullptr;
+  const auto known = [&](int32_t row) {
+    // Heads that have seen it know better.
+    return model_->draft_heads_see_drawn_token() ? -1 : drawn_[row];
+  };
   std::vector<Guesses> guesses(rows.size());
   backend_->host_threads().ParallelFor(rows.size(), [&](int64_t i, int32_t /*thread*/) {
     guesses[i] = options_.draft_choices
                      ? ChosenPaths(answers[i], *options_.draft_choices, max_guesses)
-                     : LikeliestPaths(answers[i], max_guesses, drawn_[rows[i]], pairs);
+                     : LikeliestPaths(answers[i], max_guesses, known(rows[i]), pairs);
   });
   return guesses;
 }
@@ -472,7 +479,10 @@ StatusOr<std::vector<HeadGuesses>> ModelEngine::AskHeads(std::span<const int32_t
   std::vector<HeadGuesses> guesses(rows.size(), HeadGuesses(heads));
   for (size_t first = 0; first < rows.size(); first += rows_at_once) {
     const size_t count = std::min(rows_at_once, rows.size() - first);
-    TREELINE_ASSIGN_OR_RETURN(const float* logits, model_->DraftLogits(rows.subspan(first, count)));
+    std::vector<int32_t> drawn;
+    for (const int32_t row : rows.subspan(first, count)) drawn.push_back(drawn_[row]);
+    TREELINE_ASSIGN_OR_RETURN(const float* logits,
+                              model_->DraftLogits(rows.subspan(first, count), drawn));
     TREELINE_ASSIGN_OR_RETURN(DeviceAnswers answers,
                               AskDevice(logits, static_cast<int32_t>(heads * count),
                                         token_pairs_ ? kGuessesWithPairs : kGuessesPerHead,

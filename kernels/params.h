@@ -63,13 +63,14 @@ struct AddBiasParams {
   int32_t dim = 0;
 };
 
-// y = x + silu(gates + bias) for several heads over the same x: what a Medusa head does with its
-// product.
+// y = x + silu(gates + bias) for several heads: what a Medusa head does with its product. Its own x
+// has a bias, too.
 struct ResidualSiluParams {
-  const float* x = nullptr;      // [rows, dim]
-  const float* gates = nullptr;  // [rows, heads, dim]
-  const float* bias = nullptr;   // [heads, dim]
-  float* y = nullptr;            // [heads, rows, dim]
+  const float* x = nullptr;  // [rows, dim], for all heads; null: each head has its own.
+  // [rows, heads, dim], or where x is null [rows, 2, heads, dim]: after the gates the heads' own x.
+  const float* gates = nullptr;
+  const float* bias = nullptr;  // [heads, dim], or [2, heads, dim].
+  float* y = nullptr;           // [heads, rows, dim]
   int32_t rows = 0;
   int32_t heads = 0;
   int32_t dim = 0;

@@ -337,20 +337,24 @@ TEST_P(BackendEquivalence, ResidualSilu) {
   constexpr double kTolerance = 2e-7;
   for (const int32_t dim : {1, 24, 1000}) {
     const int32_t rows = 7, heads = 3;
-    const std::vector<float> x = Random(rows * dim, rng_), bias = Random(heads * dim, rng_);
-    const std::vector<float> gates = Random(rows * heads * dim, rng_);
-    std::vector<float> expected(gates.size());
-    reference::ResidualSilu(
-        {x.data(), gates.data(), bias.data(), expected.data(), rows, heads, dim});
-    const auto run = [&](const std::vector<float>& by) {
-      const DeviceArray<float> device_x = Upload(x), device_gates = Upload(gates);
-      const DeviceArray<float> device_bias = Upload(by), y = Poisoned(rows * heads * dim);
-      backend_->ResidualSilu(
-          {device_x.data(), device_gates.data(), device_bias.data(), y.data(), rows, heads, dim});
-      return y.Read();
-    };
-    EXPECT_LE(Error(run(bias), expected), kTolerance) << dim;
-    EXPECT_GE(Error(run(WithFault(bias, 0)), expected), kClear * kTolerance) << dim;
+    const std::vector<float> x = Random(rows * dim, rng_), bias = Random(2 * heads * dim, rng_);
+    const std::vector<float> gates = Random(2 * rows * heads * dim, rng_);
+    for (const bool has_own_x : {false, true}) {
+      std::vector<float> expected(rows * heads * dim);
+      reference::ResidualSilu({has_own_x ? nullptr : x.data(), gates.data(), bias.data(),
+                               expected.data(), rows, heads, dim});
+      const auto run = [&](const std::vector<float>& by) {
+        const DeviceArray<float> device_x = Upload(x), device_gates = Upload(gates);
+        const DeviceArray<float> device_bias = Upload(by), y = Poisoned(rows * heads * dim);
+        backend_->ResidualSilu({has_own_x ? nullptr : device_x.data(), device_gates.data(),
+                                device_bias.data(), y.data(), rows, heads, dim});
+        return y.Read();
+      };
+      EXPECT_LE(Error(run(bias), expected), kTolerance) << dim;
+      EXPECT_GE(Error(run(WithFault(bias, 0)), expected), kClear * kTolerance) << dim;
+      const int own = heads * dim;  // The first bias of the heads' own x.
+      if (has_own_x) EXPECT_GE(Error(run(WithFault(bias, own)), expected), kClear * kTolerance);
+    }
   }
 }
 

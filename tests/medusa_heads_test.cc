@@ -74,6 +74,23 @@ void ExpectGuesses(const HeadGuesses& actual, const Json& expected) {
 
 class MedusaHeadsTest : public testing::TestWithParam<const char*> {};
 
+SamplingParams Greedy() {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  return greedy;
+}
+
+// The tokens follow those of the slot, and after the last one the likeliest is drawn. Its row.
+int32_t StepAndDraw(ModelEngine& engine, const StateSlot& slot, std::span<const int32_t> tokens) {
+  const SamplingParams greedy = Greedy();
+  Batch batch;
+  batch.AddChain(slot.index(), tokens);
+  const int32_t row = batch.num_tokens() - 1;
+  batch.requests.push_back({.row = row, .sampling = &greedy});
+  MustStep(engine, batch);
+  return row;
+}
+
 TEST_P(MedusaHeadsTest, GuessWhatTheFloat64ModelGuesses) {
   const StatusOr<Json> oracle = ParseJsonFile(Folder(GetParam()) + "/oracle.json");
   ASSERT_TRUE(oracle.ok()) << oracle.status();
@@ -83,9 +100,11 @@ TEST_P(MedusaHeadsTest, GuessWhatTheFloat64ModelGuesses) {
   for (const Json& prompt : (*oracle)["prompts"]) {
     const auto tokens = prompt["tokens"].get<std::vector<int32_t>>();
     const StateSlot slot = *engine->AcquireSlot();
-    const int32_t chunk = 200, size = static_cast<int32_t>(tokens.size());
-    ScoreRows(*engine, slot, tokens, chunk, {0});
-    const auto guesses = engine->Draft({{(size - 1) % chunk}}, 63);
+    const size_t chunk = 200, last = (tokens.size() - 1) / chunk * chunk;
+    const auto first = tokens.begin() + static_cast<ptrdiff_t>(last);
+    ScoreRows(*engine, slot, {tokens.begin(), first}, chunk, {0});
+    const int32_t row = StepAndDraw(*engine, slot, {first, tokens.end()});
+    const auto guesses = engine->Draft({{row}}, 63);
     ASSERT_TRUE(guesses.ok()) << guesses.status();
     ExpectGuesses(ByHead(guesses->at(0)), prompt["medusa"]);
   }
@@ -99,6 +118,10 @@ TEST_P(MedusaHeadsTest, GuessForAnyRowsOfAStep) {
   Batch batch;
   batch.AddChain(slot.index(), {{4, 5, 6, 7}});
   batch.AddTree(other.index(), *TokenTree::Create({8, 9, 10}, {-1, 0, 0}));
+  const SamplingParams greedy = Greedy();
+  for (int32_t row = 0; row < 7; ++row) {
+    batch.requests.push_back({.row = row, .sampling = &greedy});
+  }
   MustStep(*engine, batch);
   std::vector<int32_t> rows;
   for (int i = 0; i < 40; ++i) rows.push_back((i * 5 + 2) % 7);
@@ -152,8 +175,10 @@ TEST_P(MedusaHeadsTest, AcceptedNodesAreCommittedByWhateverCallComesNext) {
     ASSERT_NE(engine, nullptr);
     StateSlot slot = *engine->AcquireSlot();
     ScoreRows(*engine, slot, prompt, 4, {0});
+    const SamplingParams greedy = Greedy();
     Batch batch;
     batch.AddTree(slot.index(), *TokenTree::Create({8, 9, 10}, {-1, 0, 0}));
+    batch.requests.push_back({.row = 2, .sampling = &greedy});
     MustStep(*engine, batch);
     ASSERT_TRUE(engine->Commit({{{slot.index(), {0, 2}}}}).ok());
     slot = call(*engine, std::move(slot));
@@ -187,8 +212,20 @@ TEST_P(MedusaHeadsTest, AcceptedNodesDoNotReachTheSlotsNextSequence) {
   EXPECT_EQ(ScoreRows(*engine, slot, tokens, 4, AllTokens(288))[3], expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, MedusaHeadsTest, testing::Values("hybrid", "released_gqa"),
+// Those of window_equal see the token that was drawn.
+INSTANTIATE_TEST_SUITE_P(All, MedusaHeadsTest,
+                         testing::Values("hybrid", "released_gqa", "window_equal"),
                          [](const auto& info) { return std::string(info.param); });
+
+TEST(MedusaHeads, ThatSeeTheTokenDrawnGuessOnlyWhereOneWas) {
+  const auto engine = LoadWithHeads("window_equal", 2);
+  ASSERT_NE(engine, nullptr);
+  const StateSlot slot = *engine->AcquireSlot();
+  ScoreRows(*engine, slot, {4, 5}, 2, {0});
+  const auto guesses = engine->Draft({{1}}, 63);
+  EXPECT_EQ(guesses.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(guesses.status().ToString(), testing::HasSubstr("no token was drawn at row 1"));
+}
 
 // A file of heads with other tensors beside them.
 class FileOfPairsTest : public testing::Test {
@@ -238,8 +275,7 @@ class FileOfPairsTest : public testing::Test {
 };
 
 TEST_F(FileOfPairsTest, TheTokenDrawnSaysWhichGuessComesFirst) {
-  SamplingParams greedy;
-  greedy.temperature = 0;
+  const SamplingParams greedy = Greedy();
   const auto guess = [&](ModelEngine& engine, bool draw, int32_t* drawn) {
     const StateSlot slot = *engine.AcquireSlot();
     Batch batch;

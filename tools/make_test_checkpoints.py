@@ -60,7 +60,7 @@ CHECKPOINTS = {
         linear_attention={"group_size": 4, **_RELEASED, "conv_kernel": 15},
     ),
     "window_equal": checkpoint.Shape(
-        48, 3, heads=3, kv_heads=1, seed=4,
+        48, 3, heads=3, kv_heads=1, seed=4, medusa_heads=2, medusa_heads_see_drawn_token=True,
         linear_attention={
             "group_size": 8, "window_size": 8, "sinks": 4, **_WINDOWED, "conv_kernel": 7,
         },

@@ -64,7 +64,11 @@ class Llama : public Model {
   Status Forward(const ModelStep& step) override;
   StatusOr<const float*> Logits(std::span<const int32_t> rows) override;
   int32_t num_draft_heads() const override { return medusa_heads_ ? medusa_heads_->size() : 0; }
-  StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) override;
+  bool draft_heads_see_drawn_token() const override {
+    return medusa_heads_ && medusa_heads_->see_drawn_token();
+  }
+  StatusOr<const float*> DraftLogits(std::span<const int32_t> rows,
+                                     std::span<const int32_t> drawn) override;
   Status Commit(std::span<const AcceptedRows> accepted) override;
 
  private:
@@ -340,14 +344,15 @@ StatusOr<const float*> Llama::Logits(std::span<const int32_t> rows) {
   return logits;
 }
 
-StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows) {
+StatusOr<const float*> Llama::DraftLogits(std::span<const int32_t> rows,
+                                          std::span<const int32_t> drawn) {
   const int32_t count = static_cast<int32_t>(rows.size());
   TREELINE_ASSIGN_OR_RETURN(const float* hidden, LastHidden(rows));
   TREELINE_ASSIGN_OR_RETURN(float* scratch,
                             head_states_.Floats(medusa_heads_->ScratchFloats(count)));
   TREELINE_ASSIGN_OR_RETURN(
       float* logits, logits_.Floats(size_t(medusa_heads_->size()) * count * config_.vocab_size));
-  medusa_heads_->Run(hidden, count, output(), scratch, logits);
+  medusa_heads_->Run(hidden, drawn, *embedding_, output(), scratch, logits);
   return logits;
 }
 

@@ -56,6 +56,9 @@ StatusOr<std::vector<int32_t>> Integers(const std::string& file, const Tensors& 
 
 std::string WeightName(int32_t head) { return fmt::format("{}.0.linear.weight", head); }
 std::string BiasName(int32_t head) { return fmt::format("{}.0.linear.bias", head); }
+// Of heads that see the token drawn.
+std::string OwnWeightName(int32_t head) { return fmt::format("{}.0.res_connection.weight", head); }
+std::string OwnBiasName(int32_t head) { return fmt::format("{}.0.res_connection.bias", head); }
 std::string OutputName(int32_t head) { return fmt::format("{}.1.weight", head); }
 
 }  // namespace
@@ -69,38 +72,54 @@ StatusOr<std::unique_ptr<MedusaHeads>> MedusaHeads::Load(const std::string& file
   int32_t size = 0;
   while (size <= kMaxHeads && tensors.contains(WeightName(size))) ++size;
   const bool has_outputs = tensors.contains(OutputName(0));
-  const size_t expected = size_t(size) * (has_outputs ? 3 : 2);
+  const bool see_drawn_token = tensors.contains(OwnWeightName(0));
+  const size_t expected = size_t(size) * (2 + (see_drawn_token ? 2 : 0) + (has_outputs ? 1 : 0));
   const size_t found = std::count_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
     return !tensor.first.starts_with(kPairs);
   });
   if (size == 0 || size > kMaxHeads || found != expected) {
     return InvalidArgument(
         "{}: {} tensors; 1 to {} Medusa heads of one layer have 0.0.linear.weight, 0.0.linear.bias "
-        "and either all or none 0.1.weight, and so on",
+        "and either all or none 0.1.weight and 0.0.res_connection.weight and .bias, and so on",
         file, found, kMaxHeads);
   }
 
+  // All heads' W, then all heads' A.
+  const int64_t inputs = see_drawn_token ? 2 * hidden : hidden;
   std::vector<const TensorView*> weights;
-  std::vector<float> biases(size_t(size) * hidden);
-  for (int32_t head = 0; head < size; ++head) {
-    TREELINE_ASSIGN_OR_RETURN(const TensorView* weight,
-                              Find(file, tensors, WeightName(head), {hidden, hidden}));
-    weights.push_back(weight);
-    TREELINE_ASSIGN_OR_RETURN(const TensorView* bias,
-                              Find(file, tensors, BiasName(head), {hidden}));
-    CopyToFloat(*bias, std::span(biases).subspan(size_t(head) * hidden, hidden));
+  std::vector<float> biases;
+  for (int32_t part = 0; part < (see_drawn_token ? 2 : 1); ++part) {
+    for (int32_t head = 0; head < size; ++head) {
+      const std::string weight_name = part == 0 ? WeightName(head) : OwnWeightName(head);
+      const std::string bias_name = part == 0 ? BiasName(head) : OwnBiasName(head);
+      TREELINE_ASSIGN_OR_RETURN(const TensorView* weight,
+                                Find(file, tensors, weight_name, {hidden, inputs}));
+      weights.push_back(weight);
+      TREELINE_ASSIGN_OR_RETURN(const TensorView* bias, Find(file, tensors, bias_name, {hidden}));
+      biases.resize(biases.size() + hidden);
+      CopyToFloat(*bias, std::span(biases).last(hidden));
+    }
   }
 
   // Held as the model is; four bits would save little and cost guesses.
   WeightType type = weight_type.value_or(WeightType::kBF16);
   if (type == WeightType::kInt4) type = WeightType::kInt8;
   std::unique_ptr<MedusaHeads> heads(new MedusaHeads(size, hidden, vocab, backend));
-  TREELINE_ASSIGN_OR_RETURN(
-      heads->blocks_,
-      backend.CreateMatrix(type, size * hidden, hidden, [&](int32_t row, std::span<float> values) {
-        CopyRowToFloat(*weights[row / hidden], row % hidden, values);
-      }));
+  // The columns from `first` on.
+  const auto columns = [&](int64_t first) {
+    return backend.CreateMatrix(type, static_cast<int32_t>(biases.size()), hidden,
+                                [&, first](int32_t row, std::span<float> values) {
+                                  std::vector<float> whole(inputs);
+                                  CopyRowToFloat(*weights[row / hidden], row % hidden, whole);
+                                  std::copy_n(whole.begin() + first, hidden, values.begin());
+                                });
+  };
+  TREELINE_ASSIGN_OR_RETURN(heads->blocks_, columns(0));
   heads->weight_bytes_ = heads->blocks_->bytes();
+  if (see_drawn_token) {
+    TREELINE_ASSIGN_OR_RETURN(heads->token_blocks_, columns(hidden));
+    heads->weight_bytes_ += heads->token_blocks_->bytes();
+  }
   TREELINE_ASSIGN_OR_RETURN(heads->biases_.buffer, backend.Allocate(biases.size() * sizeof(float)));
   backend.CopyToDevice(heads->biases_.buffer.get(), biases.data(), biases.size() * sizeof(float));
   for (int32_t head = 0; has_outputs && head < size; ++head) {
@@ -118,12 +137,20 @@ StatusOr<std::unique_ptr<MedusaHeads>> MedusaHeads::Load(const std::string& file
   return heads;
 }
 
-void MedusaHeads::Run(const float* hidden, int32_t rows, const Matrix& output, float* scratch,
-                      float* logits) const {
-  float* gates = scratch;
-  float* states = scratch + int64_t{rows} * size_ * hidden_;  // [size, rows, hidden]
+void MedusaHeads::Run(const float* hidden, std::span<const int32_t> drawn, const Matrix& embedding,
+                      const Matrix& output, float* scratch, float* logits) const {
+  const auto rows = static_cast<int32_t>(drawn.size());
+  const int64_t states_size = int64_t{rows} * size_ * hidden_;
+  float* states = scratch;               // [size, rows, hidden]
+  float* gates = scratch + states_size;  // [rows, size, hidden], or [rows, 2, size, hidden]
   backend_.MatMul({hidden, gates, rows, false}, *blocks_);
-  backend_.ResidualSilu({hidden, gates, biases_.data(), states, rows, size_, hidden_});
+  if (see_drawn_token()) {
+    float* embedded = gates + 2 * states_size;  // [rows, hidden]
+    backend_.Embed(embedding, drawn, embedded);
+    backend_.MatMul({embedded, gates, rows, /*accumulate=*/true}, *token_blocks_);
+  }
+  backend_.ResidualSilu(
+      {see_drawn_token() ? nullptr : hidden, gates, biases_.data(), states, rows, size_, hidden_});
   if (outputs_.empty()) {
     backend_.MatMul({states, logits, size_ * rows, false}, output);
     return;

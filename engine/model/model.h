@@ -53,9 +53,13 @@ class Model {
   virtual StatusOr<const float*> Logits(std::span<const int32_t> rows) = 0;
   // How many heads guess ahead; 0: the model has none.
   virtual int32_t num_draft_heads() const = 0;
-  // Their logits at `rows` of the last Forward, as Logits: [num_draft_heads(), rows.size(),
-  // vocab_size]. REQUIRES: it has heads.
-  virtual StatusOr<const float*> DraftLogits(std::span<const int32_t> rows) = 0;
+  // Whether they read the tokens drawn where they guess.
+  virtual bool draft_heads_see_drawn_token() const = 0;
+  // Their logits at `rows` of the last Forward, where these tokens were drawn ([rows.size()]), as
+  // Logits: [num_draft_heads(), rows.size(), vocab_size]. REQUIRES: it has heads; tokens of the
+  // vocabulary, if they are read.
+  virtual StatusOr<const float*> DraftLogits(std::span<const int32_t> rows,
+                                             std::span<const int32_t> drawn) = 0;
   // Commits rows of draft trees of the last Forward.
   virtual Status Commit(std::span<const AcceptedRows> accepted) = 0;
 };

@@ -131,13 +131,15 @@ void AddBias(const AddBiasParams& params, ThreadPool& pool) {
 void ResidualSilu(const ResidualSiluParams& params, ThreadPool& pool) {
   ForEachRow(params.rows * params.heads, pool, [&](int32_t index) {
     const int64_t row = index / params.heads, head = index % params.heads, dim = params.dim;
-    const float* x = params.x + row * dim;
-    const float* gates = params.gates + index * dim;
+    const bool has_own_x = params.x == nullptr;
+    const int64_t size = params.heads * dim;  // Of a row's gates.
+    const float* gates = params.gates + (has_own_x ? 2 : 1) * row * size + head * dim;
     const float* bias = params.bias + head * dim;
+    const float* x = has_own_x ? gates + size : params.x + row * dim;
     float* y = params.y + (head * params.rows + row) * dim;
     for (int64_t i = 0; i < dim; ++i) {
       const float gate = gates[i] + bias[i];
-      y[i] = x[i] + gate / (1.0f + std::exp(-gate));
+      y[i] = x[i] + (has_own_x ? bias[size + i] : 0.0f) + gate / (1.0f + std::exp(-gate));
     }
   });
 }

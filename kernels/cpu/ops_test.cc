@@ -112,22 +112,24 @@ TEST(AddBias, AddsTheVectorToEveryRow) {
   }
 }
 
-TEST(ResidualSilu, AddsEachHeadToItsRow) {
+TEST(ResidualSilu, AddsEachHeadToItsRowOrToWhatIsItsOwn) {
   std::mt19937 rng(5);
   ThreadPool pool(2);
   for (const int32_t dim : kDims) {
     for (const int32_t rows : kRows) {
       constexpr int32_t kHeads = 3;
       const auto x = RandomValues(size_t(rows) * dim, rng);
-      const auto bias = RandomValues(size_t(kHeads) * dim, rng);
-      const auto gates = RandomValues(size_t(rows) * kHeads * dim, rng);
-      std::vector<float> actual(gates.size()), expected(gates.size());
-      ResidualSiluParams params{x.data(), gates.data(), bias.data(), actual.data(),
-                                rows,     kHeads,       dim};
-      cpu::ResidualSilu(params, pool);
-      params.y = expected.data();
-      reference::ResidualSilu(params);
-      for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 2e-6) << i;
+      const auto bias = RandomValues(size_t(2) * kHeads * dim, rng);
+      const auto gates = RandomValues(size_t(2) * rows * kHeads * dim, rng);
+      std::vector<float> actual(size_t(rows) * kHeads * dim), expected(actual.size());
+      for (const float* shared : {x.data(), static_cast<const float*>(nullptr)}) {
+        ResidualSiluParams params{shared, gates.data(), bias.data(), actual.data(),
+                                  rows,   kHeads,       dim};
+        cpu::ResidualSilu(params, pool);
+        params.y = expected.data();
+        reference::ResidualSilu(params);
+        for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 2e-6) << i;
+      }
     }
   }
 }

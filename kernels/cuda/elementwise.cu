@@ -137,9 +137,13 @@ __global__ void ResidualSiluKernel(ResidualSiluParams params) {
   const int64_t i = element % params.dim, head = element / params.dim % params.heads;
   const int64_t row = element / params.dim / params.heads;
   if (row >= params.rows) return;
-  const float gate = params.gates[element] + params.bias[head * params.dim + i];
-  params.y[(head * params.rows + row) * params.dim + i] =
-      params.x[row * params.dim + i] + gate / (1 + expf(-gate));
+  const int64_t size = int64_t{params.heads} * params.dim, at = head * params.dim + i;
+  const bool has_own_x = params.x == nullptr;
+  const float* const gates = params.gates + (has_own_x ? 2 : 1) * row * size;
+  const float gate = gates[at] + params.bias[at];
+  const float x =
+      has_own_x ? gates[size + at] + params.bias[size + at] : params.x[row * params.dim + i];
+  params.y[(head * params.rows + row) * params.dim + i] = x + gate / (1 + expf(-gate));
 }
 
 }  // namespace

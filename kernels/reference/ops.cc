@@ -70,11 +70,17 @@ void ResidualSilu(const ResidualSiluParams& params) {
   for (int32_t row = 0; row < params.rows; ++row) {
     for (int32_t head = 0; head < params.heads; ++head) {
       for (int32_t i = 0; i < params.dim; ++i) {
-        const double gate =
-            double{params.gates[(int64_t{row} * params.heads + head) * params.dim + i]} +
-            params.bias[int64_t{head} * params.dim + i];
-        params.y[(int64_t{head} * params.rows + row) * params.dim + i] = static_cast<float>(
-            params.x[int64_t{row} * params.dim + i] + gate / (1 + std::exp(-gate)));
+        const auto biased = [&](int32_t part) {
+          const int64_t parts = params.x == nullptr ? 2 : 1;
+          const int64_t at = (int64_t{part} * params.heads + head) * params.dim + i;
+          return double{params.gates[row * parts * params.heads * params.dim + at]} +
+                 params.bias[at];
+        };
+        const double gate = biased(0);
+        const double x =
+            params.x == nullptr ? biased(1) : double{params.x[int64_t{row} * params.dim + i]};
+        params.y[(int64_t{head} * params.rows + row) * params.dim + i] =
+            static_cast<float>(x + gate / (1 + std::exp(-gate)));
       }
     }
   }

@@ -56,6 +56,7 @@ class Shape:
     rope_scaling: dict[str, Any] | None = None
     max_context: int = 0  # With which it is to be run, where the default will not do.
     medusa_heads: int = 0
+    medusa_heads_see_drawn_token: bool = False
     # Keys of config.json beyond those of every model, or in their place.
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -197,9 +198,14 @@ def draw_medusa_heads(shape: Shape) -> dict[str, np.ndarray]:
     """Of models whose output matrix is the embedding they share it, of others they have their own."""
     rng = np.random.default_rng(1000 + shape.seed)
     size, tensors = shape.hidden_size, {}
+    inputs = size * (2 if shape.medusa_heads_see_drawn_token else 1)
     for head in range(shape.medusa_heads):
-        tensors[f"{head}.0.linear.weight"] = rng.standard_normal((size, size)) * 2 / np.sqrt(size)
+        tensors[f"{head}.0.linear.weight"] = rng.standard_normal((size, inputs)) * 2 / np.sqrt(size)
         tensors[f"{head}.0.linear.bias"] = rng.standard_normal(size)
+        if shape.medusa_heads_see_drawn_token:
+            own = f"{head}.0.res_connection"
+            tensors[f"{own}.weight"] = rng.standard_normal((size, inputs)) * 2 / np.sqrt(size)
+            tensors[f"{own}.bias"] = rng.standard_normal(size)
         if not shape.tied:
             output = rng.standard_normal((VOCAB_SIZE, size)) * 2 / np.sqrt(size)
             tensors[f"{head}.1.weight"] = output

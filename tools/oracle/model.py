@@ -42,12 +42,18 @@ class Model:
     def medusa_log_probabilities(
         self, tokens: list[int], heads: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """[heads, vocabulary]: what Medusa heads, by the names of their file, guess after tokens."""
+        """[heads, vocabulary]: what Medusa heads, by the names of their file, guess after tokens and
+        the likeliest next token, which heads with a `res_connection` see."""
         hidden, rows = self.hidden(tokens)[-1], []
+        drawn = int(np.argmax(self.output @ hidden))
+        both = np.concatenate([hidden, self.weights["model.embed_tokens.weight"][drawn]])
         while f"{len(rows)}.0.linear.weight" in heads:
-            linear, head = f"{len(rows)}.0.linear", len(rows)
-            gate = heads[f"{linear}.weight"] @ hidden + heads[f"{linear}.bias"]
-            state = hidden + gate / (1 + np.exp(-gate))
+            head = len(rows)
+            own = f"{head}.0.res_connection"
+            x = both if f"{own}.weight" in heads else hidden
+            gate = heads[f"{head}.0.linear.weight"] @ x + heads[f"{head}.0.linear.bias"]
+            base = x if x is hidden else heads[f"{own}.weight"] @ x + heads[f"{own}.bias"]
+            state = base + gate / (1 + np.exp(-gate))
             rows.append(heads.get(f"{head}.1.weight", self.output) @ state)
         return log_softmax(np.array(rows))
 
