@@ -353,7 +353,9 @@ TEST_P(BackendEquivalence, ResidualSilu) {
       EXPECT_LE(Error(run(bias), expected), kTolerance) << dim;
       EXPECT_GE(Error(run(WithFault(bias, 0)), expected), kClear * kTolerance) << dim;
       const int own = heads * dim;  // The first bias of the heads' own x.
-      if (has_own_x) EXPECT_GE(Error(run(WithFault(bias, own)), expected), kClear * kTolerance);
+      if (has_own_x) {
+        EXPECT_GE(Error(run(WithFault(bias, own)), expected), kClear * kTolerance) << dim;
+      }
     }
   }
 }

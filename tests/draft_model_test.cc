@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -69,6 +70,11 @@ class CountingBackend : public BackendDecorator {
   void Embed(const Matrix& table, std::span<const int32_t> token_ids, float* y) override {
     ++steps;
     BackendDecorator::Embed(table, token_ids, y);
+  }
+  void CopyToHost(void* to, const void* from, size_t bytes,
+                  const std::function<void()>& meanwhile) override {
+    ++waits;
+    BackendDecorator::CopyToHost(to, from, bytes, meanwhile);
   }
   Status Synchronize() override {
     ++waits;
