@@ -19,6 +19,9 @@ constexpr double kLeastGain = -0.01;
 // Guessing that takes less than this of a step goes on, whatever comes of it: a repetition is
 // missed otherwise.
 constexpr double kNegligible = 0.02;
+// Guesses cost more than is seen of it, as where an answer comes several tokens at a time: only
+// what promises so many times the tokens is worth it.
+constexpr double kWorthwhile = 1.05;
 // A step without guesses brings those with guesses so much nearer to what it took itself: in the
 // end they are tried again.
 constexpr double kForgetting = 0.002;
@@ -106,7 +109,8 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
 
   const auto sequences = static_cast<int32_t>(probabilities.size());
   double tokens = sequences;
-  double best_rate = tokens / (costs.Seconds(sequences, 0) + drafting_seconds);
+  const double plain_rate = tokens / (costs.Seconds(sequences, 0) + drafting_seconds);
+  double best_rate = kWorthwhile * plain_rate;
   size_t best = 0;
   for (size_t i = 0; i < guesses.size(); ++i) {
     tokens += guesses[i].first;
@@ -119,14 +123,15 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
   }
   std::vector<int32_t> counts(probabilities.size());
   for (size_t i = 0; i < best; ++i) ++counts[guesses[i].second];
-  return {std::move(counts), best_rate};
+  return {std::move(counts), best > 0 ? best_rate : plain_rate};
 }
 
 void Speculation::ObserveModel(int32_t num_sequences, const GuessChoice& choice,
                                const GuessChoice& otherwise) {
   // Without the model the sequences need not guess either.
   const double plain = num_sequences / costs.Seconds(num_sequences, 0);
-  model.Observe(choice.tokens_per_second / std::max(otherwise.tokens_per_second, plain));
+  const double without = kWorthwhile * std::max(otherwise.tokens_per_second, plain);
+  model.Observe(choice.tokens_per_second / without);
 }
 
 void Speculation::ObserveSequences(int32_t num_sequences, double guessing_seconds,

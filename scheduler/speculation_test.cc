@@ -50,7 +50,7 @@ TEST(ChooseGuesses, KeepsToItsLimitAndPrefersTheSurest) {
               ElementsAre(0));
 }
 
-// Against every way to choose.
+// Against every way to choose; what is less than 5% faster than no guess is left.
 TEST(ChooseGuesses, NoOtherChoiceIsFaster) {
   std::mt19937 rng(2);
   std::uniform_real_distribution<float> uniform;
@@ -76,10 +76,18 @@ TEST(ChooseGuesses, NoOtherChoiceIsFaster) {
     for (int a = 0; a <= 4; ++a) {
       for (int b = 0; b <= 4; ++b) best = std::max(best, rate(a, b));
     }
+    if (best < 1.05 * rate(0, 0)) best = rate(0, 0);
     const GuessChoice chosen = ChooseGuesses(probabilities, 63, CostModel(costs));
     EXPECT_NEAR(rate(chosen.counts[0], chosen.counts[1]), best, 1e-6 * best);
     EXPECT_NEAR(chosen.tokens_per_second, best, 1e-6 * best);
   }
+}
+
+// Bug: with 8 to 256 sequences guesses that promised a little made tokens come more slowly.
+TEST(ChooseGuesses, TakesNoneThatPromiseLittle) {
+  const StepCosts costs({{1, 1}, {65, 1}});
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.04f}}, 63, CostModel(costs)).counts, ElementsAre(0));
+  EXPECT_THAT(ChooseGuesses(Probabilities{{0.06f}}, 63, CostModel(costs)).counts, ElementsAre(1));
 }
 
 TEST(ChooseGuesses, TimeSpentOnGuessesMakesMoreOfThemWorthVerifying) {
@@ -174,7 +182,8 @@ TEST(Speculation, ModelMustBeatNotGuessing) {
     return count;
   };
   EXPECT_LT(asked(7.6), 20);
-  EXPECT_EQ(asked(8.4), 1000);
+  EXPECT_LT(asked(8.3), 20);  // By too little.
+  EXPECT_EQ(asked(8.5), 1000);
 }
 
 // Bug: while memory was short the model was asked, and its failure told, in every step.
