@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--heads", type=int, default=4)
     sub.add_argument("--heads-from", type=pathlib.Path, help="a run whose heads to start from")
     sub.add_argument("--kept-rows", type=int, default=0,
-                     help="train on so many rows, their hidden states kept")  # fmt: skip
-    _add_schedule(sub, steps="1024:1000", rate=2e-3)
+                     help="train on tokens of so many rows, their hidden states kept")  # fmt: skip
+    _add_schedule(sub, steps="1024:1000", rate=1.5e-3)
 
     sub = command("pairs", "count which tokens follow which in the model's own text, for its heads")
     sub.add_argument("--data", type=pathlib.Path, required=True)
@@ -355,7 +355,8 @@ def _export(args: argparse.Namespace) -> None:
         spec = run.settings.linear_attention
         export.merged(trained, args.model, spec, args.out, args.float32)
     if run.checkpoint("medusa").exists():
-        medusa.save(run.medusa(), args.model.name, args.out, run.pairs())
+        scale = medusa.drawn_scale(trained)
+        medusa.save(run.medusa(), scale, args.model.name, args.out, run.pairs())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Perplexity in windows, and recall probes."""
+"""Perplexity in windows, recall probes, and how often draft heads are right."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def head_accuracy(
 ) -> list[list[float]]:
     """[heads][guesses]: how often a head's n-th likeliest token is what the model itself says
     there; documents from the start of the set, their first `row_tokens` tokens."""
-    device = model.head_weight.device
+    device, scale = model.head_weight.device, medusa.drawn_scale(model)
     ends = tokens.offsets[1:]
     documents = [
         np.asarray(tokens.tokens[begin : min(end, begin + row_tokens)], np.int64)
@@ -53,19 +53,17 @@ def head_accuracy(
     hits, counted = torch.zeros(len(heads), guesses), torch.zeros(len(heads))
     align = max(model.alignment, BLOCK_ROWS)
     for row, _ in corpus.pack_all(documents, row_tokens, align):
-        ids = torch.from_numpy(row.tokens).to(device)[None]
-        hidden = model.hidden(ids, torch.from_numpy(row.positions).to(device)[None])[0]
-        choices = medusa.own_choices(model, hidden)
-        inside = torch.from_numpy(row.is_text).to(device).float()
-        positions = torch.from_numpy(row.positions).to(device)
-        for k, head in enumerate(heads):
-            weight = medusa.judged(inside, positions, k + 1)
-            wanted = choices.roll(-k - 1)
-            for begin in range(0, len(wanted), _SLICE_ROWS):
-                rows = slice(begin, begin + _SLICE_ROWS)
-                top = model.logits(head(hidden[rows])).topk(guesses).indices
-                hits[k] += ((top == wanted[rows, None]) * weight[rows, None]).sum(0).cpu()
-            counted[k] += weight.sum().cpu()
+        ids, positions, is_text = (
+            torch.from_numpy(x).to(device) for x in (row.tokens, row.positions, row.is_text)
+        )
+        examples = medusa.read(model, ids, positions, is_text.float(), len(heads))
+        for rows in torch.arange(len(ids), device=device).split(_SLICE_ROWS):
+            some = examples.take(rows)
+            drawn = model.embed(some.drawn) * scale
+            for k in range(len(heads)):
+                top = model.logits(heads.guess(k, some.hidden, drawn)).topk(guesses).indices
+                hits[k] += (top == some.targets[:, k, None]).sum(0).cpu()
+                counted[k] += (some.targets[:, k] >= 0).sum().cpu()
     return (hits / counted[:, None]).tolist()
 
 

@@ -1,5 +1,6 @@
 """Which tokens follow which, counted in a text: what draft heads, each of which guesses for a place
-of its own, do not know of one another's guesses.
+of its own, do not know of one another's guesses. The first head sees the token before its guess,
+and needs no pairs.
 
 A pair that was seen has a score, how much likelier its second token is after the first than by
 itself, as a difference of logs up to a constant of the first token:

@@ -87,12 +87,12 @@ class Run:
         raise ValueError(f"{self.folder}: no stage was run")
 
     def medusa(self) -> medusa.MedusaHeads:
-        """The trained heads."""
+        """The trained heads, as they guess: without dropout."""
         saved = torch.load(self.checkpoint("medusa"), map_location="cpu")["parameters"]
         count = 1 + max(int(name.partition(".")[0]) for name in saved)
         heads = medusa.MedusaHeads(len(saved["0.0.linear.bias"]), count)
         heads.load_state_dict(saved)
-        return heads
+        return heads.eval()
 
     @property
     def pairs_file(self) -> pathlib.Path:

@@ -18,7 +18,7 @@ from torch import nn
 
 from linearize import loss as losses
 from linearize import medusa
-from linearize.corpus import Cycle, Row, Rows
+from linearize.corpus import Row, Rows, SameRow
 from linearize.model import Model
 
 _BETAS = (0.9, 0.95)
@@ -30,6 +30,9 @@ _MAX_GRADIENT_NORM = 1.0
 # relative to the gates, and does not count in the norm.
 _ALPHA_RATE = 2e-3
 _ALPHA = "global_factor"
+# Draft heads. A's part goes into the logits as it is, and so learns slowly, relative to W.
+_STRAIGHT_RATE = 1 / 3
+_HEAD_WEIGHT_DECAY = 0.2  # of W: heads learn texts by heart sooner than what goes for others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,34 +263,38 @@ def train_medusa(
     kept_rows: int = 0,
 ) -> None:
     """Trains the heads on the frozen model's own choices. With `kept_rows` there are no more rows
-    than those, over and over: what the model makes of them is kept on the device, and most steps
-    take the heads' time alone."""
-    if kept_rows:
-        sampler = Cycle(sampler, kept_rows)
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    than those: what the model makes of them is kept on the device, and a step takes as many of
+    their tokens as a row has, any of them, and the heads' time alone."""
     parameters = dict(heads.named_parameters())
-    optimizer = _adam([{"params": list(parameters.values()), "lr": rate}])
+    optimizer = _adam(_head_groups(parameters, rate))
+    device, scale = model.head_weight.device, medusa.drawn_scale(model)
     slice_loss: Callable = losses.target_slice
     if options.compile:
         compile_layers(model)
         slice_loss = torch.compile(slice_loss, dynamic=False)
 
-    @torch.no_grad()
-    def read(data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = model.hidden(data["tokens"], data["positions"])[0]
-        return hidden, medusa.own_choices(model, hidden)
+    def read(data: dict[str, torch.Tensor]) -> medusa.Examples:
+        rows = (data["tokens"][0], data["positions"][0], data["is_text"])
+        return medusa.read(model, *rows, len(heads))
+
+    kept: medusa.Examples | None = None
+    if kept_rows:  # of each phase's length as many as it has of the steps
+        lengths = [schedule.max_length(i * schedule.steps // kept_rows) for i in range(kept_rows)]
+        rows = [sampler.row(i, length) for i, length in enumerate(lengths)]
+        kept = medusa.Examples.join(read(to_device(row, device)) for row in rows)
+        sampler = SameRow(rows[0])
 
     def step(index: int, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not kept_rows:
-            hidden, choices = read(data)
+        torch.manual_seed(index)  # dropout and choice of a step do not depend on where a run began
+        if kept is None:
+            examples = read(data)
         else:
-            if index % kept_rows not in kept:
-                kept[index % kept_rows] = read(data)
-            hidden, choices = kept[index % kept_rows]
+            count = data["tokens"].numel()
+            examples = kept.take(torch.randint(len(kept.drawn), (count,), device=device))
+        drawn = model.embed(examples.drawn) * scale
         loss, accuracy = medusa.heads_loss(
-            heads, hidden, choices, data["positions"][0], data["is_text"], model.head_weight,
-            slice_loss,
-        )  # fmt: skip
+            heads, examples.hidden, drawn, examples.targets, model.head_weight, slice_loss
+        )
         loss.backward()
         values = {f"top1_{k}": value for k, value in enumerate(accuracy)}
         return {"loss": loss.detach(), **values}
@@ -304,6 +311,17 @@ def _new_groups(
     others = [p for p in parameters.values() if p.dim() > 1]
     rates = [(others, rate), (gates, gate_rate), (alphas, gate_rate * _ALPHA_RATE)]
     return [{"params": group, "lr": group_rate} for group, group_rate in rates]
+
+
+def _head_groups(parameters: Mapping[str, nn.Parameter], rate: float) -> list[dict[str, Any]]:
+    straight = [p for n, p in parameters.items() if ".res_connection." in n]
+    biases = [p for n, p in parameters.items() if n.endswith(".linear.bias")]
+    weights = [p for n, p in parameters.items() if n.endswith(".linear.weight")]
+    return [
+        {"params": weights, "lr": rate, "weight_decay": _HEAD_WEIGHT_DECAY},
+        {"params": biases, "lr": rate},
+        {"params": straight, "lr": rate * _STRAIGHT_RATE},
+    ]
 
 
 def _adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
