@@ -19,8 +19,8 @@ constexpr double kLeastGain = -0.01;
 // Guessing that takes less than this of a step goes on, whatever comes of it: a repetition is
 // missed otherwise.
 constexpr double kNegligible = 0.02;
-// Guesses cost more than is seen of it, as where an answer comes several tokens at a time: only
-// what promises so many times the tokens is worth it.
+// Guesses cost more than a step's time shows, as where an answer comes several tokens at a time:
+// only those that promise so many times the tokens are worth it.
 constexpr double kWorthwhile = 1.05;
 // A step without guesses brings those with guesses so much nearer to what it took itself: in the
 // end they are tried again.

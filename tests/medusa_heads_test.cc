@@ -196,7 +196,7 @@ TEST_P(MedusaHeadsTest, AcceptedNodesDoNotReachTheSlotsNextSequence) {
   std::vector<float> expected;
   {
     const StateSlot slot = *engine->AcquireSlot();
-    expected = ScoreRows(*engine, slot, tokens, 4, AllTokens(288))[3];
+    expected = ScoreRows(*engine, slot, tokens, 1, AllTokens(288))[3];
   }
   int32_t index = -1;
   {
@@ -209,7 +209,7 @@ TEST_P(MedusaHeadsTest, AcceptedNodesDoNotReachTheSlotsNextSequence) {
   }
   const StateSlot slot = *engine->AcquireSlot();
   ASSERT_EQ(slot.index(), index);
-  EXPECT_EQ(ScoreRows(*engine, slot, tokens, 4, AllTokens(288))[3], expected);
+  EXPECT_EQ(ScoreRows(*engine, slot, tokens, 1, AllTokens(288))[3], expected);
 }
 
 // Those of window_equal see the token that was drawn.
@@ -228,7 +228,7 @@ TEST(MedusaHeads, ThatSeeTheTokenDrawnGuessOnlyWhereOneWas) {
 }
 
 // A file of heads with other tensors beside them.
-class FileOfPairsTest : public testing::Test {
+class HeadsFileTest : public testing::Test {
  protected:
   struct Tensor {
     std::string type;
@@ -274,7 +274,7 @@ class FileOfPairsTest : public testing::Test {
   static constexpr int32_t kVocab = 288;
 };
 
-TEST_F(FileOfPairsTest, TheTokenDrawnSaysWhichGuessComesFirst) {
+TEST_F(HeadsFileTest, TheTokenDrawnSaysWhichGuessComesFirst) {
   const SamplingParams greedy = Greedy();
   const auto guess = [&](ModelEngine& engine, bool draw, int32_t* drawn) {
     const StateSlot slot = *engine.AcquireSlot();
@@ -298,7 +298,7 @@ TEST_F(FileOfPairsTest, TheTokenDrawnSaysWhichGuessComesFirst) {
   EXPECT_EQ(guess(*engine, false, &drawn)[0].token, ranked[0].token);
 }
 
-TEST_F(FileOfPairsTest, WhatIsNoPairsIsRefusedByName) {
+TEST_F(HeadsFileTest, WhatIsNoPairsIsRefusedByName) {
   const auto error = [&](const std::string& name, const Tensor& tensor) {
     std::map<std::string, Tensor> tensors = OnePair(1, 2, 3);
     tensors[name] = tensor;
@@ -314,6 +314,23 @@ TEST_F(FileOfPairsTest, WhatIsNoPairsIsRefusedByName) {
               testing::HasSubstr("tokens that follow token 1"));
   EXPECT_THAT(error("pairs.scores", List<int32_t>("I32", {2})),
               testing::HasSubstr("tensor pairs.scores is not a list of F64, F32, F16 or BF16"));
+}
+
+TEST_F(HeadsFileTest, HeadsThatSeeTheTokenDrawnInPartAreRefusedByName) {
+  std::map<std::string, Tensor> own = {
+      {"0.0.res_connection.weight", List<float>("F32", {1})},
+      {"0.0.res_connection.bias", List<float>("F32", {1})},
+  };
+  const auto error = [&] {
+    return OpenEngine(Folder("hybrid"), WithHeads(Write(own))).status().ToString();
+  };
+  EXPECT_THAT(error(), testing::HasSubstr("8 tensors; 1 to 16 Medusa heads"));
+  for (const char* head : {"1", "2"}) {
+    own[std::string(head) + ".0.res_connection.weight"] = List<float>("F32", {1});
+    own[std::string(head) + ".0.res_connection.bias"] = List<float>("F32", {1});
+  }
+  EXPECT_THAT(error(),
+              testing::HasSubstr("0.0.linear.weight: shape [48, 48]; the model needs [48, 96]"));
 }
 
 std::string ErrorOf(const std::string& model, const std::string& file) {

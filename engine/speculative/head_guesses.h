@@ -1,7 +1,7 @@
 // What a model's own draft heads (Medusa) guess. Every head guesses for a place of its own,
-// whatever comes before it, so a draft tree may take any of its guesses after any of the head's
-// before it: the likeliest paths, or those of a static tree. Which guesses go together, token pairs
-// know.
+// whatever the other heads guess, so a draft tree may take any of its guesses after any of the
+// head's before it: the likeliest paths, or those of a static tree. Which guesses go together,
+// token pairs know.
 #ifndef TREELINE_ENGINE_SPECULATIVE_HEAD_GUESSES_H_
 #define TREELINE_ENGINE_SPECULATIVE_HEAD_GUESSES_H_
 
@@ -30,7 +30,7 @@ using HeadGuesses = std::vector<RankedTokens>;
 // The `count` likeliest paths of guesses. Without `pairs` heads are taken to be independent; with
 // them, a head's guesses keep the probability that they have together, and how they share it
 // changes with the token before them: a guess of the head before, or `known`, the last known token
-// (-1: it is not known).
+// (-1: it is not known, or the heads have seen it themselves).
 Guesses LikeliestPaths(const HeadGuesses& heads, int32_t count, int32_t known = -1,
                        const TokenPairs* pairs = nullptr);
 // The first `count` of these paths, but for those that the heads have no guess for.
