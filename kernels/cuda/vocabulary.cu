@@ -89,12 +89,12 @@ __device__ __noinline__ TokenRank Bound(TokenRank rank, int size, int k) {
 }
 
 // Makes the candidates' best k the best so far; returns how many these are. size: how many of the
-// candidates were the best before.
-__device__ __noinline__ int KeepBest(int size, int k) {
+// candidates were the best before; has_added: the thread made another one.
+__device__ __noinline__ int KeepBest(int size, int k, bool has_added) {
   Shared& shared = OwnShared();
-  __syncthreads();
+  // Where none was added nothing is read: no one waits for readers before the next chunk.
+  if (!__syncthreads_or(has_added)) return size;
   const int count = shared.num_candidates;
-  if (count == size) return size;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
 #pragma unroll 1
   for (int i = warp; i < count; i += kWarps) {
@@ -155,12 +155,13 @@ __device__ int LookAt(const float* row, int first, int end, int k) {
     for (int i = 0; i < kValues; ++i) sum.Add(shared.logits[i][threadIdx.x]);
 
     const TokenRank bound = Bound(rank, size, k);
+    const bool adds = rank > bound;
 #pragma unroll 1
     for (; rank > bound; rank = Best(first)) {
       shared.candidates[atomicAdd(&shared.num_candidates, 1)] = rank;
       shared.logits[(IdOf(rank) - first) / kThreads][threadIdx.x] = -kInfinity;
     }
-    size = KeepBest(size, k);
+    size = KeepBest(size, k, adds);
   }
   if (size > 0) sum.Rescale(LogitOfRank(shared.best[0]));
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -186,8 +187,9 @@ __device__ int AddOtherBlocks(int size, int k) {
   ExpSum sum;
   if (threadIdx.x < kBlocks) sum = Of(shared.sum, threadIdx.x);
   const TokenRank bound = Bound(rank, size, k);
-  if (rank > bound) shared.candidates[atomicAdd(&shared.num_candidates, 1)] = rank;
-  size = KeepBest(size, k);
+  const bool adds = rank > bound;
+  if (adds) shared.candidates[atomicAdd(&shared.num_candidates, 1)] = rank;
+  size = KeepBest(size, k, adds);
   if (size > 0) sum.Rescale(LogitOfRank(shared.best[0]));
   sum.sum = WarpSum(sum.sum);
   if (threadIdx.x == 0) shared.sum = sum;

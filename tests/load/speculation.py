@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import http.client
 import json
 import pathlib
@@ -51,7 +52,7 @@ def ask(port: int, body: dict[str, Any]) -> Answer:
                        {"Content-Type": "application/json"})
     response = connection.getresponse()
     if response.status != 200:
-        sys.exit(f"a request failed: {response.read().decode()}")
+        raise RuntimeError(f"a request failed: {response.read().decode()}")
     steps, times, usage = [], [], {}
     for line in response:
         if not line.startswith(b"data: {"):
@@ -90,33 +91,31 @@ def new_steps(answer: Answer) -> list[int]:
     return lengths
 
 
-def compare(port: int, questions: list[str], options: dict[str, Any], drafter: str, nodes: int,
-            streams: int) -> dict[str, Any]:
-    drafting = {"drafter": drafter, "max_nodes": nodes}
+def compare(pool: concurrent.futures.Executor, port: int, questions: list[str],
+            options: dict[str, Any], drafter: str, nodes: int, streams: int) -> dict[str, Any]:
+    """`pool` has a process for each stream: one alone would hold up many."""
     answers: dict[str, list[Answer]] = {}
     seconds = {}
     bodies = [{**options, "messages": [{"role": "user", "content": q}]} for q in questions]
-    with concurrent.futures.ThreadPoolExecutor(streams) as pool:
-        # Prompts' states are kept from here on, so that decoding alone is timed.
-        for _ in range(2):
-            list(pool.map(lambda body: ask(port, {**body, "max_tokens": 1}), bodies))
-        if streams == 1:
-            pairs = []
-            for i, body in enumerate(bodies):  # In turns: whatever slows the machine slows both.
-                pair = {}
-                for name in (drafter, "none") if i % 2 else ("none", drafter):
-                    speculation = drafting if name != "none" else {"drafter": "none"}
-                    pair[name] = ask(port, {**body, "speculation": speculation})
-                pairs.append(pair)
-            for name in (drafter, "none"):
-                answers[name] = [pair[name] for pair in pairs]
-                seconds[name] = sum(answer.seconds for answer in answers[name])
-        else:
-            for name, speculation in (("none", {"drafter": "none"}), (drafter, drafting)):
-                start = time.monotonic()
-                answers[name] = list(pool.map(
-                    lambda body: ask(port, {**body, "speculation": speculation}), bodies))
-                seconds[name] = time.monotonic() - start
+    as_drafted = [{**body, "speculation": {"drafter": drafter, "max_nodes": nodes}}
+                  for body in bodies]
+    as_plain = [{**body, "speculation": {"drafter": "none"}} for body in bodies]
+    ask_all = functools.partial(pool.map, functools.partial(ask, port))
+    # Prompts' states are kept from here on, so that decoding alone is timed.
+    for _ in range(2):
+        list(ask_all([{**body, "max_tokens": 1} for body in bodies]))
+    if streams == 1:
+        for i, (drafted, plain) in enumerate(zip(as_drafted, as_plain)):
+            turns = [(drafter, drafted), ("none", plain)]
+            # In turns: whatever slows the machine slows both.
+            for name, body in turns if i % 2 else turns[::-1]:
+                answers.setdefault(name, []).extend(ask_all([body]))
+        seconds = {name: sum(answer.seconds for answer in answers[name]) for name in answers}
+    else:
+        for name, all_of in (("none", as_plain), (drafter, as_drafted)):
+            start = time.monotonic()
+            answers[name] = list(ask_all(all_of))
+            seconds[name] = time.monotonic() - start
     drafted = answers[drafter]
     tokens = sum(len(answer.tokens) for answer in drafted)
     decoded = tokens - len(drafted)  # The first of an answer is the prompt's.
@@ -157,13 +156,14 @@ def main() -> None:
         server = ServerProcess(args.binary, args.model, pathlib.Path(name), *args.flags)
         server.start()
         try:
-            for category in args.category or [None]:
-                questions = [entry["turns"][0] for entry in entries
-                             if category in (None, entry["category"])]
-                for nodes in args.nodes.split(","):
-                    result = compare(server.port, questions[:args.count], options, args.drafter,
-                                     int(nodes), args.streams)
-                    print(json.dumps({"category": category, **result}), flush=True)
+            with concurrent.futures.ProcessPoolExecutor(args.streams) as pool:
+                for category in args.category or [None]:
+                    questions = [entry["turns"][0] for entry in entries
+                                 if category in (None, entry["category"])]
+                    for nodes in args.nodes.split(","):
+                        result = compare(pool, server.port, questions[:args.count], options,
+                                         args.drafter, int(nodes), args.streams)
+                        print(json.dumps({"category": category, **result}), flush=True)
         finally:
             server.terminate()
 
