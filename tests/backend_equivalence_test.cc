@@ -147,7 +147,7 @@ TEST_P(BackendEquivalence, Embed) {
 TEST_P(BackendEquivalence, MatMul) {
   for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
     for (const auto& [n, k] : {std::pair{1, 8}, {33, 24}, {576, 576}, {96, 1536}, {7, 17}}) {
-      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 23, 33, 64, 130}) {
+      for (const int32_t rows : {1, 2, 3, 4, 5, 16, 23, 33, 64, 65, 128, 130}) {
         for (const bool accumulate : {false, true}) {
           CheckMatMul(type, n, k, rows, accumulate, 4e-6, 0.5f);
         }
@@ -172,7 +172,7 @@ TEST_P(BackendEquivalence, MatMulOfNormalisedRows) {
     const double tolerance = type == WeightType::kF32 ? 4e-6 : 4e-3;
     // 4 rows of 6144 in bf16 are all the shared memory that a kernel has without asking for it.
     for (const auto& [n, k] : {std::pair{40, 576}, {96, 4096}, {7, 24}, {96, 6144}}) {
-      for (const int32_t rows : {1, 3, 9, 64, 70}) {
+      for (const int32_t rows : {1, 3, 9, 64, 70, 130}) {
         SCOPED_TRACE(fmt::format("type {}, [{}, {}] x [{}, {}]^T", int(type), rows, k, n, k));
         const std::vector<float> weight = RandomBf16(n * k, rng_);
         const std::vector<float> norm = Random(k, rng_);

@@ -149,6 +149,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 // -- Up to 32 rows of a small matrix, on tensor cores.
 
+// Of fewer rows the ordinary units are faster, whatever the matrix.
+constexpr int kFewestSlicesRows = 3;
 // Each block reads all of x: where there are more blocks, that is what takes the time.
 constexpr int64_t kMostSlicesWeights = int64_t{2} << 20;
 constexpr int kUnit = 32;          // Of k.
@@ -319,7 +321,7 @@ bool MultiplyBySlices(const Output& output, const Weights<Output::kMatrices>& we
 
 // -- Up to kMostTilesRows rows, on tensor cores.
 
-constexpr int kMostTilesRows = 64;
+constexpr int kMostTilesRows = 128;
 constexpr int kThreads = 2 * kWarpGroup;
 constexpr int kWeightRows = kThreads / kWarpGroup * kTileRows;  // Of a block.
 constexpr int kStages = 5;    // Chunks of weights on their way or in use.
@@ -522,16 +524,18 @@ bool MultiplyFewRows(const Output& output, const Weights<Output::kMatrices>& wei
                      Stream& stream) {
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
+  if (rows >= kFewestSlicesRows && rows <= 16 &&
+      MultiplyBySlices<1>(output, weights, n, k, stream)) {
+    return true;
+  }
   if (rows > kMostLanesRows) {
-    if (rows <= 16) {
-      return MultiplyBySlices<1>(output, weights, n, k, stream) ||
-             MultiplyByTiles<2>(output, weights, n, k, stream);
-    }
+    if (rows <= 16) return MultiplyByTiles<2>(output, weights, n, k, stream);
     if (rows <= 32) {
       return MultiplyBySlices<2>(output, weights, n, k, stream) ||
              MultiplyByTiles<4>(output, weights, n, k, stream);
     }
-    return rows <= kMostTilesRows && MultiplyByTiles<8>(output, weights, n, k, stream);
+    if (rows <= 64) return MultiplyByTiles<8>(output, weights, n, k, stream);
+    return rows <= kMostTilesRows && MultiplyByTiles<16>(output, weights, n, k, stream);
   }
   constexpr size_t kBesides = 1024;  // The sums of squares, and alignment.
   if (k % kVector != 0 || kMostLanesRows * row_bytes + kBesides > stream.max_shared_memory()) {

@@ -81,11 +81,16 @@ __device__ inline void MultiplyAsync(float (&sums)[kColumns / 2], uint64_t a, ui
 template <int kColumns>
 __device__ inline void MultiplyTiles(float (&sums)[kColumns / 2], const Bf16* a, const Bf16* b) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kStep = 16;  // Of the depth, by an instruction.
+  constexpr int kStep = 16;                               // Of the depth, by an instruction,
+  constexpr int kAtOnce = kColumns < 64 ? kColumns : 64;  // and of the columns.
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
   for (int at = 0; at < kTileDepth; at += kStep) {
-    MultiplyAsync<kColumns>(sums, OperandAt(a + at), OperandAt(b + at));
+#pragma unroll
+    for (int first = 0; first < kColumns; first += kAtOnce) {
+      auto& some = *reinterpret_cast<float(*)[kAtOnce / 2]>(sums + first / 2);
+      MultiplyAsync<kAtOnce>(some, OperandAt(a + at), OperandAt(b + first * kTileDepth + at));
+    }
   }
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
