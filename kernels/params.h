@@ -20,6 +20,13 @@ enum class WeightType { kF32, kBF16, kInt8, kInt4 };
 // How the rows of the K and V rings and of the sinks are stored.
 enum class StateType { kF32, kBF16 };
 
+// A piece of memory and where it goes.
+struct CopyParams {
+  void* to = nullptr;
+  const void* from = nullptr;
+  int64_t bytes = 0;
+};
+
 // y = x * rsqrt(mean(x^2) + eps) * weight, row by row.
 struct RmsNormParams {
   const float* x = nullptr;       // [rows, dim]

@@ -61,6 +61,8 @@ class Backend {
   // much is not to be had: a failure of this call only.
   virtual StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;  // On the device.
+  // The same of many pieces at once, none of which overlaps another.
+  virtual void CopyPieces(std::span<const CopyParams> pieces) = 0;
   virtual void CopyToDevice(void* to, const void* from, size_t bytes) = 0;
   // Returns when `to` is there. What `meanwhile` calls comes after the copy, and is not waited for.
   virtual void CopyToHost(void* to, const void* from, size_t bytes,

@@ -22,6 +22,7 @@ class BackendDecorator : public Backend {
   size_t DefaultStateMemory() const override { return backend_->DefaultStateMemory(); }
   StatusOr<Buffer> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
   void Copy(void* to, const void* from, size_t bytes) override { backend_->Copy(to, from, bytes); }
+  void CopyPieces(std::span<const CopyParams> pieces) override { backend_->CopyPieces(pieces); }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     backend_->CopyToDevice(to, from, bytes);
   }

@@ -110,6 +110,9 @@ class CpuBackend : public Backend {
     return Buffer(data, std::free);
   }
   void Copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void CopyPieces(std::span<const CopyParams> pieces) override {
+    for (const CopyParams& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
+  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/copy_pieces.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
@@ -90,6 +91,9 @@ class CudaBackend : public Backend {
 
   StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateOn(stream_, bytes); }
   void Copy(void* to, const void* from, size_t bytes) override { stream_->Copy(to, from, bytes); }
+  void CopyPieces(std::span<const CopyParams> pieces) override {
+    cuda::CopyPieces(pieces, *stream_);
+  }
   void CopyToDevice(void* to, const void* from, size_t bytes) override {
     stream_->CopyToDevice(to, from, bytes);
   }

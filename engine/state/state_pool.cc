@@ -43,20 +43,24 @@ StatusOr<StateSnapshot> StatePool::Snapshot(const StateSlot& slot) {
   TREELINE_ASSIGN_OR_RETURN(snapshot.data_, backend_.Allocate(snapshot.bytes_));
   std::byte* to = static_cast<std::byte*>(snapshot.data_.get());
   const std::byte* from = static_cast<const std::byte*>(data(slot.index()));
+  std::vector<CopyParams> pieces;
   for (const ByteRange& range : ranges) {
-    backend_.Copy(to, from + range.offset, range.size);
+    pieces.push_back({to, from + range.offset, static_cast<int64_t>(range.size)});
     to += range.size;
   }
+  backend_.CopyPieces(pieces);
   return snapshot;
 }
 
 void StatePool::Restore(const StateSlot& slot, const StateSnapshot& snapshot) {
   const std::byte* from = static_cast<const std::byte*>(snapshot.data_.get());
   std::byte* to = static_cast<std::byte*>(data(slot.index()));
+  std::vector<CopyParams> pieces;
   for (const ByteRange& range : layout_.LiveRanges(snapshot.length())) {
-    backend_.Copy(to + range.offset, from, range.size);
+    pieces.push_back({to + range.offset, from, static_cast<int64_t>(range.size)});
     from += range.size;
   }
+  backend_.CopyPieces(pieces);
   lengths_[slot.index()] = snapshot.length();
 }
 
