@@ -83,10 +83,12 @@ std::vector<int32_t> CountGuesses(std::span<const Decode> decodes,
 void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& clock,
                 Speculation& speculation, Engine& engine, StepPlan& plan) {
   if (decodes.empty()) return;
-  const std::map<const Sequence*, Guesses> by_model = AskModel(decodes, speculation.model, engine);
+  const auto num_decodes = static_cast<int32_t>(decodes.size());
+  const std::map<const Sequence*, Guesses> by_model =
+      AskModel(decodes, speculation.model[num_decodes], engine);
   plan.model_asked = static_cast<int32_t>(by_model.size());
   std::vector<int32_t> counts(decodes.size());
-  if (!by_model.empty() || speculation.sequences.Ask()) {
+  if (!by_model.empty() || speculation.sequences[num_decodes].Ask()) {
     const TimePoint start = clock.Now();
     for (Decode& decode : decodes) {
       const auto guesses = by_model.find(decode.sequence);
@@ -103,6 +105,7 @@ void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& cl
     const int32_t num_requests = is_draft ? sequence->AddDraftTo(plan.batch, *draft, counts[i])
                                           : sequence->AddTo(plan.batch, 1);
     plan.entries.push_back({group, sequence, 1 + counts[i], num_requests, is_draft});
+    if (is_draft) plan.expected_guesses += sequence->expected_guesses();
   }
 }
 

@@ -27,7 +27,8 @@ struct StepPlan {
   Batch batch;
   std::vector<Entry> entries;
   int32_t prompt_tokens = 0;
-  int32_t model_asked = 0;  // Sequences that Engine::Draft guessed for.
+  int32_t model_asked = 0;      // Sequences that Engine::Draft guessed for.
+  double expected_guesses = 0;  // That are right.
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of

@@ -83,6 +83,7 @@ class LoopScheduler final : public Scheduler {
   struct StepCounts {
     int32_t prompt_tokens = 0;
     int32_t generated_tokens = 0;
+    int32_t right_guesses = 0;
   };
 
   Status Enqueue(Group group);
@@ -284,11 +285,14 @@ bool LoopScheduler::Round() {
       BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
                  clock_, speculation_, engine_);
   const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
-  if (plan.prompt_tokens == 0) {
-    const int32_t sequences = plan.batch.num_sequences();
-    speculation_.costs.Observe(sequences, plan.batch.num_tokens() - sequences, plan.model_asked,
-                               ToSeconds(clock_.Now() - now));
-  }
+  const int32_t sequences = plan.batch.num_sequences();
+  speculation_.costs.Observe({.sequences = sequences,
+                              .guesses = plan.batch.num_tokens() - sequences - plan.prompt_tokens,
+                              .prompt_tokens = plan.prompt_tokens,
+                              .model_asked = plan.model_asked,
+                              .expected = plan.expected_guesses,
+                              .right = counts.right_guesses,
+                              .seconds = ToSeconds(clock_.Now() - now)});
 
   const std::vector<Group> ended = TakeEnded();
   if (plan.entries.empty() && ended.empty()) return false;
@@ -379,6 +383,9 @@ LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
   }
   CommitDrafts(paths, plan);
   StepCounts counts{.prompt_tokens = plan.prompt_tokens};
+  for (const AcceptedPath& path : paths) {
+    counts.right_guesses += static_cast<int32_t>(path.nodes.size()) - 1;
+  }
   for (Outcome& outcome : outcomes) counts.generated_tokens += Tell(std::move(outcome), now);
   for (const StepPlan::Entry& entry : plan.entries) entry.group->EndIfFinished();
   return counts;

@@ -95,6 +95,8 @@ class Sequence {
   std::optional<Draft> Guess(const Guesses* by_model);
   // As AddTo, for the last token and the best `num_guesses` of the draft. REQUIRES: at least 1.
   int32_t AddDraftTo(Batch& batch, const Draft& draft, int32_t num_guesses);
+  // Of those that AddDraftTo added last, the sum of their probabilities.
+  double expected_guesses() const { return expected_; }
 
   // -- Commit
 

@@ -1,7 +1,6 @@
 #include "scheduler/speculation.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 namespace treeline {
@@ -10,7 +9,7 @@ namespace {
 
 // Steps without guesses between two with them, where they do not pay: a step that tries them is
 // long. And where they fail, at most.
-constexpr int32_t kFewestSkipped = 16, kMostSkipped = 128;
+constexpr int32_t kFewestSkipped = 16, kMostSkipped = 256;
 constexpr int32_t kLongestPause = 16;
 // How much the newest speedup counts; and how badly drafting is thought of at most, so that it is
 // back soon where it pays again.
@@ -25,6 +24,8 @@ constexpr double kWorthwhile = 1.05;
 // A step without guesses brings those with guesses so much nearer to what it took itself: in the
 // end they are tried again.
 constexpr double kForgetting = 0.002;
+// Of a step with guesses, times what was expected, that counts.
+constexpr double kWorstSurprise = 3;
 
 double Interpolate(const std::vector<StepCosts::Point>& points, int32_t rows) {
   if (points.size() == 1) return points[0].seconds;
@@ -66,34 +67,57 @@ void DraftPolicy::Answered(bool succeeded) {
   pause_ = succeeded ? 0 : std::clamp(2 * pause_, 1, kLongestPause);
 }
 
-CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)), factors_{} {}
-
-size_t CostModel::Bucket(int32_t sequences) {
-  return std::bit_width(static_cast<uint32_t>(std::max(sequences, 1))) - 1;
-}
+CostModel::CostModel(StepCosts costs) : measured_(std::move(costs)) {}
 
 double CostModel::Seconds(int32_t sequences, int32_t guesses) const {
-  const Factors& factors = factors_[Bucket(sequences)];
+  const Factors& factors = factors_[sequences];
   return measured_.Seconds(sequences + guesses) * (guesses > 0 ? factors.drafting : factors.plain);
 }
 
-void CostModel::Observe(int32_t sequences, int32_t guesses, int32_t model_asked, double seconds) {
-  if (!measured_.measured() || sequences < 1 || !(seconds > 0)) return;
-  double expected = measured_.Seconds(sequences + guesses);
-  if (model_asked > 0) expected += measured_.DraftSeconds(model_asked);
-  if (!(expected > 0)) return;
-  Factors& factors = factors_[Bucket(sequences)];
-  const auto update = [&](double& factor, bool& known) {
-    factor = known ? (1 - kNewest) * factor + kNewest * seconds / expected : seconds / expected;
-    known = true;
-  };
-  if (guesses > 0) {
-    update(factors.drafting, factors.has_drafting);
-    return;
+double CostModel::BorneOut(int32_t sequences) const {
+  const Factors& factors = factors_[sequences];
+  return factors.right < factors.expected ? factors.right / factors.expected : 1;
+}
+
+double CostModel::Factor(const StepObservation& step) const {
+  double expected = measured_.Seconds(step.sequences + step.guesses);
+  if (step.model_asked > 0) expected += measured_.DraftSeconds(step.model_asked);
+  return step.seconds / expected;
+}
+
+void CostModel::Observe(const StepObservation& step) {
+  if (!measured_.measured() || step.sequences < 1 || !(step.seconds > 0)) return;
+  if (!(measured_.Seconds(step.sequences + step.guesses) > 0)) return;
+  const bool is_plain = step.guesses == 0 && step.prompt_tokens == 0;
+  if (std::optional<StepObservation> last = std::exchange(drafting_, std::nullopt)) {
+    // What this step took longer than its like is the last one's commit.
+    const bool tells = is_plain && factors_[step.sequences].has_plain;
+    if (tells) last->seconds += std::max(0.0, step.seconds - Seconds(step.sequences, 0));
+    ObserveDrafting(*last);
+  } else if (is_plain) {
+    ObservePlain(step);
   }
-  update(factors.plain, factors.has_plain);
+  if (step.guesses > 0 && step.prompt_tokens == 0) drafting_ = step;
+}
+
+void CostModel::ObservePlain(const StepObservation& step) {
+  Factors& factors = factors_[step.sequences];
+  const double newest = Factor(step);
+  factors.plain += (factors.has_plain ? kNewest : 1) * (newest - factors.plain);
+  factors.has_plain = true;
   if (!factors.has_drafting) factors.drafting = factors.plain;
   factors.drafting += kForgetting * (factors.plain - factors.drafting);
+  factors.right += kForgetting * (factors.expected - factors.right);
+}
+
+void CostModel::ObserveDrafting(const StepObservation& step) {
+  Factors& factors = factors_[step.sequences];
+  // One that had to find memory or build what the next ones use tells little of them.
+  const double newest = std::min(Factor(step), kWorstSurprise * factors.drafting);
+  factors.drafting += (factors.has_drafting ? kNewest : 1) * (newest - factors.drafting);
+  factors.has_drafting = true;
+  factors.expected = (1 - kNewest) * factors.expected + step.expected;
+  factors.right = (1 - kNewest) * factors.right + step.right;
 }
 
 GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
@@ -108,12 +132,13 @@ GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int
   guesses.resize(std::min(guesses.size(), static_cast<size_t>(std::max(0, max_guesses))));
 
   const auto sequences = static_cast<int32_t>(probabilities.size());
+  const double borne_out = costs.BorneOut(sequences);
   double tokens = sequences;
   const double plain_rate = tokens / (costs.Seconds(sequences, 0) + drafting_seconds);
   double best_rate = kWorthwhile * plain_rate;
   size_t best = 0;
   for (size_t i = 0; i < guesses.size(); ++i) {
-    tokens += guesses[i].first;
+    tokens += borne_out * guesses[i].first;
     const double seconds = costs.Seconds(sequences, static_cast<int32_t>(i) + 1) + drafting_seconds;
     const double rate = tokens / seconds;
     if (rate > best_rate) {
@@ -131,7 +156,7 @@ void Speculation::ObserveModel(int32_t num_sequences, const GuessChoice& choice,
   // Without the model the sequences need not guess either.
   const double plain = num_sequences / costs.Seconds(num_sequences, 0);
   const double without = kWorthwhile * std::max(otherwise.tokens_per_second, plain);
-  model.Observe(choice.tokens_per_second / without);
+  model[num_sequences].Observe(choice.tokens_per_second / without);
 }
 
 void Speculation::ObserveSequences(int32_t num_sequences, double guessing_seconds,
@@ -139,7 +164,7 @@ void Speculation::ObserveSequences(int32_t num_sequences, double guessing_second
   const double plain_seconds = costs.Seconds(num_sequences, 0);
   const double speedup = choice.tokens_per_second * plain_seconds / num_sequences;
   const bool is_negligible = guessing_seconds < kNegligible * plain_seconds;
-  sequences.Observe(is_negligible ? std::max(1.0, speedup) : speedup);
+  sequences[num_sequences].Observe(is_negligible ? std::max(1.0, speedup) : speedup);
 }
 
 }  // namespace treeline

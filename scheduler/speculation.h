@@ -3,9 +3,12 @@
 #ifndef TREELINE_SCHEDULER_SPECULATION_H_
 #define TREELINE_SCHEDULER_SPECULATION_H_
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,10 +35,35 @@ class StepCosts {
   std::vector<Point> steps_, drafts_;
 };
 
-// What steps take here and now: as measured at the start, times how far real steps were from
-// that of late. What a guess costs besides its row (a commit of its own, attention to a tree) shows
-// there, by the number of sequences and apart from steps without guesses. Unmeasured costs stay
-// as they are.
+// One for 1 sequence, one for 2 to 3, for 4 to 7 ... of them.
+template <typename T>
+class BySequences {
+ public:
+  T& operator[](int32_t sequences) { return all_[Index(sequences)]; }
+  const T& operator[](int32_t sequences) const { return all_[Index(sequences)]; }
+
+ private:
+  static size_t Index(int32_t sequences) {
+    return std::bit_width(static_cast<uint32_t>(std::max(sequences, 1))) - 1;
+  }
+  std::array<T, 32> all_{};
+};
+
+// What a step did, and how long it took with all that came before and after it.
+struct StepObservation {
+  int32_t sequences = 0;      // That decode, one row each,
+  int32_t guesses = 0;        // and rows besides.
+  int32_t prompt_tokens = 0;  // Such steps tell nothing of guesses.
+  int32_t model_asked = 0;    // Sequences about which Engine::Draft was asked.
+  double expected = 0;        // Guesses that were thought right, the sum of their probabilities,
+  int32_t right = 0;          // and those that were.
+  double seconds = 0;
+};
+
+// What steps take, and guesses bring, here and now: steps as measured at the start, times how far
+// real ones were from that of late. What a guess costs besides its row (a commit of its own,
+// attention to a tree) shows there, by the number of sequences and apart from steps without
+// guesses. Unmeasured costs stay as they are.
 class CostModel {
  public:
   explicit CostModel(StepCosts costs);
@@ -44,22 +72,30 @@ class CostModel {
   double Seconds(int32_t sequences, int32_t guesses) const;
   // Of Engine::Draft for so many sequences.
   double DraftSeconds(int32_t sequences) const { return measured_.DraftSeconds(sequences); }
+  // Of the guesses that are thought right in a step of so many sequences, the part that is: those
+  // that seem better than they are are chosen most.
+  double BorneOut(int32_t sequences) const;
 
-  // A step took so long, with all that came before and after it; Engine::Draft was asked about
-  // `model_asked` of the sequences.
-  void Observe(int32_t sequences, int32_t guesses, int32_t model_asked, double seconds);
+  // Of all steps, in order.
+  void Observe(const StepObservation& step);
 
  private:
   // Factors on what was measured: of steps without guesses, and with.
   struct Factors {
     double plain = 1, drafting = 1;
     bool has_plain = false, has_drafting = false;
+    // Sums over guesses, the old ones fading; from one that was borne out.
+    double expected = 1, right = 1;
   };
-  // Of 1, 2 to 3, 4 to 7 ... sequences.
-  static size_t Bucket(int32_t sequences);
+  void ObservePlain(const StepObservation& step);
+  void ObserveDrafting(const StepObservation& step);
+  // How far the step was from what was measured.
+  double Factor(const StepObservation& step) const;
 
   const StepCosts measured_;
-  std::array<Factors, 32> factors_;
+  BySequences<Factors> factors_;
+  // The last step, where it had guesses: the engine may commit them in the next one.
+  std::optional<StepObservation> drafting_;
 };
 
 // How many guesses of each sequence to verify, and what comes of it.
@@ -68,9 +104,9 @@ struct GuessChoice {
   double tokens_per_second;     // Expected.
 };
 
-// probabilities[s]: those that the guesses of sequence s are right, descending. Chooses at most
-// `max_guesses` in all, so that the expected tokens per second of the step are greatest.
-// `drafting_seconds` were spent on the guesses.
+// probabilities[s]: those that the guesses of sequence s are right, descending; `costs` says how
+// far they bear out. Chooses at most `max_guesses` in all, so that the expected tokens per second
+// of the step are greatest. `drafting_seconds` were spent on the guesses.
 GuessChoice ChooseGuesses(std::span<const std::vector<float>> probabilities, int32_t max_guesses,
                           const CostModel& costs, double drafting_seconds = 0);
 
@@ -93,11 +129,11 @@ class DraftPolicy {
   int32_t pause_ = 0;     // and after a failure.
 };
 
-// What a scheduler knows about guessing ahead.
+// What a scheduler knows about guessing ahead. What does not pay for many sequences may for few.
 struct Speculation {
   CostModel costs;
-  DraftPolicy model{};      // Engine::Draft.
-  DraftPolicy sequences{};  // Their own guesses, from text: the host's time.
+  BySequences<DraftPolicy> model{};      // Engine::Draft.
+  BySequences<DraftPolicy> sequences{};  // Their own guesses, from text: the host's time.
 
   // `choice` counts guesses of Engine::Draft for `num_sequences`; `otherwise` is what their own
   // would come to.

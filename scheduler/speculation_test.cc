@@ -105,10 +105,12 @@ TEST(CostModel, IsWhatWasMeasuredUntilStepsTellOtherwise) {
   CostModel costs(StepCosts({{1, 1}, {64, 64}}, {{1, 2}, {64, 2}}));
   EXPECT_DOUBLE_EQ(costs.Seconds(4, 0), 4);
   EXPECT_DOUBLE_EQ(costs.Seconds(4, 8), 12);
-  costs.Observe(4, 0, 0, 6);  // Half as much again.
+  costs.Observe({.sequences = 4, .seconds = 6});  // Half as much again.
   EXPECT_DOUBLE_EQ(costs.Seconds(5, 0), 7.5);
-  EXPECT_NEAR(costs.Seconds(4, 8), 18, 1e-9);                // Nothing else is known of guesses.
-  for (int i = 0; i < 100; ++i) costs.Observe(4, 8, 4, 42);  // 12 and 2 for the heads, three times.
+  EXPECT_NEAR(costs.Seconds(4, 8), 18, 1e-9);  // Nothing else is known of guesses.
+  for (int i = 0; i < 100; ++i) {              // 12 and 2 for the heads, three times.
+    costs.Observe({.sequences = 4, .guesses = 8, .model_asked = 4, .seconds = 42});
+  }
   EXPECT_NEAR(costs.Seconds(4, 4), 24, 1e-3);
   EXPECT_DOUBLE_EQ(costs.Seconds(4, 0), 6);
   EXPECT_DOUBLE_EQ(costs.Seconds(1, 8), 9);  // Of other numbers of sequences it tells nothing.
@@ -116,16 +118,72 @@ TEST(CostModel, IsWhatWasMeasuredUntilStepsTellOtherwise) {
 
 TEST(CostModel, ForgetsThatGuessesWereDear) {
   CostModel costs(StepCosts({{1, 1}, {64, 1}}));
-  for (int i = 0; i < 50; ++i) costs.Observe(1, 8, 0, 10);
-  for (int i = 0; i < 100; ++i) costs.Observe(1, 0, 0, 1);
+  for (int i = 0; i < 50; ++i) costs.Observe({.sequences = 1, .guesses = 8, .seconds = 10});
+  for (int i = 0; i < 100; ++i) costs.Observe({.sequences = 1, .seconds = 1});
   EXPECT_GT(costs.Seconds(1, 8), 5);
-  for (int i = 0; i < 3000; ++i) costs.Observe(1, 0, 0, 1);
+  for (int i = 0; i < 3000; ++i) costs.Observe({.sequences = 1, .seconds = 1});
   EXPECT_LT(costs.Seconds(1, 8), 1.1);
+}
+
+// Bug: with 32 sequences the commit of guesses, which the step after them has to do, was thought to
+// be that step's own, and guesses were verified that lost more time than they won.
+TEST(CostModel, WhatTheNextStepTakesLongerIsTheGuesses) {
+  CostModel costs(StepCosts({{1, 1}, {64, 1}}));
+  for (int i = 0; i < 100; ++i) {
+    costs.Observe({.sequences = 8, .seconds = 1});
+    costs.Observe({.sequences = 8, .guesses = 8, .expected = 4, .right = 4, .seconds = 2});
+    costs.Observe({.sequences = 8, .seconds = 1.5});  // The commit takes 0.5.
+  }
+  EXPECT_NEAR(costs.Seconds(8, 0), 1, 1e-9);
+  EXPECT_NEAR(costs.Seconds(8, 8), 2.5, 0.05);
+  // A step that computes a prompt would take longer anyway.
+  for (int i = 0; i < 100; ++i) {
+    costs.Observe({.sequences = 8, .guesses = 8, .expected = 4, .right = 4, .seconds = 2});
+    costs.Observe({.sequences = 8, .prompt_tokens = 512, .seconds = 20});
+  }
+  EXPECT_NEAR(costs.Seconds(8, 8), 2, 0.05);
+}
+
+TEST(CostModel, OneStepThatTakesVeryLongTellsLittle) {
+  CostModel costs(StepCosts({{1, 1}, {64, 1}}));
+  costs.Observe({.sequences = 1, .seconds = 1});
+  costs.Observe({.sequences = 1, .guesses = 8, .seconds = 50});
+  costs.Observe({.sequences = 1, .seconds = 1});
+  EXPECT_NEAR(costs.Seconds(1, 8), 3, 0.01);
+}
+
+// Bug: guesses came true less often than each sequence's own record said, since those that promised
+// more than they held were chosen, and too many were verified.
+TEST(CostModel, LearnsHowFarGuessesBearOut) {
+  CostModel costs(StepCosts({{1, 1}, {64, 1.5}}));
+  const auto verify = [&](double expected, int32_t right) {
+    for (int i = 0; i < 100; ++i) {
+      costs.Observe({.sequences = 8,
+                     .guesses = 16,
+                     .expected = expected,
+                     .right = right,
+                     .seconds = StepCosts({{1, 1}, {64, 1.5}}).Seconds(24)});
+    }
+  };
+  EXPECT_EQ(costs.BorneOut(8), 1);
+  verify(10, 6);
+  EXPECT_NEAR(costs.BorneOut(8), 0.6, 0.01);
+  EXPECT_EQ(costs.BorneOut(64), 1);
+  // Of two guesses thought right 1.2 are: 9.2 tokens, and without the rate's factor 10.
+  const GuessChoice choice =
+      ChooseGuesses(Probabilities{{1, 1}, {}, {}, {}, {}, {}, {}, {}}, 63, costs);
+  EXPECT_EQ(choice.counts[0], 2);
+  EXPECT_NEAR(choice.tokens_per_second, 9.2 / costs.Seconds(8, 2), 0.02);
+  verify(10, 20);  // More than was expected is luck.
+  EXPECT_EQ(costs.BorneOut(8), 1);
+  verify(10, 6);
+  for (int i = 0; i < 5000; ++i) costs.Observe({.sequences = 8, .seconds = 1});
+  EXPECT_GT(costs.BorneOut(8), 0.99);  // Without guesses it is forgotten.
 }
 
 TEST(CostModel, WithoutMeasuredCostsNothingIsLearned) {
   CostModel costs{StepCosts()};
-  costs.Observe(1, 8, 0, 10);
+  costs.Observe({.sequences = 1, .guesses = 8, .seconds = 10});
   EXPECT_EQ(costs.Seconds(1, 8), 1);
 }
 
@@ -136,7 +194,7 @@ TEST(Speculation, SequencesGuessWhereThatPaysForTheHostsTime) {
     Speculation speculation{CostModel(StepCosts({{1, 1}, {64, 1}}))};
     int count = 0;
     for (int i = 0; i < 1000; ++i) {
-      if (!speculation.sequences.Ask()) continue;
+      if (!speculation.sequences[64].Ask()) continue;
       ++count;
       speculation.ObserveSequences(64, seconds, {{}, (64 + right) / (1 + seconds)});
     }
@@ -146,6 +204,19 @@ TEST(Speculation, SequencesGuessWhereThatPaysForTheHostsTime) {
   EXPECT_GT(asked(0.08, 3), 5);     // but that may change.
   EXPECT_EQ(asked(0.08, 7), 1000);  // More is won.
   EXPECT_EQ(asked(0.01, 0), 1000);  // Little is lost.
+}
+
+// Bug: what does not pay for many sequences was not asked for one either, for a while.
+TEST(Speculation, ManySequencesTellNothingOfFew) {
+  Speculation speculation{CostModel(StepCosts({{1, 1}, {64, 1}}))};
+  for (int i = 0; i < 100; ++i) {
+    if (speculation.model[64].Ask()) speculation.ObserveModel(64, {{}, 30}, {{}, 64});
+    if (speculation.sequences[64].Ask()) speculation.ObserveSequences(64, 1, {{}, 30});
+  }
+  EXPECT_FALSE(speculation.model[64].Ask());
+  EXPECT_FALSE(speculation.sequences[64].Ask());
+  EXPECT_TRUE(speculation.model[1].Ask());
+  EXPECT_TRUE(speculation.sequences[1].Ask());
 }
 
 TEST(DraftPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
@@ -162,8 +233,8 @@ TEST(DraftPolicy, AsksWhileItPaysAndTriesAgainWhereItDoesNot) {
   };
   EXPECT_EQ(asked(1.5), 1000);
   EXPECT_LT(asked(0.7), 20);
-  EXPECT_GT(asked(0.7), 5);    // They are not forgotten,
-  EXPECT_GT(asked(1.5), 850);  // and back with the next try.
+  EXPECT_GT(asked(0.7), 3);    // They are not forgotten,
+  EXPECT_GT(asked(1.5), 700);  // and back with the next try.
 }
 
 // Bug: with 8 sequences guesses were verified that made tokens come faster than guessing for
@@ -175,7 +246,7 @@ TEST(Speculation, ModelMustBeatNotGuessing) {
     Speculation speculation{CostModel(StepCosts({{1, 1.0}, {64, 1.0}}))};
     int count = 0;
     for (int i = 0; i < 1000; ++i) {
-      if (!speculation.model.Ask()) continue;
+      if (!speculation.model[8].Ask()) continue;
       ++count;
       speculation.ObserveModel(8, {{}, tokens_per_second}, {{}, 8 / 1.1});
     }
