@@ -6,14 +6,15 @@ tokens a step, and that the answers are the same.
         --category rag --count 20 --drafter ngram --nodes 8,16 [-- SERVER FLAGS]
 
 Questions are JSON lines with `category` and `turns` (MT-Bench, Spec-Bench); first turns are asked,
---streams of them at a time. A small model repeats itself, which is easy to guess, so tokens a step
-are also counted over the steps that bring something new: not all of it inside a run of 8 tokens
-that came before.
+--streams of them at a time (with more than one, all of them twice). A small model repeats itself,
+which is easy to guess, so tokens a step are also counted over the steps that bring something new:
+not all of it inside a run of 8 tokens that came before.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -95,7 +96,7 @@ def compare(pool: concurrent.futures.Executor, port: int, questions: list[str],
             options: dict[str, Any], drafter: str, nodes: int, streams: int) -> dict[str, Any]:
     """`pool` has a process for each stream: one alone would hold up many."""
     answers: dict[str, list[Answer]] = {}
-    seconds = {}
+    seconds: dict[str, float] = collections.defaultdict(float)
     bodies = [{**options, "messages": [{"role": "user", "content": q}]} for q in questions]
     as_drafted = [{**body, "speculation": {"drafter": drafter, "max_nodes": nodes}}
                   for body in bodies]
@@ -110,19 +111,22 @@ def compare(pool: concurrent.futures.Executor, port: int, questions: list[str],
             # In turns: whatever slows the machine slows both.
             for name, body in turns if i % 2 else turns[::-1]:
                 answers.setdefault(name, []).extend(ask_all([body]))
-        seconds = {name: sum(answer.seconds for answer in answers[name]) for name in answers}
+        for name in answers:
+            seconds[name] = sum(answer.seconds for answer in answers[name])
     else:
-        for name, all_of in (("none", as_plain), (drafter, as_drafted)):
+        turns = [("none", as_plain), (drafter, as_drafted)]
+        # What slows the machine, or what it has yet to warm up, slows both.
+        for name, all_of in turns + turns[::-1]:
             start = time.monotonic()
-            answers[name] = list(ask_all(all_of))
-            seconds[name] = time.monotonic() - start
+            answers.setdefault(name, []).extend(ask_all(all_of))
+            seconds[name] += time.monotonic() - start
     drafted = answers[drafter]
     tokens = sum(len(answer.tokens) for answer in drafted)
     decoded = tokens - len(drafted)  # The first of an answer is the prompt's.
     accepted = sum(answer.accepted for answer in drafted)
     lengths = [length for answer in drafted for length in new_steps(answer)]
     return {
-        "questions": len(questions),
+        "questions": len(drafted),
         "nodes": nodes,
         "tokens": tokens,
         "different_answers": sum(a.tokens != b.tokens for a, b in zip(drafted, answers["none"])),
