@@ -83,7 +83,7 @@ std::vector<int32_t> CountGuesses(std::span<const Decode> decodes,
 void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& clock,
                 Speculation& speculation, Engine& engine, StepPlan& plan) {
   if (decodes.empty()) return;
-  const auto num_decodes = static_cast<int32_t>(decodes.size());
+  const auto num_decodes = plan.num_decodes = static_cast<int32_t>(decodes.size());
   const std::map<const Sequence*, Guesses> by_model =
       AskModel(decodes, speculation.model[num_decodes], engine);
   plan.model_asked = static_cast<int32_t>(by_model.size());
@@ -105,7 +105,9 @@ void AddDecodes(std::vector<Decode> decodes, int32_t max_tokens, const Clock& cl
     const int32_t num_requests = is_draft ? sequence->AddDraftTo(plan.batch, *draft, counts[i])
                                           : sequence->AddTo(plan.batch, 1);
     plan.entries.push_back({group, sequence, 1 + counts[i], num_requests, is_draft});
-    if (is_draft) plan.expected_guesses += sequence->expected_guesses();
+    if (!is_draft) continue;
+    plan.num_guesses += counts[i];
+    plan.expected_guesses += sequence->expected_guesses();
   }
 }
 

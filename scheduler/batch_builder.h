@@ -27,8 +27,10 @@ struct StepPlan {
   Batch batch;
   std::vector<Entry> entries;
   int32_t prompt_tokens = 0;
+  int32_t num_decodes = 0;      // Sequences that decode,
+  int32_t num_guesses = 0;      // and what is verified of theirs besides:
+  double expected_guesses = 0;  // so many are thought right, the sum of their probabilities.
   int32_t model_asked = 0;      // Sequences that Engine::Draft guessed for.
-  double expected_guesses = 0;  // That are right.
 };
 
 // `groups` are in order of admission. Every decoding sequence gets its token; what is left of

@@ -104,7 +104,8 @@ class LoopScheduler final : public Scheduler {
     bool in_prompt = false;  // Before the step.
     std::optional<TokenEvent> event{};
   };
-  StepCounts Run(const StepPlan& plan);
+  // Nothing where the engine failed.
+  std::optional<StepCounts> Run(const StepPlan& plan);
   // Takes an entry's results into its sequence, and what the engine must commit of its draft.
   Outcome Take(const StepPlan::Entry& entry, std::span<RowResult> results,
                std::vector<AcceptedPath>* paths);
@@ -284,15 +285,17 @@ bool LoopScheduler::Round() {
   const StepPlan plan =
       BuildBatch(running_, options_.max_batch_tokens, pacer_.MaxPromptTokens(NumDecoding(running_)),
                  clock_, speculation_, engine_);
-  const StepCounts counts = plan.entries.empty() ? StepCounts{} : Run(plan);
-  const int32_t sequences = plan.batch.num_sequences();
-  speculation_.costs.Observe({.sequences = sequences,
-                              .guesses = plan.batch.num_tokens() - sequences - plan.prompt_tokens,
-                              .prompt_tokens = plan.prompt_tokens,
-                              .model_asked = plan.model_asked,
-                              .expected = plan.expected_guesses,
-                              .right = counts.right_guesses,
-                              .seconds = ToSeconds(clock_.Now() - now)});
+  const std::optional<StepCounts> ran = plan.entries.empty() ? std::nullopt : Run(plan);
+  const StepCounts counts = ran.value_or(StepCounts{});
+  if (ran) {
+    speculation_.costs.Observe({.sequences = plan.num_decodes,
+                                .guesses = plan.num_guesses,
+                                .prompt_tokens = plan.prompt_tokens,
+                                .model_asked = plan.model_asked,
+                                .expected = plan.expected_guesses,
+                                .right = counts.right_guesses,
+                                .seconds = ToSeconds(clock_.Now() - now)});
+  }
 
   const std::vector<Group> ended = TakeEnded();
   if (plan.entries.empty() && ended.empty()) return false;
@@ -357,7 +360,7 @@ LoopScheduler::Group LoopScheduler::PopQueue(TimePoint now) {
   return group;
 }
 
-LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
+std::optional<LoopScheduler::StepCounts> LoopScheduler::Run(const StepPlan& plan) {
   const TimePoint start = clock_.Now();
   StatusOr<std::vector<RowResult>> results = engine_.Step(plan.batch);
   if (!results.ok()) {
@@ -366,7 +369,7 @@ LoopScheduler::StepCounts LoopScheduler::Run(const StepPlan& plan) {
     const Status failure = EngineFailure(results.status());
     for (const StepPlan::Entry& entry : plan.entries) entry.group->Fail(failure);
     if (failure.code() == StatusCode::kUnavailable) GiveUp(failure);
-    return {};
+    return std::nullopt;
   }
   TREELINE_CHECK(results->size() == plan.batch.requests.size(), "{} results for {} requests",
                  results->size(), plan.batch.requests.size());

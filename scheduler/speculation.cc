@@ -86,18 +86,20 @@ double CostModel::Factor(const StepObservation& step) const {
 }
 
 void CostModel::Observe(const StepObservation& step) {
-  if (!measured_.measured() || step.sequences < 1 || !(step.seconds > 0)) return;
-  if (!(measured_.Seconds(step.sequences + step.guesses) > 0)) return;
-  const bool is_plain = step.guesses == 0 && step.prompt_tokens == 0;
+  if (!measured_.measured()) return;
+  const bool tells = step.sequences > 0 && step.prompt_tokens == 0 && step.seconds > 0 &&
+                     measured_.Seconds(step.sequences + step.guesses) > 0;
+  const bool is_plain = tells && step.guesses == 0;
   if (std::optional<StepObservation> last = std::exchange(drafting_, std::nullopt)) {
     // What this step took longer than its like is the last one's commit.
-    const bool tells = is_plain && factors_[step.sequences].has_plain;
-    if (tells) last->seconds += std::max(0.0, step.seconds - Seconds(step.sequences, 0));
+    if (is_plain && factors_[step.sequences].has_plain) {
+      last->seconds += std::max(0.0, step.seconds - Seconds(step.sequences, 0));
+    }
     ObserveDrafting(*last);
   } else if (is_plain) {
     ObservePlain(step);
   }
-  if (step.guesses > 0 && step.prompt_tokens == 0) drafting_ = step;
+  if (tells && step.guesses > 0) drafting_ = step;
 }
 
 void CostModel::ObservePlain(const StepObservation& step) {

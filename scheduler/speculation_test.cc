@@ -144,6 +144,18 @@ TEST(CostModel, WhatTheNextStepTakesLongerIsTheGuesses) {
   EXPECT_NEAR(costs.Seconds(8, 8), 2, 0.05);
 }
 
+// Bug: where a step between computed prompts alone, a later one, long for other reasons, was
+// charged to guesses.
+TEST(CostModel, OnlyTheVeryNextStepCommitsGuesses) {
+  CostModel costs(StepCosts({{1, 1}, {64, 1}}));
+  costs.Observe({.sequences = 8, .seconds = 1});
+  costs.Observe({.sequences = 8, .guesses = 8, .expected = 4, .right = 4, .seconds = 2});
+  costs.Observe({.prompt_tokens = 512, .seconds = 20});
+  costs.Observe({.sequences = 8, .seconds = 1.9});
+  EXPECT_NEAR(costs.Seconds(8, 8), 2, 0.01);
+  EXPECT_GT(costs.Seconds(8, 0), 1);
+}
+
 TEST(CostModel, OneStepThatTakesVeryLongTellsLittle) {
   CostModel costs(StepCosts({{1, 1}, {64, 1}}));
   costs.Observe({.sequences = 1, .seconds = 1});
@@ -169,7 +181,7 @@ TEST(CostModel, LearnsHowFarGuessesBearOut) {
   verify(10, 6);
   EXPECT_NEAR(costs.BorneOut(8), 0.6, 0.01);
   EXPECT_EQ(costs.BorneOut(64), 1);
-  // Of two guesses thought right 1.2 are: 9.2 tokens, and without the rate's factor 10.
+  // 8 tokens, and of two guesses that are thought certain 1.2.
   const GuessChoice choice =
       ChooseGuesses(Probabilities{{1, 1}, {}, {}, {}, {}, {}, {}, {}}, 63, costs);
   EXPECT_EQ(choice.counts[0], 2);
