@@ -147,10 +147,10 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-// -- Up to 32 rows of a small matrix, on tensor cores.
+// -- Few rows of a small matrix, on tensor cores.
 
-// Of fewer rows the ordinary units are faster, whatever the matrix.
-constexpr int kFewestSlicesRows = 3;
+// One row is faster by the ordinary units; with two there is little between them.
+constexpr int kFewestSlicesRows = 3, kMostSlicesRows = 32;
 // Each block reads all of x: where there are more blocks, that is what takes the time.
 constexpr int64_t kMostSlicesWeights = int64_t{2} << 20;
 constexpr int kUnit = 32;          // Of k.
@@ -524,16 +524,14 @@ bool MultiplyFewRows(const Output& output, const Weights<Output::kMatrices>& wei
                      Stream& stream) {
   const int rows = output.params.rows;
   const size_t row_bytes = size_t(k) * sizeof(Bf16);
-  if (rows >= kFewestSlicesRows && rows <= 16 &&
-      MultiplyBySlices<1>(output, weights, n, k, stream)) {
+  if (rows >= kFewestSlicesRows && rows <= kMostSlicesRows &&
+      (rows <= 16 ? MultiplyBySlices<1>(output, weights, n, k, stream)
+                  : MultiplyBySlices<2>(output, weights, n, k, stream))) {
     return true;
   }
   if (rows > kMostLanesRows) {
     if (rows <= 16) return MultiplyByTiles<2>(output, weights, n, k, stream);
-    if (rows <= 32) {
-      return MultiplyBySlices<2>(output, weights, n, k, stream) ||
-             MultiplyByTiles<4>(output, weights, n, k, stream);
-    }
+    if (rows <= 32) return MultiplyByTiles<4>(output, weights, n, k, stream);
     if (rows <= 64) return MultiplyByTiles<8>(output, weights, n, k, stream);
     return rows <= kMostTilesRows && MultiplyByTiles<16>(output, weights, n, k, stream);
   }
