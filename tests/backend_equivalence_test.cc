@@ -144,8 +144,8 @@ TEST_P(BackendEquivalence, Embed) {
   }
 }
 
-// Bug: on a GPU a state of 30 layers went to the prefix cache, and came back, in 400 copies that
-// took longer than a step of 64 sequences.
+// Bug: on a GPU a state of 30 layers went to the prefix cache, and came back, in some 400 copies,
+// one after the other.
 TEST_P(BackendEquivalence, CopyPieces) {
   constexpr size_t kBytes = size_t{1} << 20;
   std::vector<float> values = Random(kBytes / sizeof(float), rng_), zeros(values.size());

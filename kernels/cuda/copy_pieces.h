@@ -1,5 +1,5 @@
-// Copies of many pieces of device memory, such as the parts of a sequence's state, by one kernel: a
-// copy of the driver's for each would take the host longer than a step takes.
+// Copies of many pieces of device memory, such as the parts of a sequence's state, by one kernel:
+// the driver's copies, one for each, would take the host as long as a step or two of few sequences.
 #ifndef TREELINE_KERNELS_CUDA_COPY_PIECES_H_
 #define TREELINE_KERNELS_CUDA_COPY_PIECES_H_
 
